@@ -31,6 +31,12 @@ valid_from = 2020-01-01
 input = 1000
 cached_input = 1000
 output = 1000
+[[prices]]
+model = "stub-next"
+valid_from = 2020-01-01
+input = 500
+cached_input = 500
+output = 500
 """
 
 
@@ -87,6 +93,7 @@ def llm_fleet(tmp_path_factory: pytest.TempPathFactory, stub_llm: StubEndpoint) 
         "OPENAI_BASE_URL": stub_llm.url,
         "OPENAI_API_KEY": "test",
         "FLOTILLA_LLM_MODEL": "stub",
+        "FLOTILLA_LLM_REPLAY_MODELS": "stub-next,flotilla-extractive-1",
         "FLOTILLA_LLM_TIMEOUT_S": "10",
         "OTEL_EXPORTER_OTLP_ENDPOINT": "",
         "PYTHONPATH": str(site),

@@ -51,6 +51,7 @@ from gateway.routes import (
     outbox,
     pipelines,
     questions,
+    replays,
     runs,
     schedules,
     sessions,
@@ -70,6 +71,7 @@ ROUTERS = tuple(
     for module in (
         sessions,
         access,
+        replays,
         runs,
         workflows,
         schedules,

@@ -10,19 +10,21 @@ from flotilla.postgres import Connection
 from gateway.schemas.spend import Spent
 
 By: TypeAlias = Literal["day", "model", "agent", "person", "service", "run"]
+# Replays are nobody's questions: what they cost stands beside people and services, under `replays`.
+_OF_PEOPLE = "CASE WHEN kind = 'replay' THEN 'replays' ELSE {} END"
 _NAMES: Mapping[By, str] = {
     "day": "(spent_at AT TIME ZONE 'UTC')::date::text",
     "model": "model",
     "agent": "agent",
-    "person": "person",
-    "service": "service",
+    "person": _OF_PEOPLE.format("person"),
+    "service": _OF_PEOPLE.format("service"),
     "run": "run_id",
 }
 _SUMS = """
 SELECT {name} AS name, count(*) AS calls, sum(input_tokens)::bigint AS input_tokens,
     sum(cached_input_tokens)::bigint AS cached_input_tokens, sum(output_tokens)::bigint AS output_tokens,
     sum(nanos) AS nanos, currency
-FROM flotilla.llm_spend
+FROM flotilla.llm_spend LEFT JOIN flotilla.sessions USING (tenant_id, session_id)
 WHERE tenant_id = $1 AND spent_at >= $2 AND ($3::text IS NULL OR run_id = $3)
 GROUP BY 1, currency ORDER BY {order}, 1, currency LIMIT 1000
 """

@@ -6,7 +6,7 @@ from flotilla.contracts.session_events import StateChange
 from flotilla.contracts.tasks import RESEARCH_COMPLETED, ResearchResult, ResearchTask
 from flotilla.knowledge import SEARCH_TOOL
 
-agent = Agent("research", version="1", announces=RESEARCH_COMPLETED)
+agent = Agent("research", version="1", announces=RESEARCH_COMPLETED, replayable=True)
 
 
 @agent.task

@@ -314,6 +314,8 @@ def _sealed(task: AgentTask, signer: Signer) -> SealedEvent:
     data = to_builtins(task)
     if task.timeout_s is None:
         del data["timeout_s"]  # readers that know the field expect a number
+    if task.replay is None:
+        del data["replay"]
     event = AgentEvent(
         type=TASK_REQUESTED,
         source=SOURCE,

@@ -40,7 +40,7 @@ SELECT coalesce(r.notify, t.notify) AS notify, r.session_id, r.workflow, r.user_
     EXISTS (SELECT FROM flotilla.questions AS q
             WHERE q.tenant_id = $1 AND q.run_id = $2 AND q.status = 'open') AS questions
 FROM flotilla.runs AS r LEFT JOIN flotilla.tenant_notify AS t ON t.tenant_id = r.tenant_id
-WHERE r.tenant_id = $1 AND r.run_id = $2
+WHERE r.tenant_id = $1 AND r.run_id = $2 AND r.request #>> '{replay,of_run}' IS NULL
 """
 # The caller holds the run's row lock, so that nobody else counts.
 _ADD = """

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from flotilla.agent import Agent, TaskContext
-from flotilla.answers.calibration import Calibration
+from flotilla.answers.calibration import Calibration, Calibrations
 from flotilla.answers.features import features_of_answer, features_of_search
 from flotilla.answers.support import OverlapChecker
 from flotilla.answers.words import Terms, analysis_for_passages
@@ -12,7 +12,7 @@ from flotilla.contracts.tasks import DRAFT_COMPLETED, Passage, Turn, WriteResult
 from flotilla.llm import NOTHING_FOUND, best_sentence
 from writer_agent.checking import check_statements, judge_statements, supported_share
 from writer_agent.confidence import confidence_of_answer
-from writer_agent.prompt import build_prompt
+from writer_agent.prompt import SYSTEM_PROMPT, build_prompt
 from writer_agent.tool_loop import AnswerBudget, ToolCallLoop, WrittenAnswer
 
 NO_PASSAGES = "The documents say nothing about this: no passage in them has words of the question."
@@ -29,16 +29,20 @@ class AnswerWriting:
     overlap: OverlapChecker = field(default_factory=OverlapChecker)
     has_judge: bool = False
     """Whether the model checks its sentences in a second call."""
-    calibration: Calibration | None = None
-    """Of this model's answers, if there is one."""
+    calibrations: Calibrations | None = None
+    """Of models' answers."""
     abstains: bool = True
     language: str = "en"
     """Of passages that do not show theirs."""
 
+    def calibration(self, model: str) -> Calibration | None:
+        """Return the calibration of the model's answers, if there is one."""
+        return self.calibrations.of(model) if self.calibrations else None
+
 
 def create_writer_agent(writing: AnswerWriting) -> Agent:
     """The agent `write`."""
-    agent = Agent("write", version="1", announces=DRAFT_COMPLETED)
+    agent = Agent("write", version="1", announces=DRAFT_COMPLETED, replayable=True)
 
     @agent.task
     async def write(ctx: TaskContext, task: WriteTask) -> WriteResult:
@@ -46,8 +50,9 @@ def create_writer_agent(writing: AnswerWriting) -> Agent:
         if not task.passages:
             return await _decline(ctx, task, NO_PASSAGES, {})
         found = features_of_search(task.searched_for or task.query, task.passages, writing.language)
-        if writing.abstains and writing.calibration and writing.calibration.abstains(found):
-            chance = writing.calibration.answerable_probability(found) or 0.0
+        calibration = writing.calibration(ctx.model_name)
+        if writing.abstains and calibration and calibration.abstains(found):
+            chance = calibration.answerable_probability(found) or 0.0
             ctx.record("state_change", StateChange(change="question_declined", details={"answerable": chance, **found}))
             return await _decline(ctx, task, NOTHING_FOUND, found)
         history = await _history(ctx, task, writing.history_turns)
@@ -55,7 +60,7 @@ def create_writer_agent(writing: AnswerWriting) -> Agent:
             ctx=ctx,
             query=task.searched_for or task.query,
             passages=list(task.passages),
-            messages=list(build_prompt(task.query, task.passages, history)),
+            messages=list(build_prompt(task.query, task.passages, history, ctx.prompt(SYSTEM_PROMPT))),
             tools=writing.tools,
             budget=writing.budget,
             overlap=writing.overlap,
@@ -99,7 +104,7 @@ async def _result(
     terms = analysis_for_passages(cited, writing.language)
     sources = [_quoting(passage, answer, terms) for passage in cited]
     confidence = confidence_of_answer(
-        written.completion, sources, features, supported_share(statements), writing.calibration
+        written.completion, sources, features, supported_share(statements), writing.calibration(ctx.model_name)
     )
     return WriteResult(
         answer=answer,

@@ -12,7 +12,7 @@ from flotilla.contracts.errors import ConfigurationError
 from flotilla.knowledge import SEARCH_TOOL, KnowledgeBase, create_knowledge_base, search_tool
 from flotilla.knowledge.embedders import create_embedder
 from flotilla.knowledge.redis_vectors import open_vector_store
-from flotilla.llm import EXTRACTIVE_MODEL, LanguageModel, TokenLimits, create_model, create_money_budget
+from flotilla.llm import EXTRACTIVE_MODEL, LanguageModel, TokenLimits, create_money_budget, open_models
 from flotilla.postgres import open_service_pool
 from flotilla.runtime import Runtime, serve
 from writer_agent.agent import AnswerWriting, create_writer_agent
@@ -26,13 +26,23 @@ async def run(settings: Settings, runtime: Runtime) -> None:
     """Open the model and serve the agent's tasks until `runtime.stop`."""
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(open_service_pool(settings, application=SERVICE))
-        model = create_model(settings, partial(analysis_for_passages, default_language=settings.knowledge_language))
-        stack.push_async_callback(model.close)
+        terms = partial(analysis_for_passages, default_language=settings.knowledge_language)
+        model, replay_models = await stack.enter_async_context(open_models(settings, terms))
         vectors = await stack.enter_async_context(open_vector_store(settings, connect_redis))
         tools = _tools(create_knowledge_base(pool, settings, vectors), settings.writer_tools)
         limits, money = TokenLimits.of(settings), create_money_budget(settings)
         agent = create_writer_agent(_writing(settings, model))
-        await run_agent(agent, settings, runtime, tools=tools, model=model, limits=limits, money=money, pool=pool)
+        await run_agent(
+            agent,
+            settings,
+            runtime,
+            tools=tools,
+            model=model,
+            limits=limits,
+            money=money,
+            replay_models=replay_models,
+            pool=pool,
+        )
 
 
 def _tools(knowledge: KnowledgeBase, allowed: tuple[str, ...]) -> dict[str, ToolFunction]:
@@ -59,7 +69,7 @@ def _writing(settings: Settings, model: LanguageModel) -> AnswerWriting:
         history_turns=settings.writer_history_turns,
         overlap=OverlapChecker(create_embedder(settings), language=settings.knowledge_language),
         has_judge=settings.writer_support == "model",
-        calibration=read_calibrations(settings.calibration_file).of(model.name),
+        calibrations=read_calibrations(settings.calibration_file),
         abstains=settings.writer_abstain,
         language=settings.knowledge_language,
     )

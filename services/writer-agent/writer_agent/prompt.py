@@ -21,12 +21,14 @@ You answer questions from passages of the user's documents.
 MAX_TURN_CHARACTERS = 2000
 
 
-def build_prompt(query: str, passages: Sequence[Passage], history: Sequence[Turn]) -> tuple[ChatMessage, ...]:
+def build_prompt(
+    query: str, passages: Sequence[Passage], history: Sequence[Turn], rules: str = SYSTEM_PROMPT
+) -> tuple[ChatMessage, ...]:
     """System rules, the session's earlier turns, then passages and question."""
     earlier = (message for turn in history for message in _turn(turn))
     question = f"{quote_passages(passages)}\n\nQuestion: {query}"
     return (
-        ChatMessage(role="system", content=SYSTEM_PROMPT),
+        ChatMessage(role="system", content=rules),
         *earlier,
         ChatMessage(role="user", content=question),
     )

@@ -128,6 +128,7 @@ RULES = {
         GET /v1/outbox
         POST /v1/outbox/{session_id}/redrive
         POST /v1/runs/{run_id}/cancel
+        POST /v1/runs/{run_id}/replays
         POST /v1/runs/{run_id}/events/{name}
         POST /v1/sessions
         PATCH /v1/sessions/{session_id}/access

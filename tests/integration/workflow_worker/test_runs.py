@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import asyncpg
 import pytest
 from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError
@@ -12,12 +13,15 @@ from temporalio.testing import ActivityEnvironment
 from flotilla.bus.live import LiveRunWriter
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.names import run_stream, run_workflow_id
+from flotilla.contracts.notices import Notify
 from flotilla.contracts.requests import RAGRequest
+from flotilla.contracts.tasks import Replay
 from flotilla.eventstore.turns import effective_ranges_newest_first
 from flotilla.postgres import Pool, tenant_transaction
 from flotilla.workflows.calls.runs import CloseRun, RunKey, SaveAnswer
 from tests.integration.workflow_worker import agents
 from tests.support.foreign_agent import foreign_agent
+from tests.support.postgres import Database
 from tests.support.waiting import eventually
 from tests.support.worker import RunningWorker
 from workflow_worker.activities.runs import RunActivities
@@ -79,6 +83,23 @@ async def test_a_closed_run_is_neither_saved_nor_closed_again(worker: RunningWor
         await environment.run(records.save_to_database, SaveAnswer(run=key, task_id="t1"))
     assert caught.value.type == "RunClosed"
     assert len(await worker.events("acme", question.session_id)) == 1
+
+
+async def test_the_tenants_receiver_is_notified_of_no_replay(
+    worker: RunningWorker, question: RAGRequest, database: Database
+) -> None:
+    asked = replace(question, run_id="asked", session_id="asked")
+    replayed = replace(question, run_id="replayed", session_id="replayed", replay=Replay(of_run="asked"))
+    notify = to_json(Notify(url="https://hooks.example.com/", secret_ref="hooks")).decode()
+    connection = await asyncpg.connect(database.superuser_dsn)
+    await connection.execute("INSERT INTO flotilla.tenant_notify VALUES ('acme', $1, 'test')", notify)
+    await connection.close()
+    records = RunActivities(worker.pool, LiveRunWriter(worker.redis))
+    for request in (asked, replayed):
+        await insert_run(worker.pool, request, "running")
+        key = RunKey(tenant_id="acme", run_id=request.run_id)
+        await ActivityEnvironment().run(records.close_run, CloseRun(run=key, status="cancelled"))
+    assert [row["run_id"] for row in await worker.rows("acme", "SELECT run_id FROM flotilla.run_notices")] == ["asked"]
 
 
 async def test_a_second_run_in_a_busy_session_fails_and_leaves_the_first_alone(

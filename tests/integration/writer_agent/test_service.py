@@ -12,7 +12,7 @@ from flotilla.contracts.envelope import from_json, to_builtins
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.names import run_stream
 from flotilla.contracts.session_events import Source
-from flotilla.contracts.tasks import Passage
+from flotilla.contracts.tasks import Passage, Replay
 from flotilla.knowledge import KnowledgeBase, UploadedDocument
 from flotilla.postgres import Pool
 from flotilla.runtime import Runtime
@@ -150,3 +150,21 @@ async def test_a_tool_that_does_not_exist_can_not_be_allowed(database: Database,
     )
     with pytest.raises(ConfigurationError, match=r"FLOTILLA_WRITER_TOOLS names \['rm_rf'\]"):
         await run(settings, Runtime("writer-agent"))
+
+
+async def test_a_replay_asks_the_model_that_it_names_by_its_prompt_and_no_other(
+    database: Database, redis_url: str, pool: Pool
+) -> None:
+    await open_session(pool)
+    async with writing(database, redis_url, pool, llm_replay_models=("next-model",)) as writer:
+        replay = Replay(of_run="r0", model="next-model", prompts={"write": "Answer in one word."})
+        await publish(writer.pool, writer.redis, task(agent="write", input=INPUT, replay=replay))
+        await writer.answered()
+        [asked] = writer.stub.requests
+        assert (asked["model"], asked["messages"][0]["content"]) == ("next-model", "Answer in one word.")
+        unknown = Replay(of_run="r0", model="gpt-other")
+        await publish(writer.pool, writer.redis, task("t2", agent="write", input=INPUT, replay=unknown))
+        failure = (await writer.answered("failed"))["failure"]
+        assert (failure["type"], failure["retryable"]) == ("NotReplayable", False)
+        assert "next-model" in failure["message"]
+        assert len(writer.stub.requests) == 1

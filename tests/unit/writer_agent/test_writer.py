@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from flotilla.agent import ToolFunction
-from flotilla.answers.calibration import Calibration
+from flotilla.answers.calibration import Calibration, Calibrations
 from flotilla.answers.fitting import BY_WORDS, Case, fit
 from flotilla.contracts.session_events import Source
 from flotilla.contracts.tasks import Passage, TokenUsage, Turn, WriteResult, WriteTask
@@ -66,8 +66,9 @@ async def write(
     language: str = "en",
 ) -> TaskRun[WriteResult]:
     allowed = budget or AnswerBudget(tool_steps=2, tokens=10_000)
+    calibrations = Calibrations(calibration) if calibration else None
     writing = AnswerWriting(
-        tools, allowed, history_turns=2, has_judge=has_judge, calibration=calibration, language=language
+        tools, allowed, history_turns=2, has_judge=has_judge, calibrations=calibrations, language=language
     )
     agent = create_writer_agent(writing)
     task = WriteTask(query=query, passages=list(passages), history=history or [], searched_for=searched_for)

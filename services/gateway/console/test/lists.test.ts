@@ -123,6 +123,7 @@ describe("lineage", () => {
     session_id,
     parent_session_id: parent,
     metadata: {},
+    kind: "conversation",
     forked_at_seq: at,
     user_id: "alice",
     acted_by: null,

@@ -46,7 +46,7 @@ DEFAULT_EVENTS = 200
 MAX_EVENTS = 1000
 # A page, newest first; $3 and $4 are the last row of the page before.
 _LIST = """
-SELECT session_id, user_id, acted_by, head_seq, parent_session_id, forked_at_seq, metadata, created_at
+SELECT session_id, user_id, acted_by, head_seq, parent_session_id, forked_at_seq, metadata, created_at, kind
 FROM flotilla.sessions
 WHERE tenant_id = $1 AND ($3::timestamptz IS NULL OR (created_at, session_id) < ($3, $4))
   AND ($5::text IS NULL OR position(lower($5) IN lower(session_id)) > 0) AND session_id <> $6
@@ -67,7 +67,8 @@ WITH RECURSIVE up AS (
     SELECT s.session_id
     FROM tree JOIN flotilla.sessions AS s ON s.tenant_id = $1 AND s.parent_session_id = tree.session_id
 )
-SELECT s.session_id, s.user_id, s.acted_by, s.head_seq, s.parent_session_id, s.forked_at_seq, s.metadata, s.created_at
+SELECT s.session_id, s.user_id, s.acted_by, s.head_seq, s.parent_session_id, s.forked_at_seq, s.metadata, s.created_at,
+    s.kind
 FROM tree JOIN flotilla.sessions AS s ON s.tenant_id = $1 AND s.session_id = tree.session_id
 ORDER BY s.created_at, s.session_id LIMIT $3
 """

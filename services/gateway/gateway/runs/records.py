@@ -14,7 +14,7 @@ from flotilla.contracts.event_builders import run_finished_event, run_opening_ev
 from flotilla.contracts.names import QUESTION, RAG_WORKFLOW, run_stream, run_workflow_id
 from flotilla.contracts.notices import Notify
 from flotilla.contracts.requests import IfActive, RAGRequest, RunStatus, WorkflowRequest
-from flotilla.eventstore.sessions import SessionAccess, ensure_session, get_session
+from flotilla.eventstore.sessions import SessionAccess, ensure_session, get_session, kind_for
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry import current_traceparent
@@ -29,8 +29,8 @@ from gateway.schemas.runs import Run
 from gateway.temporal import WorkflowStart
 
 RUN_COLUMNS = """run_id, session_id, workflow_id, workflow, user_id, acted_by, query, request -> 'input' AS input,
-    metadata, status, if_active, schedule_id, parent_run_id, result, output, error, created_at, started_at,
-    finished_at"""
+    metadata, status, if_active, schedule_id, parent_run_id, request #>> '{replay,of_run}' AS replay_of, result, output,
+    error, created_at, started_at, finished_at"""
 _JSON = ("input", "metadata", "result", "output", "error")
 # Nothing happens while another run of the session is active or waits, unless this one waits, too.
 _ADD = f"""
@@ -133,7 +133,7 @@ async def store_run(
         if earlier is not None:
             return StartedRun(await _get(connection, tenant_id, earlier))
         await open_work.check_may_start(connection, caller)
-        await ensure_session(connection, tenant_id, session_id, request.user_id, access)
+        await ensure_session(connection, tenant_id, session_id, request.user_id, access, kind=kind_for(request))
         if isinstance(request, WorkflowRequest):
             through = await key_issuers_of_requester(connection, caller, request.user_id)
             request = replace(request, requested_through=through)

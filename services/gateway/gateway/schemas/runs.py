@@ -123,6 +123,8 @@ class Run(RunAccepted):
     """The schedule that started it; null where somebody did."""
     parent_run_id: str | None
     """The run that started it; null where none did."""
+    replay_of: str | None
+    """The recorded run that it did again; null for all but replays."""
     result: RAGResponse | None
     """The answer to a question."""
     removed_documents: list[str] = Field(default_factory=list)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field
 
 from flotilla.contracts.session_events import SessionEventKind
+from flotilla.eventstore.sessions import SessionKind
 from gateway.schemas.common import MAX_SEQ, Answer, Id, JsonBody, RequestBody
 
 
@@ -31,6 +32,8 @@ class Session(Answer):
     forked_at_seq: int | None
     created_at: datetime
     metadata: dict[str, Any]
+    kind: SessionKind
+    """`replay`: a recorded run that was done again, with its effects blocked."""
 
 
 class SessionList(Answer):

@@ -128,6 +128,7 @@ def _context(request: RAGRequest, begun: "call.BegunRun") -> RunContext:
         user_id=request.user_id,
         limits_s=begun.limits_s,
         live=begun.live,
+        replay=request.replay,
     )
 
 

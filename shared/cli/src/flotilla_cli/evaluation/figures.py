@@ -67,10 +67,10 @@ def compute_figures(outcomes: Sequence[QuestionOutcome], depth: int) -> dict[str
     """All figures that these outcomes allow."""
     findable = [one for one in outcomes if one.answerable]
     found: dict[str, float | None] = {
-        **{f"recall@{k}": _mean(one.expected_share(k) for one in findable) for k in DEPTHS if k <= depth},
-        "mrr": _mean(1 / one.first_expected_rank if one.first_expected_rank else 0.0 for one in findable),
-        f"ndcg@{depth}": _mean(one.gain(depth) for one in findable),
-        **_times("search", [one.seconds for one in outcomes]),
+        **{f"recall@{k}": mean(one.expected_share(k) for one in findable) for k in DEPTHS if k <= depth},
+        "mrr": mean(1 / one.first_expected_rank if one.first_expected_rank else 0.0 for one in findable),
+        f"ndcg@{depth}": mean(one.gain(depth) for one in findable),
+        **times("search", [one.seconds for one in outcomes]),
     }
     answered = [(one, one.answer) for one in outcomes if one.answer]
     if answered:
@@ -84,21 +84,22 @@ def _figures_of_answers(answered: Sequence[tuple[QuestionOutcome, AnsweredQuesti
     calibrated = [(answer.confidence, answer.right) for _, answer in answered]
     sentences = sum(answer.sentences for _, answer in answered)
     return {
-        "right": _mean(answer.right for answer in findable),
-        "supported": _mean(answer.right for answer in findable if answer.cites),
-        "false_abstention": _mean(not answer.cites for answer in findable),
-        "missed_abstention": _mean(answer.cites for answer in others),
+        "right": mean(answer.right for answer in findable),
+        "supported": mean(answer.right for answer in findable if answer.cites),
+        "false_abstention": mean(not answer.cites for answer in findable),
+        "missed_abstention": mean(answer.cites for answer in others),
         "unsupported_sentences": sum(a.unsupported for _, a in answered) / sentences if sentences else None,
-        "failed": _mean(answer.status != "success" for _, answer in answered),
-        "brier": _mean((confidence - right) ** 2 for confidence, right in calibrated),
+        "failed": mean(answer.status != "success" for _, answer in answered),
+        "brier": mean((confidence - right) ** 2 for confidence, right in calibrated),
         "brier_of_best_constant": _constant([right for _, right in calibrated]),
         "ece": _expected_calibration_error(calibrated),
-        "tokens": _mean(answer.tokens for _, answer in answered),
-        **_times("answer", [answer.seconds for _, answer in answered]),
+        "tokens": mean(answer.tokens for _, answer in answered),
+        **times("answer", [answer.seconds for _, answer in answered]),
     }
 
 
-def _mean(values: Iterable[float]) -> float | None:
+def mean(values: Iterable[float]) -> float | None:
+    """The mean; None of nothing."""
     listed = list(values)
     return math.fsum(listed) / len(listed) if listed else None
 
@@ -126,14 +127,15 @@ def reliability_bins(outcomes: Sequence[QuestionOutcome]) -> list[dict[str, floa
     for place in range(BINS):
         inside = [each for each in answered if min(int(each[0] * BINS), BINS - 1) == place]
         if inside:
-            confidence, right = _mean(each[0] for each in inside), _mean(each[1] for each in inside)
+            confidence, right = mean(each[0] for each in inside), mean(each[1] for each in inside)
             rows.append(
                 {"answers": len(inside), "confidence": round(confidence or 0, 4), "right": round(right or 0, 4)}
             )
     return rows
 
 
-def _times(name: str, seconds: Sequence[float]) -> dict[str, float | None]:
+def times(name: str, seconds: Sequence[float]) -> dict[str, float | None]:
+    """The median and the 95th percentile of `seconds`."""
     if len(seconds) < 2:  # noqa: PLR2004 - quantiles need two
         return {f"{name}_p50_s": seconds[0] if seconds else None}
     cuts = quantiles(seconds, n=20, method="inclusive")

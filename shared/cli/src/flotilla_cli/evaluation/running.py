@@ -80,13 +80,22 @@ class EvaluationRunner:
     def _finished(self, session: str, question: str) -> dict[str, Any]:
         """The run, at its end."""
         run: dict[str, Any] = self._gateway.post(f"/sessions/{session}/runs", {"query": question, "wait_s": WAIT_S})
-        deadline = time.monotonic() + PATIENCE_S
-        while run["status"] not in _ENDED:
-            if time.monotonic() > deadline:
-                raise CliError(
-                    f"run {run['run_id']} did not end in {PATIENCE_S:g} s: `flotilla runs get` shows how far it is",
-                    "is a worker there? flotilla agents list",
-                )
-            time.sleep(1)
-            run = self._gateway.get(f"/runs/{run['run_id']}")
-        return run
+        return end_of(self._gateway, run)
+
+
+def end_of(gateway: GatewayClient, run: dict[str, Any]) -> dict[str, Any]:
+    """The run, at its end.
+
+    Raises:
+        CliError: it took too long.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    while run["status"] not in _ENDED:
+        if time.monotonic() > deadline:
+            raise CliError(
+                f"run {run['run_id']} did not end in {PATIENCE_S:g} s: `flotilla runs get` shows how far it is",
+                "is a worker there? flotilla agents list",
+            )
+        time.sleep(1)
+        run = gateway.get(f"/runs/{run['run_id']}")
+    return run

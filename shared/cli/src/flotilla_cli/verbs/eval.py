@@ -1,11 +1,13 @@
 """`flotilla eval`: how well the fleet finds and answers, on questions of your own."""
 
+from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flotilla_cli.errors import CliError
+from flotilla_cli.errors import CliError, Misuse
 from flotilla_cli.printing import (
     TableColumn,
     print_fields,
@@ -16,6 +18,17 @@ from flotilla_cli.printing import (
     shorten_to_line,
 )
 from flotilla_cli.verb import VerbCall, examples_epilog, new_verb_group, verb
+
+if TYPE_CHECKING:
+    from flotilla_cli.evaluation.report import FigureRequirement
+
+
+class Index(StrEnum):
+    """What the searches of a replay find."""
+
+    RECORDED = "recorded"
+    LIVE = "live"
+
 
 app = new_verb_group("Evaluation: questions with what is expected of them, measured and compared.")
 
@@ -64,9 +77,99 @@ def run_evaluation(
     if before:
         report |= {"compared": {"figures": before["figures"], "changes": changed_outcomes(before, report)}}
     call.show(report, lambda: _print_report(report))
+    _check(requirements, report, "look at the questions that were not found: -o json has each")
+
+
+@verb(
+    app,
+    "replay",
+    epilog=examples_epilog(
+        "flotilla eval replay handbook --model gpt-5-mini",
+        'flotilla eval replay s1 s2 --prompt write=prompt.txt --require "same_answer>=0.9"',
+        "flotilla eval replay s1 --agent write=write-next --index live -o json > candidate.json",
+    ),
+)
+def replay_sessions(
+    call: VerbCall,
+    sessions: Annotated[list[str], typer.Argument(metavar="SESSION…", help="Whose recorded questions to ask again.")],
+    *,
+    model: Annotated[
+        str, typer.Option("--model", metavar="MODEL", help="One of FLOTILLA_LLM_REPLAY_MODELS of the agents.")
+    ] = "",
+    prompt: Annotated[
+        list[str] | None, typer.Option("--prompt", metavar="AGENT=FILE", help="Instead of an agent's own; repeatable.")
+    ] = None,
+    agent: Annotated[
+        list[str] | None, typer.Option("--agent", metavar="AGENT=OTHER", help="Who works in its place; repeatable.")
+    ] = None,
+    index: Annotated[
+        Index, typer.Option("--index", help="Passages as they were found then, or searches in the documents of today.")
+    ] = Index.RECORDED,
+    require: Annotated[
+        list[str] | None, typer.Option("--require", metavar="RULE", help='As "same_answer>=0.9": else exit code 1.')
+    ] = None,
+    parallel: Annotated[int, typer.Option("--parallel", metavar="N", min=1, max=16, help="Runs at the same time.")] = 2,
+) -> None:
+    """Do recorded questions again with another model, prompt, agent or index, and compare.
+
+    Effects are blocked: tools return what they returned then, and a call that was not recorded is refused. Each replay
+    is a run in a session of its own, of the kind `replay`.
+    """
+    from flotilla_cli.arguments import parse_key_texts
+    from flotilla_cli.evaluation.differences import replay_report
+    from flotilla_cli.evaluation.replaying import ReplayRunner
+    from flotilla_cli.evaluation.report import parse_requirement
+
+    requirements = [parse_requirement(text) for text in require or ()]
+    candidate = {
+        "model": model,
+        "prompts": {name: _text_of(Path(file)) for name, file in parse_key_texts(prompt or ()).items()},
+        "agents": parse_key_texts(agent or ()),
+        "index": index.value,
+    }
+    runner = ReplayRunner(call.gateway, candidate, parallel=parallel)
+    recorded = [run for session in sessions for run in runner.recorded_runs(session)]
+    if not recorded:
+        raise CliError("these sessions have no question that is over", "flotilla runs list --session ID --workflow rag")
+    report = replay_report(runner.run(recorded, show_progress=not call.prints_json), candidate)
+    call.show(report, lambda: _print_replay(report))
+    _check(requirements, report, "look at the runs that differ: -o json has both answers of each")
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Misuse(f"{file} cannot be read: {error}", "--prompt AGENT=FILE takes a file of text") from error
+
+
+def _check(requirements: Sequence["FigureRequirement"], report: dict[str, Any], hint: str) -> None:
+    """Raise CliError where one of them does not hold."""
     broken = [reason for one in requirements if (reason := one.why_not_met(report["figures"]))]
     if broken:
-        raise CliError("; ".join(broken), "look at the questions that were not found: -o json has each")
+        raise CliError("; ".join(broken), hint)
+
+
+def _print_replay(report: dict[str, Any]) -> None:
+    recorded = report["recorded"]
+    names = dict.fromkeys((*report["figures"], *recorded))
+    rows = [{"name": n, "replayed": report["figures"].get(n), "recorded": recorded.get(n)} for n in names]
+    print_table(rows, _BESIDE, "No figure.")
+    say()
+    print_table([one for one in report["outcomes"] if one["difference"]], _DIFFERENT, "No run came to anything else.")
+
+
+_BESIDE = (
+    TableColumn("figure", "name"),
+    TableColumn("replayed", "replayed", "right"),
+    TableColumn("recorded", "recorded", "right"),
+)
+_DIFFERENT = (
+    TableColumn("run", "run_id"),
+    TableColumn("replay", "replay_run_id"),
+    TableColumn("difference", "difference"),
+    TableColumn("question", lambda row: shorten_to_line(row["question"], 60)),
+)
 
 
 @verb(

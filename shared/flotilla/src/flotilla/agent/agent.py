@@ -29,7 +29,8 @@ class Agent:
 
     `concurrency` is how many tasks one process has in hand, `timeout_s` how long one may take (unless the task says how
     long), `announces` the type of the event that tells everyone on `flotilla.events`, `mcp` the MCP servers or single
-    tools whose tools, as far as the tenant allows them, are the agent's, too: `mcp__<server>__<tool>`.
+    tools whose tools, as far as the tenant allows them, are the agent's, too: `mcp__<server>__<tool>`. `replayable`
+    says that its function acts on the world through `ctx` alone (tools, effects, model), which a replay blocks.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Agent:
         announces: str | None = None,
         gates_calls: bool = False,
         mcp: Sequence[str] = (),
+        replayable: bool = False,
     ) -> None:
         if not is_valid_id(name):
             raise ConfigurationError(f"agent name {name!r}: use letters, digits and . _ : -")
@@ -55,6 +57,8 @@ class Agent:
         """MCP servers and tools (`<server>.<tool>`) whose allowed tools are among the agent's."""
         self.gates_calls = gates_calls
         """Whether its function says which calls are gated (`ctx.gated.add`), beside those of `gated`."""
+        self.replayable = replayable
+        """Whether recorded runs may be done again with it."""
         self.announces = announces or f"flotilla.{name}.completed.v1"
         self.tools: dict[str, ToolFunction] = {}
         self.gated: dict[str, RiskLevel] = {}

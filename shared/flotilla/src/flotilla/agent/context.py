@@ -11,13 +11,14 @@ from flotilla.agent.gates import ApprovalPending, GatedToolCalls
 from flotilla.agent.loopback import serving_model_api
 from flotilla.agent.mcp_tools import McpAnswer
 from flotilla.agent.ports import LiveOutput, SessionHistory, TaskModel, ToolCallStore
+from flotilla.agent.recorded_run import REPLAY_ENDED, Recording
 from flotilla.agent.recording import EventRecorder
 from flotilla.agent.tool_runner import ToolRunner
 from flotilla.agent.tools import AgentToolBox, CallableTool
 from flotilla.agent.wrapped_errors import TaskCancelled
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.ids import IdMaker
-from flotilla.contracts.session_events import SessionEventData, SessionEventKind
+from flotilla.contracts.session_events import SessionEventData, SessionEventKind, StateChange
 from flotilla.contracts.tasks import AgentTask
 from flotilla.contracts.values import to_storable_text
 from flotilla.llm import Completion, CompletionRequest, OnToken
@@ -70,7 +71,16 @@ class TaskContext:
         self._live = live
         self._model = model
         self._recorder = EventRecorder(agent, task)
-        self._runner = ToolRunner(task, calls, self.gated, self._recorder, make_id, mcp_answers=mcp_answers)
+        self._recording = Recording(task.replay, agent) if task.replay else None
+        self._runner = ToolRunner(
+            task,
+            calls,
+            self.gated,
+            self._recorder,
+            make_id,
+            mcp_answers=mcp_answers,
+            recording=self._recording,
+        )
         self._looked_for_cancel = time.monotonic()
         self._apis: list[ChatApi] = []
 
@@ -205,8 +215,28 @@ class TaskContext:
         self._recorder.record(kind, data)
 
     def in_transaction(self, effect: Effect) -> None:
-        """Has `effect(connection)` run in the transaction that makes the task done: it happens exactly once."""
-        self.effects.append(effect)
+        """Has `effect(connection)` run in the transaction that makes the task done: it happens exactly once. In a
+        replay it does not happen."""
+        if self._recording is not None:
+            self._recording.block_effect()
+        else:
+            self.effects.append(effect)
+
+    def prompt(self, own: str) -> str:
+        """Return the agent's prompt: `own`, or what a replay tries in its place."""
+        return own if self._recording is None else self._recording.prompt(own)
+
+    def end_replay(self, *, succeeded: bool) -> None:
+        """Record how a replay differed from its recording; does nothing in any other task.
+
+        Raises:
+            Refused: the task `succeeded` without the prompt that it was to use.
+        """
+        if self._recording is None:
+            return
+        self.record("state_change", StateChange(change=REPLAY_ENDED, details=self._recording.summary()))
+        if succeeded:
+            self._recording.check_prompt_used()
 
     async def progress(self, text: str) -> None:
         """Tell anyone who waits that the task goes on, and look whether it is still wanted.

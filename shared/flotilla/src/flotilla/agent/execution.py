@@ -129,7 +129,12 @@ def _cancelled(ctx: TaskContext, started: float) -> ExecutionOutcome:
 
 
 async def _result(agent: Agent, ctx: TaskContext, data: dict[str, Any]) -> StorableJson:
-    made = await agent.function(ctx, agent.input.decode(data))
+    succeeded = False
+    try:
+        made = await agent.function(ctx, agent.input.decode(data))
+        succeeded = True
+    finally:
+        ctx.end_replay(succeeded=succeeded)
     kept = to_storable(agent.output.encode(made))
     result: dict[str, Any] = kept.value
     if kept.escaped:

@@ -5,6 +5,7 @@ whenever the same task is delivered again.
 """
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
@@ -20,6 +21,7 @@ from flotilla.agent.mcp_tools import load_allowed_tools, load_mcp_answers
 from flotilla.agent.model import StoredModel
 from flotilla.agent.ports import LiveOutput
 from flotilla.agent.proofs import GatedCallSignatures, VoteCheckRules
+from flotilla.agent.recorded_run import RecordedSession
 from flotilla.agent.recording import exception_text
 from flotilla.agent.session import StoredSessionHistory
 from flotilla.agent.ticket_check import TaskTicketCheck
@@ -52,6 +54,7 @@ class TaskHandler:
         model: LanguageModel | None = None,
         limits: TokenLimits | None = None,
         money: MoneyBudget | None = None,
+        replay_models: Mapping[str, LanguageModel] | None = None,
         keys: PublicKeys,
         vote_rules: VoteCheckRules,
         make_id: IdMaker = new_id,
@@ -62,6 +65,9 @@ class TaskHandler:
         self._redis = redis
         self._tools = tools
         self._calls = StoredModelCalls(pool, model, limits, money) if model else None
+        self._replay_calls = {
+            name: StoredModelCalls(pool, offered, limits, money) for name, offered in (replay_models or {}).items()
+        }
         self._make_id = make_id
         self._heartbeat_s = heartbeat_s
         self._ticket_check = TaskTicketCheck(agent.name, keys, pool)
@@ -108,20 +114,42 @@ class TaskHandler:
         ctx = await self._context(task, live)
         if task.input_from is not None and below is None:
             outcome = _no_input(ctx)
+        elif problem := self._not_replayable(task):
+            outcome = failed_outcome(ctx, Failure(type="NotReplayable", message=problem, retryable=False), 0.0)
         else:
             outcome = await self._watched(ctx, live, {**(below or {}), **task.input})
         answer = await self._commit(ctx, delivery.entry_id, outcome)
         await live.step("finished" if answer.status == "done" else "failed")
         return answer
 
+    def _not_replayable(self, task: AgentTask) -> str | None:
+        """Why the task can't be done; None where it is no replay, or can."""
+        if task.replay is None:
+            return None
+        if not self._agent.replayable:
+            return f"agent {self._agent.name} does not say that it is replayable: its effects can't be blocked"
+        if self._calls is not None and self._calls_of(task) is None:
+            offered = ", ".join(sorted(self._replay_calls)) or "none"
+            return (
+                f"agent {self._agent.name} does not offer model {task.replay.model!r} to replays: it offers {offered}"
+            )
+        return None
+
+    def _calls_of(self, task: AgentTask) -> StoredModelCalls | None:
+        """Of the agent's model, or of the one that a replay asks for; None where there is none."""
+        if self._calls is None or task.replay is None or task.replay.model in ("", self._calls.model_name):
+            return self._calls
+        return self._replay_calls.get(task.replay.model)
+
     async def _gated(self, task: AgentTask) -> GatedToolCalls:
-        if not (self._agent.gated or self._agent.gates_calls or self._tools.may_need_approval):
+        if task.replay or not (self._agent.gated or self._agent.gates_calls or self._tools.may_need_approval):
             return GatedToolCalls(self._agent.name, task.task_id, {})
         gate = PostgresApprovalGate(self._pool, task, self._proofs)
         verdicts = await gate.verdicts()
         return GatedToolCalls(self._agent.name, task.task_id, self._agent.gated, gate=gate, verdicts=verdicts)
 
     async def _context(self, task: AgentTask, live: LiveOutput) -> TaskContext:
+        calls = self._calls_of(task)
         has_mcp = bool(self._agent.mcp)
         upstream = await load_allowed_tools(self._pool, task, self._agent.mcp) if has_mcp else {}
         # A first try has asked for none yet.
@@ -131,8 +159,10 @@ class TaskHandler:
             task,
             tools=self._tools.with_further_tools(upstream) if upstream else self._tools,
             live=live,
-            session=StoredSessionHistory(self._pool, task.tenant_id, task.session_id),
-            model=StoredModel(self._calls, task, self._agent.name) if self._calls else None,
+            session=RecordedSession(task.replay.history)
+            if task.replay
+            else StoredSessionHistory(self._pool, task.tenant_id, task.session_id),
+            model=StoredModel(calls, task, self._agent.name) if calls else None,
             calls=PostgresToolCalls(self._pool, task, self._agent.name),
             make_id=self._make_id,
             gated=await self._gated(task),

@@ -15,12 +15,13 @@ HEARTBEAT_S = 10.0
 
 _REGISTER = """
 INSERT INTO flotilla_ops.agents AS a (
-    name, instance, version, stream, consumer_group, concurrency, in_flight, input_schema, output_schema, timeout_s
-) VALUES ($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9::jsonb, $10)
+    name, instance, version, stream, consumer_group, concurrency, in_flight, input_schema, output_schema, timeout_s,
+    replayable
+) VALUES ($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9::jsonb, $10, $11)
 ON CONFLICT (name, instance) DO UPDATE SET
     version = excluded.version, concurrency = excluded.concurrency, in_flight = excluded.in_flight,
     input_schema = excluded.input_schema, output_schema = excluded.output_schema,
-    timeout_s = excluded.timeout_s, last_seen = now()
+    timeout_s = excluded.timeout_s, replayable = excluded.replayable, last_seen = now()
 """
 # Instances that were replaced; the last one of an agent stays, so that its stream is remembered at 0 replicas.
 _FORGET = """
@@ -68,6 +69,7 @@ class AgentRegistration:
                 self._input_schema,
                 self._output_schema,
                 self._agent.timeout_s,
+                self._agent.replayable,
             )
         except (*AWAY, asyncpg.PostgresError, TimeoutError) as error:
             log.warning("registration_postponed", error=str(error) or type(error).__name__)

@@ -32,7 +32,7 @@ def progress_reply(agent: Agent, task: AgentTask, text: str) -> tuple[str, Agent
 
 
 def _successful(agent: Agent, task: AgentTask, result: JsonObject) -> AgentReply:
-    ending: dict[str, Any] = {"final": not task.slip, "announces": agent.announces}
+    ending: dict[str, Any] = {"final": not task.slip, "announces": None if task.replay else agent.announces}
     if len(canonical_bytes(result)) > MAX_INLINE_RESULT_BYTES:
         stored = result_reference(task.task_id, result)
         return _reply(agent, task, status="done", result_ref=stored, **ending)

@@ -18,7 +18,7 @@ from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.config import LlmSettings
 from flotilla.config.signing import load_public_keys
 from flotilla.contracts.errors import ConfigurationError
-from flotilla.llm import LanguageModel, MoneyBudget, TokenLimits, create_model, create_money_budget
+from flotilla.llm import LanguageModel, MoneyBudget, TokenLimits, create_money_budget, open_models
 from flotilla.postgres import Pool, check_schema, open_service_pool
 from flotilla.runtime import Job, Runtime, serve
 from flotilla.votes.roots import read_vote_roots
@@ -48,12 +48,12 @@ async def _run_with_model(
     if not isinstance(settings, LlmSettings):
         await run_agent(agent, settings, runtime, tools=tools)
         return
-    model = create_model(settings)
-    try:
+    async with open_models(settings) as (model, replay_models):
         limits, money = TokenLimits.of(settings), create_money_budget(settings)
-        await run_agent(agent, settings, runtime, tools=tools, model=model, limits=limits, money=money)
-    finally:
-        await model.close()
+        await run_agent(
+            agent, settings, runtime,
+            tools=tools, model=model, limits=limits, money=money, replay_models=replay_models,
+        )  # fmt: skip
 
 
 async def run_agent(
@@ -65,6 +65,7 @@ async def run_agent(
     model: LanguageModel | None = None,
     limits: TokenLimits | None = None,
     money: MoneyBudget | None = None,
+    replay_models: Mapping[str, LanguageModel] | None = None,
     pool: "Pool | None" = None,
     policy: ReloadingPolicyFile | None = None,
     jobs: Sequence[Job] = (),
@@ -72,7 +73,7 @@ async def run_agent(
     """Consume the agent's tasks until `runtime.stop`, then drains for `settings.drain_s`.
 
     `tools` are added to the agent's own; `model` answers `ctx.llm` within `limits` and the budgets
-    of `money`, and stays the caller's to close.
+    of `money`, and stays the caller's to close, as do `replay_models`, which replays may ask for.
     `pool` is used if given, else one is opened; `policy`, else that of the settings. `jobs` run beside the agent's own.
 
     Raises:
@@ -90,7 +91,7 @@ async def run_agent(
         )
         consumer, registration = members(
             agent, settings, runtime.instance, pool, redis,
-            tools=toolbox, model=model, limits=limits, money=money, policy=policy,
+            tools=toolbox, model=model, limits=limits, money=money, policy=policy, replay_models=replay_models,
         )  # fmt: skip
         add_checks(runtime, pool, redis, agent.name)
         if not await runtime.wait_until_ready():
@@ -116,6 +117,7 @@ def members(
     limits: TokenLimits | None,
     money: MoneyBudget | None,
     policy: ReloadingPolicyFile,
+    replay_models: Mapping[str, LanguageModel] | None = None,
 ) -> tuple[Consumer, AgentRegistration]:
     """Return what makes a process a member of the agent's group: the consumer of its tasks, and its registration."""
     concurrency = settings.agent_concurrency or agent.concurrency
@@ -127,6 +129,7 @@ def members(
         model=model,
         limits=limits,
         money=money,
+        replay_models=replay_models,
         keys=load_public_keys(settings.ticket_public_key_file),
         vote_rules=VoteCheckRules(policy, read_vote_roots(settings.vote_roots)),
     )

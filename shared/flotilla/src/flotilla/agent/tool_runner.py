@@ -16,6 +16,7 @@ from flotilla.agent.mcp_tools import McpAnswer, McpTool
 from flotilla.agent.occurrences import CallCounter
 from flotilla.agent.pauses import RunningCalls
 from flotilla.agent.ports import BegunCall, CallEnd, CallHistory, IdentifiedToolCall, ToolCallStore
+from flotilla.agent.recorded_run import Recording
 from flotilla.agent.recording import (
     EventRecorder,
     describe_exception,
@@ -87,13 +88,16 @@ class ToolRunner:
         make_id: IdMaker,
         *,
         mcp_answers: Mapping[str, McpAnswer] | None = None,
+        recording: Recording | None = None,
     ) -> None:
+        """With a `recording` no tool runs: it answers."""
         self._task = task
         self._calls = calls
         self._gated = gated
         self._recorder = recorder
         self._make_id = make_id
         self._mcp_answers = mcp_answers or {}
+        self._recording = recording
         self._occurrences = CallCounter()
         self._pauses = RunningCalls()
 
@@ -108,6 +112,8 @@ class ToolRunner:
                 tool=tool.name, args_hash=hashed, occurrence=number, args=recorded_arguments(checked)
             )
             call = _Call(tool, checked, named, idempotency_key(self._task, named))
+            if self._recording is not None:
+                return await self._replayed(ctx, call, self._recording)
             if isinstance(tool, McpTool):
                 return self._answered(call, tool)
             if tool.name in self._gated:
@@ -122,6 +128,15 @@ class ToolRunner:
         async with self._pauses.call():
             with self._occurrences.next_number((tool, hashed)) as number:
                 yield number
+
+    async def _replayed(self, ctx: object, call: _Call, recording: Recording) -> Any:
+        """What the recording has of the call; a search is made, where the replay asks for it."""
+        with self._shown(call, self._make_id()) as shown:
+            if recording.may_call(call.tool.options):
+                shown.result = await self._executed(ctx, call, shown.call_id)
+                return shown.result
+            shown.result = recording.result_of(call.named)
+        return call.tool.returned(shown.result)
 
     def _approved(self, call: _Call) -> _Call:
         tool = call.tool

@@ -1,5 +1,7 @@
 """Session events, built in one place: each change has the same details, whichever service writes it."""
 
+from hashlib import sha256
+
 from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.json_types import JsonObject, JsonValue
 from flotilla.contracts.requests import RAGRequest, RunStatus, WorkflowRequest
@@ -11,6 +13,7 @@ from flotilla.contracts.session_events import (
     SessionEventKind,
     StateChange,
 )
+from flotilla.contracts.tasks import Replay
 
 _KIND_OF_DATA: dict[type[SessionEventData], SessionEventKind] = {data: kind for kind, data in DATA_OF_KIND.items()}
 
@@ -32,7 +35,13 @@ def run_started_events(request: RAGRequest, source: str, *, through: JsonObject 
     on the user's behalf."""
     run_id = request.run_id
     question = Message(role="user", content=request.query)
-    details: JsonObject = {"run_id": run_id, "user_id": request.user_id, **(through or {}), **_scheduled(request)}
+    details: JsonObject = {
+        "run_id": run_id,
+        "user_id": request.user_id,
+        **(through or {}),
+        **_scheduled(request),
+        **({"replay": _candidate(request.replay)} if request.replay else {}),
+    }
     started = state_change("run_started", details, source, status="running", run_id=run_id)
     return [session_event(question, source, run_id=run_id), started]
 
@@ -52,6 +61,18 @@ def workflow_started_event(
         "input": request.input,
     }
     return state_change("run_started", details, source, status="running", run_id=request.run_id)
+
+
+def _candidate(replay: Replay) -> JsonObject:
+    """What is other than in the recorded run; prompts by their hashes."""
+    prompts: JsonObject = {agent: sha256(text.encode()).hexdigest() for agent, text in replay.prompts.items()}
+    return {
+        "of_run": replay.of_run,
+        "model": replay.model,
+        "index": replay.index,
+        "agents": dict(replay.agents),
+        "prompts_sha256": prompts,
+    }
 
 
 def _scheduled(request: RAGRequest | WorkflowRequest) -> JsonObject:

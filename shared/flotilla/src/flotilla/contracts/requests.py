@@ -11,6 +11,7 @@ from flotilla.contracts.tasks import (
     ConfidenceBasis,
     DroppedCitation,
     FinishReason,
+    Replay,
     Statement,
     TokenUsage,
     Turn,
@@ -44,6 +45,8 @@ class RAGRequest:
     """Earlier turns as the client sent them, oldest first; empty: those of the session."""
     schedule_id: str = ""
     """The schedule that starts it, if one does."""
+    replay: Replay | None = None
+    """The recorded run that it does again, if it is a replay."""
 
 
 @dataclass(frozen=True, slots=True)

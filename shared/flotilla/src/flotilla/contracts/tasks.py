@@ -7,7 +7,7 @@ them as JSON for other languages.
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
-from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.json_types import JsonObject, JsonValue
 from flotilla.contracts.session_events import Source
 
 TASK_REQUESTED = "flotilla.task.requested.v1"
@@ -30,6 +30,37 @@ class ReplyAddress:
     workflow_id: str
     workflow_run_id: str
     activity_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedCall:
+    """A call of a tool as the log shows it."""
+
+    agent: str
+    tool: str
+    args: JsonObject
+    result: JsonValue = None
+    error: str | None = None
+    """Why it failed; then there is no result."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """What a recorded run is to be done again with. Calls of tools are answered from the recording, effects do not
+    happen."""
+
+    of_run: str
+    model: str = ""
+    """Of those that the agent offers to replays; empty: its own."""
+    prompts: dict[str, str] = field(default_factory=dict)
+    """By agent; instead of those in its code."""
+    agents: dict[str, str] = field(default_factory=dict)
+    """Which agent works in the place of another."""
+    index: Literal["recorded", "live"] = "recorded"
+    """`live`: searches are made again, in the documents of today."""
+    calls: list[RecordedCall] = field(default_factory=list)
+    history: list["Turn"] = field(default_factory=list)
+    """What was said in the session before the recorded run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +91,8 @@ class AgentTask:
     """Proves to the database that its holder was given this task; a new one for each hop and try."""
     live: str | None = None
     """The Redis stream that takes the run's live tokens and steps; None where nobody follows."""
+    replay: Replay | None = None
+    """The recorded run that this is done again for: nothing may leave the agent but its answer."""
 
 
 def root_task_id(task_id: str) -> str:

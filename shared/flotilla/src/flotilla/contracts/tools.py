@@ -23,6 +23,8 @@ class ToolOptions:
     """It only reads, so a later run of the task calls it again; nothing is stored."""
     on_unknown: OnUnknown | None = None
     """None: `ask` for a gated tool, `again` for any other."""
+    searches: bool = False
+    """It reads the fleet's own documents and nothing else: a replay may call it, where it asks for the live index."""
 
 
 def with_tool_options(function: F, options: ToolOptions) -> F:

@@ -12,18 +12,20 @@ from flotilla.contracts.event_builders import state_change
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import AUDIT_SESSION, is_valid_id
-from flotilla.contracts.requests import ACTIVE_RUN_STATUSES
+from flotilla.contracts.requests import ACTIVE_RUN_STATUSES, RAGRequest, WorkflowRequest
 from flotilla.contracts.session_events import FORKED, ROLLED_BACK, ForkedFrom, RolledBackTo
 from flotilla.outbox import AppendedRange, append
 from flotilla.postgres import Connection
 
 Visibility: TypeAlias = Literal["private", "tenant"]
-_COLUMNS = "session_id, user_id, acted_by, head_seq, parent_session_id, forked_at_seq, metadata, created_at"
+SessionKind: TypeAlias = Literal["conversation", "replay"]
+"""A replay holds one recorded run that was done again, and takes no other."""
+_COLUMNS = "session_id, user_id, acted_by, head_seq, parent_session_id, forked_at_seq, metadata, created_at, kind"
 # Nothing happens where the session exists.
 _OPEN = """
 INSERT INTO flotilla.sessions (tenant_id, session_id, user_id, head_seq, parent_session_id, forked_at_seq, metadata,
-    owner, visibility, readers, writers)
-VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8, $9, $10, $11)
+    owner, visibility, readers, writers, kind)
+VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8, $9, $10, $11, $12)
 ON CONFLICT (tenant_id, session_id) DO NOTHING
 RETURNING 1
 """
@@ -34,6 +36,7 @@ _WRITABLE = """
 SELECT flotilla_ops.sees_all() OR flotilla_ops.has_access(visibility, owner, writers, flotilla_ops.viewer_names())
 FROM flotilla.sessions WHERE tenant_id = $1 AND session_id = $2
 """
+_KIND = "SELECT kind FROM flotilla.sessions WHERE tenant_id = $1 AND session_id = $2"
 _ACCESS = "SELECT owner, visibility, readers, writers FROM flotilla.sessions WHERE tenant_id = $1 AND session_id = $2"
 _CHANGE_ACCESS = """
 UPDATE flotilla.sessions SET owner = $3, visibility = $4, readers = $5, writers = $6
@@ -59,6 +62,7 @@ class Session:
     forked_at_seq: int | None
     created_at: datetime
     metadata: JsonObject
+    kind: SessionKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,16 +102,25 @@ async def open_session(
 
 
 async def ensure_session(
-    connection: Connection, tenant_id: str, session_id: str, user_id: str, access: SessionAccess = TENANTS
+    connection: Connection,
+    tenant_id: str,
+    session_id: str,
+    user_id: str,
+    access: SessionAccess = TENANTS,
+    *,
+    kind: SessionKind = "conversation",
 ) -> None:
     """Open the session with `access` if it is new; an existing one stays as it is, with its owner.
 
     Raises:
         NotFound: it exists, and the transaction's viewer may not see it.
         Forbidden: the viewer may only read it.
+        Conflict: it exists, and it is, or is to be, a replay.
     """
-    if not await add_session_if_new(connection, tenant_id, session_id, user_id, access):
+    if not await add_session_if_new(connection, tenant_id, session_id, user_id, access, kind=kind):
         await check_may_write(connection, tenant_id, session_id)
+        if "replay" in (kind, await connection.fetchval(_KIND, tenant_id, session_id)):
+            raise Conflict(f"session {session_id} is a replay of a recorded run: use another session, or fork it")
 
 
 async def add_session_if_new(
@@ -119,6 +132,7 @@ async def add_session_if_new(
     *,
     metadata: JsonObject | None = None,
     fork_of: tuple[str, int] | None = None,
+    kind: SessionKind = "conversation",
 ) -> bool:
     """Add the session unless there is one of that id; return whether it was added. `fork_of`: the parent, and the last
     event that both share."""
@@ -126,9 +140,14 @@ async def add_session_if_new(
     body = to_json(metadata or {}).decode()
     who = (access.owner, access.visibility, list(access.readers), list(access.writers))
     added = await connection.fetchval(
-        _OPEN, tenant_id, session_id, user_id, at_seq or 0, parent_session_id, at_seq, body, *who
+        _OPEN, tenant_id, session_id, user_id, at_seq or 0, parent_session_id, at_seq, body, *who, kind
     )
     return added is not None
+
+
+def kind_for(request: RAGRequest | WorkflowRequest) -> SessionKind:
+    """Return what kind of session the run belongs into."""
+    return "replay" if isinstance(request, RAGRequest) and request.replay else "conversation"
 
 
 async def check_may_write(connection: Connection, tenant_id: str, session_id: str) -> None:

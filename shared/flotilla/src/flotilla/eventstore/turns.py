@@ -34,13 +34,18 @@ ORDER BY i.message_seq DESC LIMIT $5
 """
 
 
-async def earlier_turns(pool: Pool, tenant_id: str, session_id: str, limit: int = MAX_TURNS) -> list[Turn]:
-    """The session's last turns, oldest first: at most `limit` and about 8,000 characters."""
+async def earlier_turns(
+    pool: Pool, tenant_id: str, session_id: str, limit: int = MAX_TURNS, *, before_seq: int | None = None
+) -> list[Turn]:
+    """The session's last turns, oldest first: at most `limit` and about 8,000 characters; as they were before event
+    `before_seq`, if that is given."""
     async with tenant_transaction(pool, tenant_id) as connection:
         rows = await connection.fetch(_LINEAGE, tenant_id, session_id)
         segments = {row["session_id"]: (row["after_seq"], row["upto_seq"]) for row in rows}
-        rollbacks = {row["seq"]: row["to_seq"] for row in rows if row["seq"] is not None}
         head_seq = max((upto for _, upto in segments.values()), default=0)
+        if before_seq is not None:
+            head_seq = min(head_seq, before_seq - 1)
+        rollbacks = {row["seq"]: row["to_seq"] for row in rows if row["seq"] is not None and row["seq"] <= head_seq}
         parts = [
             (session, max(after, first), min(upto, last))
             for first, last in effective_ranges_newest_first(head_seq, rollbacks)

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from flotilla.contracts.tasks import Passage
-from flotilla.contracts.tools import repeatable
+from flotilla.contracts.tools import ToolOptions, with_tool_options
 from flotilla.knowledge.retriever import DocumentRetriever
 
 SEARCH_TOOL = "search_knowledge_base"
@@ -25,9 +25,8 @@ class TenantContext(Protocol):
 def search_tool(knowledge: DocumentRetriever) -> Callable[..., Awaitable[list[Passage]]]:
     """The tool `search_knowledge_base`, under that name, over `knowledge`."""
 
-    @repeatable
     async def search_knowledge_base(ctx: TenantContext, query: str, top_k: int = 5) -> list[Passage]:
         """Search the documents for passages about `query` (a few words or a question) and give the `top_k` best."""
         return await knowledge.search(ctx.tenant_id, query, top_k, ctx.session_id)
 
-    return search_knowledge_base
+    return with_tool_options(search_knowledge_base, ToolOptions(repeatable=True, searches=True))

@@ -4,7 +4,7 @@ from flotilla.llm.accounts import BudgetSpent
 from flotilla.llm.budget import TokenBudgetSpent, TokenLimits
 from flotilla.llm.calls import StoredCallKey
 from flotilla.llm.confidence import UNSUPPORTED_LIMIT, Confidence, compute_confidence
-from flotilla.llm.create import create_model
+from flotilla.llm.create import create_model, open_models
 from flotilla.llm.extractive import EXTRACTIVE_MODEL, NOTHING_FOUND, ExtractiveModel, best_sentence
 from flotilla.llm.model import (
     ChatMessage,
@@ -53,4 +53,5 @@ __all__ = [
     "create_model",
     "create_money_budget",
     "hash_request",
+    "open_models",
 ]

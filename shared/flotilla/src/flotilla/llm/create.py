@@ -1,7 +1,8 @@
 """Which models answer, by the settings."""
 
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from flotilla.config import LlmDialectWord, LlmSettings
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.tasks import Passage
 from flotilla.llm.chain import Link, ModelChain
-from flotilla.llm.extractive import ExtractiveModel, Terms
+from flotilla.llm.extractive import EXTRACTIVE_MODEL, ExtractiveModel, Terms
 from flotilla.llm.model import LanguageModel
 from flotilla.llm.pace import Pace
 
@@ -68,6 +69,37 @@ def create_model(settings: LlmSettings, terms_for: Callable[[Sequence[Passage]],
     known = {} if settings.llm_models is None else _read_models(settings.llm_models)
     links = [_link(settings, known.get(name) or ModelOverrides(name=name)) for name in names]
     return links[0].model if len(links) == 1 and not known else ModelChain(links)
+
+
+@asynccontextmanager
+async def open_models(
+    settings: LlmSettings, terms_for: Callable[[Sequence[Passage]], Terms] | None = None
+) -> AsyncIterator[tuple[LanguageModel, dict[str, LanguageModel]]]:
+    """The model of `create_model`, and by name those that replays may ask for in its place; closed after the block.
+
+    Raises:
+        ConfigurationError: as `create_model`.
+    """
+    async with AsyncExitStack() as stack:
+        model = create_model(settings, terms_for)
+        stack.push_async_callback(model.close)
+        offered = {name: _offered(settings, name, terms_for) for name in settings.llm_replay_models}
+        for other in offered.values():
+            stack.push_async_callback(other.close)
+        yield model, offered
+
+
+def _offered(settings: LlmSettings, name: str, terms_for: Callable[[Sequence[Passage]], Terms] | None) -> LanguageModel:
+    if name == EXTRACTIVE_MODEL:
+        return ExtractiveModel(terms_for)
+    known = {} if settings.llm_models is None else _read_models(settings.llm_models)
+    one = known.get(name) or ModelOverrides(name=name)
+    if one.base_url is None and settings.openai_base_url is None and settings.openai_api_key is None:
+        raise ConfigurationError(
+            f"FLOTILLA_LLM_REPLAY_MODELS names {name}, and there is no endpoint to ask for it: set OPENAI_BASE_URL, or "
+            f"its base_url in the file of FLOTILLA_LLM_MODELS; the built-in model is {EXTRACTIVE_MODEL}"
+        )
+    return ModelChain([_link(settings, one)])
 
 
 def _link(settings: LlmSettings, one: ModelOverrides) -> Link:

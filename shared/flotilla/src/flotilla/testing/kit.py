@@ -18,7 +18,7 @@ from flotilla.agent.tools import AgentToolBox, ToolFunction
 from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.session_events import AgentStateEvent, SessionEventKind
-from flotilla.contracts.tasks import AgentTask, Failure, Turn
+from flotilla.contracts.tasks import AgentTask, Failure, Replay, Turn
 from flotilla.llm import Completion, CompletionRequest, LanguageModel, OnToken
 
 Out = TypeVar("Out")
@@ -65,11 +65,13 @@ async def run_task(
     turns: Sequence[Turn] = (),
     cancelled: bool = False,
     attempt: int = 1,
+    replay: Replay | None = None,
 ) -> TaskRun[Any]:
     """Run `agent` once on `task` (its input, as an object or as plain data).
 
     `tools` are added to the agent's own or stand in for them. `turns` are the session's earlier questions and
-    answers. With `cancelled` the task finds itself cancelled as soon as it looks.
+    answers. With `cancelled` the task finds itself cancelled as soon as it looks. With `replay` it is a recorded run
+    that is done again: tools answer from the recording.
     """
     given = to_builtins(task)
     request = AgentTask(
@@ -81,6 +83,7 @@ async def run_task(
         user_id="alice",
         input=given,
         attempt=attempt,
+        replay=replay,
     )
     live = _MemoryLive(cancelled=cancelled)
     ctx = TaskContext(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from flotilla.contracts.tasks import Turn
+from flotilla.contracts.tasks import Replay, Turn
 from flotilla.workflows.calls.runs import RunKey
 
 
@@ -23,3 +23,5 @@ class RunContext:
     requested_by_service: bool = False
     acted_by: str = ""
     """The service that asked on behalf of `user_id`."""
+    replay: Replay | None = None
+    """The recorded run that it does again, if it is a replay."""

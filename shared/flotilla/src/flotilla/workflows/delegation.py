@@ -125,7 +125,7 @@ async def _tries(
         try:
             return await _one_try(replace(task, attempt=attempt), timeout)
         except ActivityError as error:
-            pause = _pause_in(error)
+            pause = None if task.replay else _pause_in(error)  # a replay asks nobody, and calls nothing
             if pause is not None and pauses.count < MAX_PAUSES:
                 if pauses.count and workflow.patched(CALLS_ARE_SETTLED):
                     await _settle_calls(task, is_over=False)

@@ -11,7 +11,7 @@ from temporalio.exceptions import ApplicationError, ChildWorkflowError, FailureE
 from flotilla.contracts.json_types import JsonObject, JsonValue
 from flotilla.contracts.requests import ActionRequest, RiskLevel
 from flotilla.contracts.session_events import SessionEventKind
-from flotilla.contracts.tasks import AgentTask, Turn
+from flotilla.contracts.tasks import AgentTask, Replay, Turn
 from flotilla.contracts.typed import Codec
 from flotilla.workflows.calls import custom as call
 from flotilla.workflows.calls.delegation import MAX_REASON_CHARS, TaskOutcome
@@ -136,6 +136,9 @@ class Run:
         """
         agents = [agent] if isinstance(agent, str) else list(agent)
         name = self._names.next(step or agents[0])
+        replay = self._context.replay
+        if replay is not None:
+            agents = [replay.agents.get(one, one) for one in agents]
         task = AgentTask(
             task_id=f"{self.run_id}.{name}",
             agent=agents[0],
@@ -147,6 +150,7 @@ class Run:
             input=to_json_object(data),
             timeout_s=None if timeout is None else timeout.total_seconds(),
             live=self._context.live,
+            replay=None if replay is None else _for_agents(replay, agents),
         )
         policy = LLM_RETRIES if retries is None else replace(LLM_RETRIES, maximum_attempts=retries + 1)
 
@@ -428,3 +432,9 @@ class Run:
             start_to_close_timeout=ATTEMPT_TIMEOUT,
             retry_policy=PATIENT,
         )
+
+
+def _for_agents(replay: Replay, agents: Sequence[str]) -> Replay:
+    """Without the calls and prompts of others, which may be long."""
+    calls = [call for call in replay.calls if replay.agents.get(call.agent, call.agent) in agents]
+    return replace(replay, calls=calls, prompts={name: text for name, text in replay.prompts.items() if name in agents})

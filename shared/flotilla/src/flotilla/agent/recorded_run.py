@@ -1,0 +1,109 @@
+"""A replay's view of the recorded run: what tools returned then, and what is other now."""
+
+import json
+from collections import defaultdict, deque
+from collections.abc import Sequence
+
+from flotilla.agent.ports import IdentifiedToolCall
+from flotilla.contracts.envelope import to_builtins
+from flotilla.contracts.errors import Forbidden, Refused
+from flotilla.contracts.json_types import JsonObject, JsonValue
+from flotilla.contracts.tasks import RecordedCall, Replay, Turn
+from flotilla.contracts.tools import ToolOptions
+from flotilla.contracts.values import to_storable
+
+REPLAY_ENDED = "replay_ended"
+_SHOWN_CALLS = 50
+_SHOWN_CHARACTERS = 1000
+
+
+class NotRecorded(Forbidden):
+    """The recorded run made no such call, and a replay makes none."""
+
+
+class FailedThen(Refused):
+    """The call failed in the recorded run, so it fails again."""
+
+
+class Recording:
+    """What one agent may use of a recorded run."""
+
+    def __init__(self, replay: Replay, agent: str) -> None:
+        self._replay = replay
+        self._prompt = replay.prompts.get(agent)
+        self._asked_for_prompt = False
+        self._left: defaultdict[str, deque[RecordedCall]] = defaultdict(deque)
+        self._used = self._live = self._effects = 0
+        self._blocked: list[JsonObject] = []
+        for call in replay.calls:
+            if replay.agents.get(call.agent, call.agent) == agent:
+                self._left[_key(call.tool, call.args)].append(call)
+
+    def may_call(self, options: ToolOptions) -> bool:
+        """Whether the tool is to be called, since it only searches and the index is the live one."""
+        may = options.searches and self._replay.index == "live"
+        self._live += may
+        return may
+
+    def result_of(self, call: IdentifiedToolCall) -> JsonValue:
+        """Return what the n-th equal call returned to the n-th one.
+
+        Raises:
+            NotRecorded: there was none.
+            FailedThen: it failed.
+        """
+        recorded = self._left[_key(call.tool, call.args)]
+        if not recorded:
+            self._blocked.append(_shown(call.tool, call.args))
+            raise NotRecorded(f"tool {call.tool}: the recorded run has no such call, and a replay makes no other")
+        self._used += 1
+        found = recorded.popleft()
+        if found.error is not None:
+            raise FailedThen(found.error)
+        return found.result
+
+    def block_effect(self) -> None:
+        """Count an effect that does not happen."""
+        self._effects += 1
+
+    def prompt(self, own: str) -> str:
+        """Return the candidate's prompt, if there is one for this agent, else `own`."""
+        self._asked_for_prompt = True
+        return own if self._prompt is None else self._prompt
+
+    def check_prompt_used(self) -> None:
+        """Raise Refused if the agent never asked for the prompt that it was to use."""
+        if self._prompt is not None and not self._asked_for_prompt:
+            raise Refused("the replay has a prompt for this agent, which does not ask for one: use ctx.prompt in it")
+
+    def summary(self) -> JsonObject:
+        """Return what was answered from the recording, what was searched anew, and what differs from it."""
+        unused = [_shown(call.tool, call.args) for calls in self._left.values() for call in calls]
+        return {
+            "recorded_calls": self._used,
+            "live_searches": self._live,
+            "blocked_calls": list(self._blocked[:_SHOWN_CALLS]),
+            "unused_calls": list(unused[:_SHOWN_CALLS]),
+            "blocked_effects": self._effects,
+        }
+
+
+class RecordedSession:
+    """The session as it was before the recorded run."""
+
+    def __init__(self, turns: Sequence[Turn]) -> None:
+        self._turns = list(turns)
+
+    async def turns(self, limit: int = 10) -> list[Turn]:
+        """The last `limit` questions and answers, oldest first."""
+        return self._turns[-limit:]
+
+
+def _key(tool: str, args: JsonObject) -> str:
+    return json.dumps([tool, to_storable(to_builtins(args)).value], sort_keys=True)
+
+
+def _shown(tool: str, args: JsonObject) -> JsonObject:
+    """A call for the log: one that was made up by a model may be long."""
+    text = json.dumps(to_storable(to_builtins(args)).value, ensure_ascii=False)
+    return {"tool": tool, "args": text[:_SHOWN_CHARACTERS]}
