@@ -2588,6 +2588,53 @@ export interface components {
             title: string;
         };
         /**
+         * ReplayRequest
+         * @description What is to be other than in the recorded run.
+         * @example {
+         *       "model": "gpt-5-mini"
+         *     }
+         * @example {
+         *       "agents": {
+         *         "write": "write-next"
+         *       },
+         *       "index": "live"
+         *     }
+         */
+        ReplayRequest: {
+            /**
+             * Model
+             * @description One of `FLOTILLA_LLM_REPLAY_MODELS` of the agents; empty: the model that they use today.
+             * @default
+             */
+            model: string;
+            /**
+             * Prompts
+             * @description By agent: instead of the prompt in its code.
+             */
+            prompts?: {
+                [key: string]: string;
+            };
+            /**
+             * Agents
+             * @description By agent: which one works in its place, such as its next version under another name.
+             */
+            agents?: {
+                [key: string]: string;
+            };
+            /**
+             * Index
+             * @description `recorded`: searches find what they found then. `live`: they are made again in the documents of today.
+             * @default recorded
+             * @enum {string}
+             */
+            index: "recorded" | "live";
+            /**
+             * Wait S
+             * @description Wait this long for the result; the run goes on either way.
+             */
+            wait_s?: number | null;
+        };
+        /**
          * Response
          * @description A response.
          */
@@ -2745,6 +2792,11 @@ export interface components {
              * @description The run that started it; null where none did.
              */
             parent_run_id: string | null;
+            /**
+             * Replay Of
+             * @description The recorded run that it did again; null for all but replays.
+             */
+            replay_of: string | null;
             /** @description The answer to a question. */
             result: components["schemas"]["RAGResponse"] | null;
             /**
@@ -3266,6 +3318,12 @@ export interface components {
             metadata: {
                 [key: string]: unknown;
             };
+            /**
+             * Kind
+             * @description `replay`: a recorded run that was done again, with its effects blocked.
+             * @enum {string}
+             */
+            kind: "conversation" | "replay";
         };
         /**
          * SessionEvents
