@@ -10,7 +10,7 @@ from flotilla.postgres import Connection
 from gateway.schemas.spend import Spent
 
 By: TypeAlias = Literal["day", "model", "agent", "person", "service", "run"]
-# Replays are nobody's questions: what they cost stands beside people and services, under `replays`.
+# Replays are nobody's questions: what they cost is shown apart from people and services, under `replays`.
 _OF_PEOPLE = "CASE WHEN kind = 'replay' THEN 'replays' ELSE {} END"
 _NAMES: Mapping[By, str] = {
     "day": "(spent_at AT TIME ZONE 'UTC')::date::text",

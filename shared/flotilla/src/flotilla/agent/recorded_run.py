@@ -77,7 +77,7 @@ class Recording:
             raise Refused("the replay has a prompt for this agent, which does not ask for one: use ctx.prompt in it")
 
     def summary(self) -> JsonObject:
-        """Return what was answered from the recording, what was searched anew, and what differs from it."""
+        """Return what was answered from the recording, what was searched again, and what differs from it."""
         unused = [_shown(call.tool, call.args) for calls in self._left.values() for call in calls]
         return {
             "recorded_calls": self._used,
