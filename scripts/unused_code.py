@@ -65,6 +65,7 @@ ALLOWED = {
     "running_tasks": "how tests observe the supervisor",
     "is_leader": "how tests observe the leader",
     "replay": "the event store's API: for services outside this repository",
+    "forget": "tests, which make a process look keys up again",
     "create_key_pair": "keys for tests and benchmarks",
     "signer_with_new_key": "keys for tests",
     "strimzi_users": "tests, which hold the manifests of k8s/ against it",

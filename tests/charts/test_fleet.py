@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flotilla.bus.acl import agent_permissions, fleet_permissions
+from flotilla.bus.acl import agent_redis_permissions, fleet_redis_permissions
 from flotilla.config.signing import load_public_keys, load_signer
 from flotilla.contracts.names import agent_role, task_stream
 from flotilla.kafka.acl import kafka_permissions, strimzi_users
@@ -81,7 +81,8 @@ def test_the_demos_redis_users_have_the_rights_that_the_library_prints(render: R
     """FLOTILLA_UPDATE_GOLDEN=1 writes the chart's file."""
     file = CHARTS / "flotilla-demo/files/redis-users.acl"
     lines = [
-        f"user {name} {' '.join(grant.acl_rules())} #SHA256-OF-{name}" for name, grant in fleet_permissions().items()
+        f"user {name} {' '.join(grant.acl_rules())} #SHA256-OF-{name}"
+        for name, grant in fleet_redis_permissions().items()
     ]
     text = "\n".join(["user default on ~* &* +@all #SHA256-OF-admin", *lines]) + "\n"
     if os.environ.get("FLOTILLA_UPDATE_GOLDEN"):
@@ -102,7 +103,9 @@ def test_the_values_of_valkey_give_each_user_the_rights_that_the_library_prints(
     file = ROOT / "k8s/dependencies/valkey-values.yaml"
     values = yaml.safe_load(file.read_text(encoding="utf-8"))
     users = {"default": {"permissions": "~* &* +@all"}}
-    users |= {name: {"permissions": " ".join(grant.acl_rules()[2:])} for name, grant in fleet_permissions().items()}
+    users |= {
+        name: {"permissions": " ".join(grant.acl_rules()[2:])} for name, grant in fleet_redis_permissions().items()
+    }
     if os.environ.get("FLOTILLA_UPDATE_GOLDEN"):
         head = file.read_text(encoding="utf-8").partition("  aclUsers:")[0]
         body = yaml.safe_dump({"aclUsers": users}, sort_keys=False, width=10_000)
@@ -287,7 +290,7 @@ def test_an_own_agents_redis_user_has_the_rights_that_the_library_prints(render:
 
     for agent in ("translate", "word-count"):
         password = b64decode(held["flotilla-demo-redis-users"][f"{agent}-agent"])
-        rules = " ".join(agent_permissions(agent).acl_rules())
+        rules = " ".join(agent_redis_permissions(agent).acl_rules())
         assert f"user {agent}-agent {rules} #{sha256(password).hexdigest()}" in users
         url = b64decode(held["flotilla-demo-redis"][f"{agent}-agent"]).decode()
         assert url.startswith(f"redis://{agent}-agent:{password.decode()}@")

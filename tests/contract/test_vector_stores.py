@@ -205,7 +205,7 @@ class Dying(RedisVectors):
 
     async def remove(self, tenant_id: str, model: str, passages: Any) -> None:
         async with self._dying():
-            await super().remove(tenant_id, model, passages)
+            await super().remove_vectors(tenant_id, model, passages)
 
     @asynccontextmanager
     async def _dying(self) -> AsyncIterator[None]:
@@ -246,7 +246,7 @@ class Overtaken(RedisVectors):
 
     async def count(self, tenant_id: str, model: str) -> int:
         await self._overtake()
-        return await super().count(tenant_id, model)
+        return await super().count_vectors(tenant_id, model)
 
     async def _overtake(self) -> None:
         if self.removed:
@@ -320,7 +320,7 @@ async def test_an_answer_that_is_none_leaves_the_search_to_words(
             return [answer]
 
     with pytest.raises(RetryLater):
-        await Garbage(redis).nearest("acme", "m", [1.0], 5)
+        await Garbage(redis).find_nearest("acme", "m", [1.0], 5)
     knowledge = KnowledgeBase(outside.knowledge._pool, embedder=outside.model, vectors=Garbage(redis))
     assert [one.source.uri for one in await knowledge.search("acme", "dreams")] == ["bed"]
 
@@ -339,13 +339,13 @@ async def test_the_logins_that_the_documentation_names_suffice(redis: Redis, red
     async with connect_redis(urls["whole"]) as client, connect_redis(urls["search"]) as searching:
         store, agents = RedisVectors(client), RedisVectors(searching)
         await store.put("acme", "m", {1: [1.0, 0.0], 2: [0.0, 1.0]})
-        await store.remove("acme", "m", [2])
-        [(number, cosine)] = await agents.nearest("acme", "m", [1.0, 0.0], 5)
-        assert (number, round(cosine, 2), await store.count("acme", "m")) == (1, 1.0, 1)
+        await store.remove_vectors("acme", "m", [2])
+        [(number, cosine)] = await agents.find_nearest("acme", "m", [1.0, 0.0], 5)
+        assert (number, round(cosine, 2), await store.count_vectors("acme", "m")) == (1, 1.0, 1)
         with pytest.raises(RetryLater, match="permissions"):
-            await agents.forget("acme", "m")
-        await store.forget("acme", "m")
-        assert await store.count("acme", "m") == 0
+            await agents.remove_all_vectors("acme", "m")
+        await store.remove_all_vectors("acme", "m")
+        assert await store.count_vectors("acme", "m") == 0
 
 
 async def test_without_a_setting_vectors_are_in_postgres_and_an_older_redis_is_named(valkey_url: str) -> None:
@@ -355,4 +355,4 @@ async def test_without_a_setting_vectors_are_in_postgres_and_an_older_redis_is_n
     async with open_vector_store(settings, connect_redis) as vectors:
         assert vectors is not None
         with pytest.raises(RetryLater, match="Redis 8 or newer"):
-            await vectors.count("acme", "m")
+            await vectors.count_vectors("acme", "m")

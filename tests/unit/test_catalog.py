@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from flotilla.agent.template import write_agent
-from flotilla.bus.acl import fleet_permissions
+from flotilla.bus.acl import fleet_redis_permissions
 from flotilla.contracts.names import agent_role
 from flotilla.install.settings import Settings as InstallSettings
 from flotilla.kafka.acl import kafka_permissions
@@ -134,7 +134,7 @@ def test_the_local_stack_runs_nothing_else() -> None:
 
 
 def test_each_service_on_redis_or_kafka_has_a_user() -> None:
-    assert {each.redis_user for each in CATALOG.values() if "redis" in each.uses} == set(fleet_permissions()) - {
+    assert {each.redis_user for each in CATALOG.values() if "redis" in each.uses} == set(fleet_redis_permissions()) - {
         "scaler"
     }
     assert {each.name for each in CATALOG.values() if "kafka" in each.uses} == set(kafka_permissions()) - {

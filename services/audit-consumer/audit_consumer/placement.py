@@ -93,7 +93,7 @@ class EventPlacer:
             self._waiting[candidate.seq] = candidate
             self._append_what_fits()
 
-    def release_set_aside(self, candidate: EventCandidate) -> None:
+    def append_set_aside_event(self, candidate: EventCandidate) -> None:
         """Let a forbidden event that a person set aside keep its place: without it, the chain would have a hole."""
         self._waiting[candidate.seq] = candidate
         self._append_what_fits()

@@ -131,7 +131,7 @@ async def _place(
         held = waiting.get(key, NOTHING)
         placer = EventPlacer(heads.get(key), stored.get(key, {}), held.discarded, held.parked)
         for candidate in held.released:
-            placer.release_set_aside(candidate)
+            placer.append_set_aside_event(candidate)
         for candidate in candidates:
             placer.take(candidate)
         placements[key] = placer.placement()

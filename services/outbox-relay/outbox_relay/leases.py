@@ -72,7 +72,7 @@ class LaneLeases:
         if any(r["name"].startswith(_RELAY) and not r["holds"] for r in leases):
             await self._pool.execute(_FORGET)
 
-    async def release_all(self) -> None:
+    async def release_all_lanes(self) -> None:
         """Hand every lane back, so that others take them without waiting for the lease to run out."""
         await self._hand_back(range(self._lanes))
         await self._pool.execute(_LEAVE, _RELAY + self._instance, self._instance)

@@ -225,7 +225,7 @@ class Relay:
         if now - self._kafka_seen_at < _LEAVE_AFTER_S:
             await self._leases.renew_leases(busy=self._in_flight.busy_lanes)
         elif before:
-            await self._leases.release_all()
+            await self._leases.release_all_lanes()
         if before != self._leases.owned:
             log.info("lanes_owned", lanes=sorted(self._leases.owned))
             view.starts.reset_to_zero(self._leases.owned - before)
@@ -325,7 +325,7 @@ class Relay:
                 if self._database is not None:
                     self._note_acked(self._database, finished)
                     await self._delete_acked(self._database)
-                await self._leases.release_all()
+                await self._leases.release_all_lanes()
         except DATABASE_TROUBLE as error:
             log.warning("lanes_left_to_expire", error=f"{type(error).__name__}: {error}")
         await self._leave_database()

@@ -41,7 +41,7 @@ def mcp_agent(
             raise _refused(task.tool, "-", "unknown", ToolNotAllowed("there is no such MCP server"))
         offer = await _allowed(ctx, connection, name, pins)
         tool = GovernedMcpTool(offer, connection, run)
-        arguments = tool.arguments(task.arguments)
+        arguments = tool.validated_arguments(task.arguments)
         await tool.check_arguments(arguments)
         action = f"{MCP_AGENT}.{offer.name}"
         rules = policy.current_policy

@@ -49,7 +49,7 @@ class GovernedMcpTool:
         is_idempotent = self._offer.tool in self._connection.server.idempotent
         return ToolOptions(on_unknown="again" if is_idempotent else "ask")
 
-    def arguments(self, given: Mapping[str, object]) -> dict[str, Any]:
+    def validated_arguments(self, given: Mapping[str, object]) -> dict[str, Any]:
         """Return `given` in the one form that is shown, hashed and sent."""
         arguments: dict[str, Any] = canonical_numbers(dict(given))
         return arguments
@@ -68,7 +68,7 @@ class GovernedMcpTool:
             raise Invalid(f"tool {self.name}: {error}") from error
         self._checked = dict(arguments)
 
-    def returned(self, value: Any) -> Any:
+    def decode_result(self, value: Any) -> Any:
         """A stored result as it is."""
         return value
 

@@ -24,7 +24,7 @@ from flotilla.bus import (
     ensure_group,
     entry_exists,
 )
-from flotilla.bus.acl import acl_file_text, fleet_permissions
+from flotilla.bus.acl import acl_file_text, fleet_redis_permissions
 from flotilla.bus.connection import ask
 from flotilla.bus.functions import load_redis_functions
 from flotilla.contracts.errors import ConfigurationError, DeadLetter, RetryLater
@@ -45,7 +45,7 @@ from flotilla_devstack.servers.redis import RedisServer
 from tests.support.consumers import event
 from tests.support.waiting import eventually
 
-USERS = fleet_permissions()
+USERS = fleet_redis_permissions()
 REPLIES = reply_stream("research")
 
 

@@ -83,8 +83,8 @@ async def test_a_day_has_a_budget_of_its_own(pool: Pool, key: StoredCallKey) -> 
     for day in (1, 2):
         budget = TokenBudget(TokenLimits(per_tenant_day=NEEDED), partial(datetime, 2030, 1, day, tzinfo=UTC))
         async with tenant_transaction(pool, "acme") as connection:
-            await budget.reserve(connection, call(key, day), REQUEST)
-            await budget.settle(connection, call(key, day), TokenUsage(input_tokens=NEEDED))
+            await budget.reserve_for_call(connection, call(key, day), REQUEST)
+            await budget.settle_call(connection, call(key, day), TokenUsage(input_tokens=NEEDED))
 
 
 async def test_calls_at_the_same_time_can_not_both_spend_the_rest(pool: Pool, key: StoredCallKey) -> None:
@@ -104,12 +104,12 @@ async def test_a_failed_call_gives_back_what_it_reserved(pool: Pool, key: Stored
 async def test_what_a_dead_call_reserved_lapses(pool: Pool, key: StoredCallKey) -> None:
     budget = TokenBudget(TokenLimits(per_run=NEEDED))
     async with tenant_transaction(pool, "acme") as connection:
-        await budget.reserve(connection, call(key, 0), REQUEST)
+        await budget.reserve_for_call(connection, call(key, 0), REQUEST)
     async with tenant_transaction(pool, "acme") as connection:
         with pytest.raises(TokenBudgetSpent, match="100 are reserved"):
-            await budget.reserve(connection, call(key, 1), REQUEST)
+            await budget.reserve_for_call(connection, call(key, 1), REQUEST)
         await connection.execute(LAPSED)
-        await budget.reserve(connection, call(key, 1), REQUEST)
+        await budget.reserve_for_call(connection, call(key, 1), REQUEST)
 
 
 async def test_a_failed_call_is_charged_what_the_endpoint_counts(pool: Pool, key: StoredCallKey) -> None:

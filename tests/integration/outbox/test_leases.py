@@ -56,7 +56,7 @@ async def test_a_lane_with_batches_under_way_is_handed_back_later(first: LaneLea
 
 async def test_a_relay_that_leaves_is_succeeded_at_once(first: LaneLeases, second: LaneLeases) -> None:
     await first.renew_leases()
-    await first.release_all()
+    await first.release_all_lanes()
     await second.renew_leases()
     assert (first.owned, second.owned) == (frozenset(), ALL)
 
@@ -99,7 +99,7 @@ async def test_each_takeover_raises_the_epoch(first: LaneLeases, second: LaneLea
     before = await epoch()
     await first.renew_leases()
     assert await epoch() == before
-    await first.release_all()
+    await first.release_all_lanes()
     await second.renew_leases()
     assert await epoch() == before + 1
 

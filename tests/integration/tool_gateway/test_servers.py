@@ -57,7 +57,7 @@ async def called(connection: ServerConnection, tool: str, arguments: Mapping[str
     """Return what a tool answers, as its first block's text."""
     async with schemas.open_schema_checkers() as checkers:
         governed = GovernedMcpTool(connection.offers[tool], connection, checkers.run)
-        answer: Any = await governed(None, governed.arguments(arguments), "key")
+        answer: Any = await governed(None, governed.validated_arguments(arguments), "key")
     return answer["content"][0]["text"]
 
 

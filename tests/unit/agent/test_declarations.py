@@ -80,10 +80,10 @@ async def _search(ctx: TaskContext, query: str, top_k: int = 5) -> list[str]:
 
 def test_tool_arguments_are_checked_against_the_function() -> None:
     tool = AgentToolBox({"search": _search})["search"]
-    assert tool.arguments({"query": "x"}) == {"query": "x", "top_k": 5}
+    assert tool.validated_arguments({"query": "x"}) == {"query": "x", "top_k": 5}
     for wrong in ({}, {"query": 1}, {"query": "x", "top_k": "5"}, {"query": "x", "tenant": "acme"}):
         with pytest.raises(Invalid, match="tool search"):
-            tool.arguments(wrong)
+            tool.validated_arguments(wrong)
 
 
 def test_tool_schema_is_what_a_model_needs() -> None:

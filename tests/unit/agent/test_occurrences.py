@@ -2,11 +2,11 @@
 
 import pytest
 
-from flotilla.agent.occurrences import CallCounter
+from flotilla.agent.occurrences import IdenticalCallCounter
 
 
 def test_equal_calls_are_counted_and_others_do_not_matter() -> None:
-    calls = CallCounter()
+    calls = IdenticalCallCounter()
     numbers = []
     for call in ("a", "b", "a", "a", "b"):
         with calls.next_number(call) as number:
@@ -15,7 +15,7 @@ def test_equal_calls_are_counted_and_others_do_not_matter() -> None:
 
 
 def test_the_number_of_a_failed_call_is_taken_by_the_next_one() -> None:
-    calls = CallCounter()
+    calls = IdenticalCallCounter()
     with calls.next_number("a") as first, calls.next_number("a") as second:
         assert (first, second) == (0, 1)
     with pytest.raises(RuntimeError), calls.next_number("a") as third:

@@ -5,10 +5,10 @@ import asyncio
 import pytest
 
 from flotilla.agent import ApprovalPending
-from flotilla.agent.pauses import RunningCalls
+from flotilla.agent.pauses import RunningToolCalls
 
 
-async def pend(pauses: RunningCalls) -> None:
+async def pend(pauses: RunningToolCalls) -> None:
     async with pauses.call():
         raise ApprovalPending
 
@@ -23,7 +23,7 @@ async def first_to_raise(*calls: "asyncio.Task[None]") -> None:
 
 
 async def test_a_call_beside_one_that_pauses_is_let_end() -> None:
-    pauses, ended = RunningCalls(), []
+    pauses, ended = RunningToolCalls(), []
 
     async def work() -> None:
         async with pauses.call():
@@ -36,13 +36,13 @@ async def test_a_call_beside_one_that_pauses_is_let_end() -> None:
 
 
 async def test_calls_that_pause_together_all_do() -> None:
-    pauses = RunningCalls()
+    pauses = RunningToolCalls()
     ends = await asyncio.gather(*(pend(pauses) for _ in range(5)), return_exceptions=True)
     assert [type(end) for end in ends] == [ApprovalPending] * 5
 
 
 async def test_a_call_inside_another_does_not_wait_for_it() -> None:
-    pauses = RunningCalls()
+    pauses = RunningToolCalls()
 
     async def outer() -> None:
         async with pauses.call():
@@ -54,7 +54,7 @@ async def test_a_call_inside_another_does_not_wait_for_it() -> None:
 
 
 async def test_a_call_that_fails_keeps_nobody_waiting() -> None:
-    pauses = RunningCalls()
+    pauses = RunningToolCalls()
 
     async def fail() -> None:
         async with pauses.call():

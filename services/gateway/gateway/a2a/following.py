@@ -70,7 +70,7 @@ class TaskView:
         """Return what people have to decide or answer before the task continues."""
         return await waiting_of(self.services.pool, self.caller.tenant_id, run)
 
-    async def updates(self, run: Run) -> AsyncIterator[Update]:
+    async def stream_updates(self, run: Run) -> AsyncIterator[Update]:
         """Yield the task as it is, then what changes, until it is over or the caller may no longer read it."""
         read = partial(load_followed_run, self.services.pool, self.caller.tenant_id, run.run_id)
         followed = await read()  # before the task: what changes from here on is an event
@@ -79,7 +79,7 @@ class TaskView:
         yield _task(run, waiting)
         if not is_task_open(run):
             return
-        answer = _GrowingAnswer(run, shows_tokens=run.input is None and not self.agent.steps)
+        answer = _GrowingAnswer(run, shows_tokens=run.input is None and not self.agent.agents_of_run)
         admission = stream_access_check(self.request, self.caller, read)
         last = run.status, waiting.ids
         async for event in stream_run_events(
@@ -91,7 +91,7 @@ class TaskView:
                 if (run.status, waiting.ids) != last and is_task_open(run):
                     last = run.status, waiting.ids
                     yield status_update_event(run, waiting.state(run), waiting.message(run))
-            for grown in answer.updates(str(event.event), str(event.data)):
+            for grown in answer.artifact_updates(str(event.event), str(event.data)):
                 yield grown
         run = await self.run(run.run_id)
         if not is_task_open(run):
@@ -123,7 +123,7 @@ class _GrowingAnswer:
     differs: bool = False
     """Whether the present attempt writes another text than was sent: it is sent whole, at the end."""
 
-    def updates(self, kind: str, data: str) -> list[TaskArtifactUpdateEvent]:
+    def artifact_updates(self, kind: str, data: str) -> list[TaskArtifactUpdateEvent]:
         """Return what one event of the run adds."""
         if not self.shows_tokens:
             return []

@@ -267,7 +267,7 @@ class TaskOperations(RequestHandler):
         with self.translate_errors():
             self._services.streams.check_slot_free(self._caller.tenant_id)
             run = await find(params)
-            async with aclosing(self._view.updates(run)) as updates:  # type: ignore[type-var]
+            async with aclosing(self._view.stream_updates(run)) as updates:  # type: ignore[type-var]
                 async for update in updates:
                     yield update
 
@@ -276,7 +276,7 @@ class TaskOperations(RequestHandler):
         self._services.streams.check_slot_free(self._caller.tenant_id)
         try:
             async with asyncio.timeout(WAIT_S):
-                await self._until_settled(self._view.updates(run))
+                await self._until_settled(self._view.stream_updates(run))
         except TimeoutError:
             log.info("a2a_task_goes_on", run_id=run.run_id)
         await self._view.recheck_access()  # the wait may have ended because the caller may not read the task any more

@@ -176,4 +176,4 @@ def _states(state: TaskState) -> list[str] | None:
 
 
 def _place(tenant_id: str, agent: RunTarget) -> tuple[str, str, str]:
-    return tenant_id, agent.workflow, to_json(agent.steps).decode()
+    return tenant_id, agent.workflow_of_run, to_json(agent.agents_of_run).decode()

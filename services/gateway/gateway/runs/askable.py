@@ -42,13 +42,13 @@ class RunTarget:
         return self.kind == "agents" or self.name == QUESTION
 
     @property
-    def steps(self) -> list[str]:
-        """Of its runs."""
+    def agents_of_run(self) -> list[str]:
+        """Return the agents that a run of it asks; empty for a workflow, which chooses them itself."""
         return [self.name] if self.kind == "agents" else []
 
     @property
-    def workflow(self) -> str:
-        """Of its runs."""
+    def workflow_of_run(self) -> str:
+        """Return the name of the workflow that a run of it starts."""
         return QUESTION if self.kind == "agents" else self.name
 
     def to_run_request(self, text: str, data: JsonObject | None = None) -> RunRequest:
@@ -62,7 +62,7 @@ class RunTarget:
         if self.takes_only_a_question:
             if data is not None:
                 raise Invalid(f"{self.name} takes a question as text, not data")
-            return RunRequest(query=text, steps=self.steps)
+            return RunRequest(query=text, steps=self.agents_of_run)
         if data is not None and text:
             raise Invalid(f"{self.name} takes its input either as data or as text")
         given = data if data is not None else object_of(text, self.input_schema, f"the input of {self.name}")

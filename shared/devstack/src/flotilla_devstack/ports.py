@@ -21,7 +21,7 @@ _TRIES = 200
 
 
 class PortReservations:
-    """Ports that other stacks leave alone. Freed by `release_all`, and by the kernel when this process ends.
+    """Ports that other stacks leave alone. Freed by `release_all_ports`, and by the kernel when this process ends.
 
     A claim is a name in the kernel's table of Unix sockets (unix(7), abstract names): like a port, it exists once in a
     network namespace, no matter who asks for it.
@@ -44,7 +44,7 @@ class PortReservations:
         self._held[port] = claim
         return True
 
-    def release_all(self) -> None:
+    def release_all_ports(self) -> None:
         """Give all of them back; harmless when repeated."""
         _close_all(self._held)
 
@@ -70,7 +70,7 @@ def is_port_free(port: int) -> bool:
     try:
         return claims.take(port)
     finally:
-        claims.release_all()
+        claims.release_all_ports()
 
 
 def _can_listen(port: int) -> bool:
@@ -128,7 +128,7 @@ class PortAssignments:
 
     def release_ports(self) -> None:
         """Give the claims back; the ports stay written down."""
-        self._claims.release_all()
+        self._claims.release_all_ports()
 
     def _choose(self, key: str) -> int:
         if key in self._requested:

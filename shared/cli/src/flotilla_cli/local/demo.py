@@ -130,7 +130,7 @@ def _show_log(gateway: GatewayClient, session_id: str, state: Path) -> None:
     print_equivalent_command(f"sessions events {session_id}")
     head_seq = _head_seq(gateway, session_id)
     stores = read_event_copies(state, session_id, head_seq)
-    events = stores.events()
+    events = stores.projected_events()
     print_events(events, "")
     problems = stores.disagreements(1, head_seq)
     if list(gateway.list_session_events(session_id)) != events:

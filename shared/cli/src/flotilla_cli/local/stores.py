@@ -40,7 +40,7 @@ class StoredEventCopies:
         """The sequence numbers of the projection."""
         return sorted(self.projected)
 
-    def events(self) -> list[Document]:
+    def projected_events(self) -> list[Document]:
         """The projection's events, decoded."""
         return [json.loads(self.projected[seq]) for seq in self.seqs]
 

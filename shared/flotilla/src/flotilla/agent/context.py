@@ -128,7 +128,7 @@ class TaskContext:
             await self._look_for_cancel_sometimes()
 
         answer = await model.complete(request, between_chunks)
-        await self._live.flush()
+        await self._live.flush_text()
         return answer
 
     def openai(self, *, show: bool = True) -> "AsyncOpenAI":
@@ -244,7 +244,7 @@ class TaskContext:
         Raises:
             TaskCancelled: it is not.
         """
-        await self._live.progress(to_storable_text(text))
+        await self._live.report_progress(to_storable_text(text))
         await self._look_for_cancel()
 
     async def emit_token(self, text: str) -> None:
@@ -253,12 +253,12 @@ class TaskContext:
         Raises:
             TaskCancelled: it is not.
         """
-        await self._live.token(to_storable_text(text))
+        await self._live.show_text(to_storable_text(text))
         await self._look_for_cancel_sometimes()
 
     async def discard_tokens(self) -> None:
         """Void what was shown of this task so far: what follows replaces it."""
-        await self._live.reset()
+        await self._live.void_shown_text()
 
     def cancel(self) -> None:
         """Mark the task as no longer wanted, so that cancelling its function counts as that."""

@@ -82,7 +82,7 @@ class GatedToolCalls:
         """Gate `tool` in this run, too, with at least `risk`; the agent was made with `gates_calls=True`."""
         self._gated[tool] = risk
 
-    def verdict(
+    def verdict_on_call(
         self, tool: str, description: str, args: JsonObject, call: IdentifiedToolCall
     ) -> tuple[str, ToolVerdict]:
         """The call's approval id, and its verdict. Nothing is awaited, so that calls made together pause together.
@@ -179,7 +179,7 @@ class PostgresApprovalGate:
         """
         await self._proofs.check_signatures(self._task, approval_id, action, args, risk)
 
-    async def verdicts(self) -> dict[str, ToolVerdict]:
+    async def load_verdicts(self) -> dict[str, ToolVerdict]:
         """The verdicts about the task's calls so far, by approval id.
 
         Raises:

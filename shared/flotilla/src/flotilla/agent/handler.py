@@ -109,7 +109,7 @@ class TaskHandler:
     async def _run(self, delivery: Delivery, task: AgentTask, below: dict[str, Any] | None) -> StoredAnswer:
         live = RedisLiveOutput(self._redis, self._publisher, self._feed, self._agent, task)
         if task.attempt > 1 or delivery.deliveries > 1:
-            await live.reset()
+            await live.void_shown_text()
         await live.step("started")
         ctx = await self._context(task, live)
         if task.input_from is not None and below is None:
@@ -145,7 +145,7 @@ class TaskHandler:
         if task.replay or not (self._agent.gated or self._agent.gates_calls or self._tools.may_need_approval):
             return GatedToolCalls(self._agent.name, task.task_id, {})
         gate = PostgresApprovalGate(self._pool, task, self._proofs)
-        verdicts = await gate.verdicts()
+        verdicts = await gate.load_verdicts()
         return GatedToolCalls(self._agent.name, task.task_id, self._agent.gated, gate=gate, verdicts=verdicts)
 
     async def _context(self, task: AgentTask, live: LiveOutput) -> TaskContext:
@@ -177,7 +177,7 @@ class TaskHandler:
                 await asyncio.wait([work], timeout=self._heartbeat_s)
                 if work.done():
                     return work.result()
-                await live.progress("")
+                await live.report_progress("")
                 if await live.is_cancelled():
                     ctx.cancel()
                     work.cancel()

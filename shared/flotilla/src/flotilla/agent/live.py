@@ -25,14 +25,14 @@ class RedisLiveOutput:
         self._agent = agent
         self._task = task
 
-    async def progress(self, text: str) -> None:
+    async def report_progress(self, text: str) -> None:
         """Tell the bridge, whose heartbeat it becomes."""
         try:
             await self._publisher.publish(*replies.progress_reply(self._agent, self._task, text))
         except RetryLater as error:
             log.warning("progress_not_sent", task_id=self._task.task_id, error=str(error))
 
-    async def token(self, text: str) -> None:
+    async def show_text(self, text: str) -> None:
         """Show `text` on the run's live stream."""
         if self._task.live:
             await self._feed.write_token(self._task.live, text, task_id=self._task.task_id, attempt=self._task.attempt)
@@ -44,12 +44,12 @@ class RedisLiveOutput:
                 self._task.live, self._agent.name, status, attempt=self._task.attempt, agent=self._agent.name
             )
 
-    async def reset(self) -> None:
+    async def void_shown_text(self) -> None:
         """Void what was shown of this task."""
         if self._task.live:
             await self._feed.write_reset(self._task.live, task_id=self._task.task_id, attempt=self._task.attempt)
 
-    async def flush(self) -> None:
+    async def flush_text(self) -> None:
         """Wait for the tokens given so far."""
         await self._feed.flush()
 

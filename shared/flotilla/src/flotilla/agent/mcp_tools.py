@@ -70,11 +70,11 @@ class McpTool:
         """The JSON schema of the arguments, as the server describes them."""
         return dict(self._schema) if isinstance(self._schema, Mapping) else {}
 
-    def arguments(self, given: Mapping[str, object]) -> dict[str, Any]:
+    def validated_arguments(self, given: Mapping[str, object]) -> dict[str, Any]:
         """Return `given` as it is: the tool gateway checks it against the schema."""
         return dict(given)
 
-    def returned(self, value: Any) -> Any:
+    def decode_result(self, value: Any) -> Any:
         """A stored result as it is."""
         return value
 

@@ -1,6 +1,6 @@
 """The language model as one run of a task sees it."""
 
-from flotilla.agent.occurrences import CallCounter
+from flotilla.agent.occurrences import IdenticalCallCounter
 from flotilla.contracts.tasks import AgentTask
 from flotilla.llm import Completion, CompletionRequest, OnToken, StoredCallKey, StoredModelCalls
 
@@ -12,7 +12,7 @@ class StoredModel:
         self._calls = calls
         self._task = task
         self._agent = agent
-        self._occurrences = CallCounter()
+        self._occurrences = IdenticalCallCounter()
 
     @property
     def name(self) -> str:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from itertools import count
 
 
-class CallCounter:
+class IdenticalCallCounter:
     """Numbers from 0, per kind of call."""
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ _above: ContextVar[tuple[object, ...]] = ContextVar("calls_above", default=())
 """The calls in which this one is made."""
 
 
-class RunningCalls:
+class RunningToolCalls:
     """Knows which calls run."""
 
     def __init__(self) -> None:

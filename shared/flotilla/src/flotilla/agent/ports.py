@@ -14,19 +14,19 @@ from flotilla.llm import Completion, CompletionRequest, OnToken
 class LiveOutput(Protocol):
     """The way to clients that watch or wait. Losing it loses nothing."""
 
-    async def progress(self, text: str) -> None:
+    async def report_progress(self, text: str) -> None:
         """Tells that the task goes on."""
 
-    async def token(self, text: str) -> None:
+    async def show_text(self, text: str) -> None:
         """Shows a piece of the answer."""
 
     async def step(self, status: LiveStepStatus) -> None:
         """Shows that the step began or ended."""
 
-    async def reset(self) -> None:
+    async def void_shown_text(self) -> None:
         """Voids the tokens shown so far: a new attempt begins."""
 
-    async def flush(self) -> None:
+    async def flush_text(self) -> None:
         """Waits until the tokens given so far are on their way."""
 
     async def is_cancelled(self) -> bool:

@@ -21,7 +21,7 @@ from flotilla.contracts.session_events import AgentStateEvent, SessionEventKind,
 from flotilla.contracts.tasks import AgentTask
 from flotilla.contracts.values import with_escaped_places
 from flotilla.postgres import Connection, Pool, retry_later_if_unavailable, tenant_transaction
-from flotilla.postgres.claims import CLAIM_S, renewing_claim
+from flotilla.postgres.claims import CLAIM_S, keep_claim_renewed
 
 NO_ANSWER = "no answer: the process that ran it ended during the call, and nobody knows whether it had its effect"
 _POLL_S = 0.2
@@ -117,7 +117,7 @@ class PostgresToolCalls:
         async def renew() -> None:
             await self._ask(_RENEW, begun.call, begun.start_no, CLAIM_S)
 
-        async with renewing_claim(renew, of=f"tool {begun.call.tool} of task {self._task.task_id}"):
+        async with keep_claim_renewed(renew, of=f"tool {begun.call.tool} of task {self._task.task_id}"):
             yield
 
     async def end(self, begun: BegunCall, ended: CallEnd) -> CallEnd:

@@ -13,8 +13,8 @@ from opentelemetry.util.types import AttributeValue
 
 from flotilla.agent.gates import ApprovalPending, GatedToolCalls
 from flotilla.agent.mcp_tools import McpAnswer, McpTool
-from flotilla.agent.occurrences import CallCounter
-from flotilla.agent.pauses import RunningCalls
+from flotilla.agent.occurrences import IdenticalCallCounter
+from flotilla.agent.pauses import RunningToolCalls
 from flotilla.agent.ports import BegunCall, CallEnd, CallHistory, IdentifiedToolCall, ToolCallStore
 from flotilla.agent.recorded_run import Recording
 from flotilla.agent.recording import (
@@ -98,12 +98,12 @@ class ToolRunner:
         self._make_id = make_id
         self._mcp_answers = mcp_answers or {}
         self._recording = recording
-        self._occurrences = CallCounter()
-        self._pauses = RunningCalls()
+        self._occurrences = IdenticalCallCounter()
+        self._pauses = RunningToolCalls()
 
     async def run(self, ctx: object, tool: CallableTool, arguments: Mapping[str, Any]) -> Any:
         """What the tool returns, or returned in an earlier run; see `TaskContext.tool`."""
-        checked = tool.arguments(arguments)
+        checked = tool.validated_arguments(arguments)
         if tool.name in self._gated:
             checked = _as_shown(tool, checked)
         hashed = _hash(checked)
@@ -136,13 +136,13 @@ class ToolRunner:
                 shown.result = await self._executed(ctx, call, shown.call_id)
                 return shown.result
             shown.result = recording.result_of(call.named)
-        return call.tool.returned(shown.result)
+        return call.tool.decode_result(shown.result)
 
     def _approved(self, call: _Call) -> _Call:
         tool = call.tool
-        approval_id, verdict = self._gated.verdict(tool.name, tool.description, _plain(call.arguments), call.named)
+        approval_id, verdict = self._gated.verdict_on_call(tool.name, tool.description, _plain(call.arguments), call.named)
         named = replace(call.named, args=recorded_arguments(verdict.args))
-        arguments = _as_shown(tool, tool.arguments(verdict.args))
+        arguments = _as_shown(tool, tool.validated_arguments(verdict.args))
         return replace(call, arguments=arguments, named=named, approval_id=approval_id, decided_args=verdict.args)
 
     def _answered(self, call: _Call, tool: McpTool) -> Any:
@@ -250,7 +250,7 @@ class ToolRunner:
         return self._as_returned(call, ended.result)
 
     def _as_returned(self, call: _Call, result: Any) -> Any:
-        return result if call.approval_id is not None else call.tool.returned(result)
+        return result if call.approval_id is not None else call.tool.decode_result(result)
 
     @contextmanager
     def _shown(self, call: _Call, call_id: str) -> Iterator["_Shown"]:
@@ -297,7 +297,7 @@ def _as_shown(tool: CallableTool, arguments: dict[str, Any]) -> dict[str, Any]:
     """
     if place := first_infinite(arguments):
         raise Invalid(f"tool {tool.name}: {place[1:]} is NaN or an infinity, and people can only approve a number")
-    return tool.arguments(_storable(arguments))
+    return tool.validated_arguments(_storable(arguments))
 
 
 def _hash(arguments: dict[str, Any]) -> bytes:

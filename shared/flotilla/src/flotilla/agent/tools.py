@@ -31,10 +31,10 @@ class CallableTool(Protocol):
     def options(self) -> ToolOptions:
         """How it may be called again."""
 
-    def arguments(self, given: Mapping[str, object]) -> dict[str, Any]:
+    def validated_arguments(self, given: Mapping[str, object]) -> dict[str, Any]:
         """Check `given`; raises Invalid."""
 
-    def returned(self, value: Any) -> Any:
+    def decode_result(self, value: Any) -> Any:
         """A stored result as the caller gets it."""
 
     async def __call__(self, ctx: object, arguments: Mapping[str, Any], key: str) -> Any:
@@ -69,7 +69,7 @@ class Tool:
         """The JSON schema of the arguments, as language models want it."""
         return msgspec.json.schema(self._arguments)
 
-    def arguments(self, given: Mapping[str, object]) -> dict[str, Any]:
+    def validated_arguments(self, given: Mapping[str, object]) -> dict[str, Any]:
         """`given` as the types that the function asks for.
 
         Raises:
@@ -81,7 +81,7 @@ class Tool:
             raise Invalid(f"tool {self.name}: {error}") from error
         return {name: getattr(checked, name) for name in self._arguments.__struct_fields__}
 
-    def returned(self, value: Any) -> Any:
+    def decode_result(self, value: Any) -> Any:
         """A stored result as the function's return type, or as plain data where it is none of that type."""
         try:
             return msgspec.convert(value, self._returns)

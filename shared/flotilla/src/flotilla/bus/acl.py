@@ -61,7 +61,7 @@ class UserPermissions:
         return ["reset", "on", "-@all", *first.acl_words(), *(f"({' '.join(each.acl_words())})" for each in further)]
 
 
-def agent_permissions(agent: str) -> UserPermissions:
+def agent_redis_permissions(agent: str) -> UserPermissions:
     """For the service of `agent`: its own tasks to read, its own reply stream to add to, live runs whose name it knows.
 
     Nothing that others read or write is within its reach but the live stream of a run, whose name only the tasks of
@@ -119,9 +119,9 @@ SCALER_GRANT = UserPermissions(
 """For KEDA: lengths, lag and pending entries."""
 
 
-def fleet_permissions(agents: Iterable[str] = ("research", "write", "mcp")) -> dict[str, UserPermissions]:
+def fleet_redis_permissions(agents: Iterable[str] = ("research", "write", "mcp")) -> dict[str, UserPermissions]:
     """The users of a fleet with these agents, by name: `<agent>-agent`, `workflow-worker`, `gateway`, `scaler`."""
-    users = {f"{agent}-agent": agent_permissions(agent) for agent in agents}
+    users = {f"{agent}-agent": agent_redis_permissions(agent) for agent in agents}
     return {**users, "workflow-worker": WORKER_GRANT, "gateway": GATEWAY_GRANT, "scaler": SCALER_GRANT}
 
 
@@ -165,7 +165,7 @@ def _variable(user: str) -> str:
 
 def main(arguments: list[str]) -> int:
     """Print a users.acl file; arguments are the fleet's agents."""
-    users = fleet_permissions(arguments) if arguments else fleet_permissions()
+    users = fleet_redis_permissions(arguments) if arguments else fleet_redis_permissions()
     try:
         text = acl_file_text(users, {name: os.environ.get(_variable(name), "") for name in users})
     except ConfigurationError as error:

@@ -10,7 +10,7 @@ from psycopg import sql
 from redis.exceptions import RedisError
 
 from flotilla.bus import AWAY, check_redis, connect_redis, ensure_group
-from flotilla.bus.acl import create_redis_users, fleet_permissions
+from flotilla.bus.acl import create_redis_users, fleet_redis_permissions
 from flotilla.bus.functions import load_redis_functions
 from flotilla.config.signing import write_public_key
 from flotilla.contracts.envelope import from_json
@@ -106,7 +106,7 @@ async def _ensure_groups(settings: Settings, passwords: dict[str, str], wanted: 
         async with connect_redis(settings.redis_url.get_secret_value(), name="install") as redis:
             await check_redis(redis)
             await load_redis_functions(redis)
-            await create_redis_users(redis, fleet_permissions(settings.install_agents), passwords)
+            await create_redis_users(redis, fleet_redis_permissions(settings.install_agents), passwords)
             return [group for stream, group in wanted if await ensure_group(redis, stream, group)]
     except AWAY as error:
         raise RetryLater(f"Redis does not answer: {error}") from error

@@ -68,7 +68,7 @@ class ExternalPassageEmbedding(PassageEmbedding):
 
     async def _tenants(self) -> list[str]:
         for tenant_id, vectors in await self._pool.fetch(_STORED, self.index):
-            found = await self._store.count(tenant_id, self.index)
+            found = await self._store.count_vectors(tenant_id, self.index)
             if found < vectors:
                 async with tenant_transaction(self._pool, tenant_id) as connection:
                     lost = await connection.execute(_LOST, tenant_id, self.index, found)
@@ -91,7 +91,7 @@ class ExternalPassageEmbedding(PassageEmbedding):
         async with tenant_transaction(self._pool, tenant_id) as connection:
             gone = [row[0] for row in await connection.fetch(_GONE, tenant_id, self.index)]
         if gone:
-            await self._store.remove(tenant_id, self.index, gone)
+            await self._store.remove_vectors(tenant_id, self.index, gone)
             async with tenant_transaction(self._pool, tenant_id) as connection:
                 await connection.execute(_FORGET, tenant_id, self.index, gone)
 
@@ -100,6 +100,6 @@ class ExternalPassageEmbedding(PassageEmbedding):
         async with tenant_transaction(self._pool, tenant_id) as connection:
             others = [row[0] for row in await connection.fetch(_OTHERS, tenant_id, self.index)]
         for index in others:
-            await self._store.forget(tenant_id, index)
+            await self._store.remove_all_vectors(tenant_id, index)
             async with tenant_transaction(self._pool, tenant_id) as connection:
                 await connection.execute(_FORGET_ALL, tenant_id, index)

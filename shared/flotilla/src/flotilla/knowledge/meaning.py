@@ -99,7 +99,7 @@ async def _nearest_in(
     while True:
         try:
             async with asyncio.timeout_at(until):
-                near = await store.nearest(wanted.tenant_id, asked.index, asked.vector, wide)
+                near = await store.find_nearest(wanted.tenant_id, asked.index, asked.vector, wide)
         except (RetryLater, TimeoutError) as error:
             log.warning("vector_store_away", error=str(error) or type(error).__name__)
             return rows

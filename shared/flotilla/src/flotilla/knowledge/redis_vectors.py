@@ -33,21 +33,21 @@ class RedisVectors:
         key = _key(tenant_id, model)
         await self._all([("VADD", key, "FP32", _packed(vector), number) for number, vector in vectors.items()])
 
-    async def remove(self, tenant_id: str, model: str, passages: Collection[int]) -> None:
-        """As `VectorStore.remove`."""
+    async def remove_vectors(self, tenant_id: str, model: str, passages: Collection[int]) -> None:
+        """As `VectorStore.remove_vectors`."""
         await self._all([("VREM", _key(tenant_id, model), number) for number in passages])
 
-    async def forget(self, tenant_id: str, model: str) -> None:
-        """As `VectorStore.forget`."""
+    async def remove_all_vectors(self, tenant_id: str, model: str) -> None:
+        """As `VectorStore.remove_all_vectors`."""
         await self._all([("UNLINK", _key(tenant_id, model))])
 
-    async def count(self, tenant_id: str, model: str) -> int:
-        """As `VectorStore.count`."""
+    async def count_vectors(self, tenant_id: str, model: str) -> int:
+        """As `VectorStore.count_vectors`."""
         [found] = await self._all([("VCARD", _key(tenant_id, model))])
         return int(found)
 
-    async def nearest(self, tenant_id: str, model: str, vector: Sequence[float], most: int) -> Near:
-        """As `VectorStore.nearest`."""
+    async def find_nearest(self, tenant_id: str, model: str, vector: Sequence[float], most: int) -> Near:
+        """As `VectorStore.find_nearest`."""
         search = ("VSIM", _key(tenant_id, model), "FP32", _packed(vector), "WITHSCORES", "COUNT", most, "EF", most)
         [found] = await self._all([search])
         try:

@@ -25,28 +25,28 @@ class VectorStore(Protocol):
             RetryLater: the store does not answer; some of them may be kept.
         """
 
-    async def remove(self, tenant_id: str, model: str, passages: Collection[int]) -> None:
+    async def remove_vectors(self, tenant_id: str, model: str, passages: Collection[int]) -> None:
         """Forget these passages' vectors, if they are there.
 
         Raises:
             RetryLater: the store does not answer.
         """
 
-    async def forget(self, tenant_id: str, model: str) -> None:
+    async def remove_all_vectors(self, tenant_id: str, model: str) -> None:
         """Forget all that the tenant has of this model.
 
         Raises:
             RetryLater: the store does not answer.
         """
 
-    async def count(self, tenant_id: str, model: str) -> int:
+    async def count_vectors(self, tenant_id: str, model: str) -> int:
         """Return how many vectors the tenant has of this model.
 
         Raises:
             RetryLater: the store does not answer.
         """
 
-    async def nearest(self, tenant_id: str, model: str, vector: Sequence[float], most: int) -> Near:
+    async def find_nearest(self, tenant_id: str, model: str, vector: Sequence[float], most: int) -> Near:
         """Return the `most` nearest passages.
 
         Raises:

@@ -68,7 +68,7 @@ class TokenBudget:
         self._limits = limits
         self._clock = clock
 
-    async def reserve(self, connection: Connection, key: StoredCallKey, request: CompletionRequest) -> None:
+    async def reserve_for_call(self, connection: Connection, key: StoredCallKey, request: CompletionRequest) -> None:
         """Set aside what `request` may use.
 
         Raises:
@@ -87,13 +87,13 @@ class TokenBudget:
 
         await reserve_in_accounts(connection, key, accounts, needed, short)
 
-    async def settle(self, connection: Connection, key: StoredCallKey, usage: TokenUsage) -> None:
+    async def settle_call(self, connection: Connection, key: StoredCallKey, usage: TokenUsage) -> None:
         """Count what the call used, in the place of what was reserved."""
         accounts = await self._accounts(connection, key)
         if accounts:
             await settle_in_accounts(connection, key, accounts, usage.input_tokens + usage.output_tokens)
 
-    async def release(self, connection: Connection, key: StoredCallKey) -> None:
+    async def release_reservation(self, connection: Connection, key: StoredCallKey) -> None:
         """Give back what was set aside."""
         if self._limits != TokenLimits():
             await release_in_accounts(connection, key)

@@ -116,7 +116,7 @@ class MoneyBudget:
         body = None if request.body is None else {**request.body, "max_tokens": self._longest}
         return replace(request, max_tokens=self._longest, body=body)
 
-    async def reserve(
+    async def reserve_for_call(
         self, connection: Connection, key: StoredCallKey, request: CompletionRequest, models: Sequence[str]
     ) -> None:
         """Set aside the most that `request` may cost at the dearest of `models`.
@@ -134,7 +134,7 @@ class MoneyBudget:
             connection, _money_key(key), accounts, needed, lambda *found: self._short(needed, *found)
         )
 
-    async def settle(
+    async def settle_call(
         self,
         connection: Connection,
         key: StoredCallKey,
@@ -181,7 +181,7 @@ class MoneyBudget:
         LLM_SPEND.labels(charge.model, key.agent, self._table.currency).inc(nanos / NANOS)
         return nanos
 
-    async def release(self, connection: Connection, key: StoredCallKey) -> None:
+    async def release_reservation(self, connection: Connection, key: StoredCallKey) -> None:
         """Give back what was set aside."""
         if self.has_limit:
             await release_in_accounts(connection, _money_key(key))

@@ -33,7 +33,7 @@ from flotilla.llm.observed import complete_observed
 from flotilla.llm.request_hash import hash_request
 from flotilla.llm.storable_calls import escape_unsendable, escape_unstorable
 from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
-from flotilla.postgres.claims import CLAIM_S, renewing_claim
+from flotilla.postgres.claims import CLAIM_S, keep_claim_renewed
 from flotilla.telemetry.metrics import LLM_CACHE_HITS, LLM_REFUSED
 
 _POLL_S = 0.2
@@ -120,9 +120,11 @@ class StoredModelCalls:
                 if claimed and stored is not None:
                     await connection.execute(_RELEASE, *call.claim)
                 elif claimed:
-                    await self._budget.reserve(connection, call.reservation_name, request)
+                    await self._budget.reserve_for_call(connection, call.reservation_name, request)
                     if self._money is not None:
-                        await self._money.reserve(connection, call.reservation_name, request, self._model.model_names)
+                        await self._money.reserve_for_call(
+                            connection, call.reservation_name, request, self._model.model_names
+                        )
             if stored is not None:
                 return await _reused(from_json(stored, Completion), on_token)
             if claimed:
@@ -147,7 +149,7 @@ class StoredModelCalls:
     @asynccontextmanager
     async def _claim_held(self, call: "_Call") -> AsyncIterator[None]:
         """Renew the claim meanwhile. When the call failed, release it, and charge what the endpoint counts for it."""
-        async with renewing_claim(partial(self._renew, call), of=f"model call of task {call.of.task_id}"):
+        async with keep_claim_renewed(partial(self._renew, call), of=f"model call of task {call.of.task_id}"):
             try:
                 yield
             except BaseException as error:
@@ -158,9 +160,9 @@ class StoredModelCalls:
                 raise
 
     async def _settle(self, connection: Connection, call: "_Call", charges: Sequence[ChargedTokens]) -> None:
-        await self._budget.settle(connection, call.reservation_name, sum_charges(charges))
+        await self._budget.settle_call(connection, call.reservation_name, sum_charges(charges))
         if self._money is not None:
-            await self._money.settle(connection, call.of, call.reservation_name, call.hash, charges)
+            await self._money.settle_call(connection, call.of, call.reservation_name, call.hash, charges)
 
     async def _renew(self, call: "_Call") -> None:
         async with tenant_transaction(self._pool, call.of.tenant_id) as connection:
@@ -173,9 +175,9 @@ class StoredModelCalls:
                 if charge is not None:
                     await self._settle(connection, call, [charge])
                     return
-                await self._budget.release(connection, call.reservation_name)
+                await self._budget.release_reservation(connection, call.reservation_name)
                 if self._money is not None:
-                    await self._money.release(connection, call.reservation_name)
+                    await self._money.release_reservation(connection, call.reservation_name)
         except (*AWAY, TimeoutError) as error:
             log.warning("llm_claim_left_to_lapse", task_id=call.of.task_id, error=str(error))
 

@@ -16,7 +16,7 @@ log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
-async def renewing_claim(renew: Callable[[], Awaitable[object]], *, of: str) -> AsyncIterator[None]:
+async def keep_claim_renewed(renew: Callable[[], Awaitable[object]], *, of: str) -> AsyncIterator[None]:
     """Call `renew` three times in `CLAIM_S`, for as long as the block lasts. `of` names the work in the log."""
     renewal = asyncio.create_task(_renew(renew, of), name=f"claim of {of}")
     try:

@@ -114,19 +114,19 @@ class _MemoryLive:
     progressed: list[str] = field(default_factory=list)
     tokens: list[str] = field(default_factory=list)
 
-    async def progress(self, text: str) -> None:
+    async def report_progress(self, text: str) -> None:
         self.progressed.append(text)
 
-    async def token(self, text: str) -> None:
+    async def show_text(self, text: str) -> None:
         self.tokens.append(text)
 
     async def step(self, status: str) -> None:
         """Nobody watches."""
 
-    async def reset(self) -> None:
+    async def void_shown_text(self) -> None:
         self.tokens.clear()
 
-    async def flush(self) -> None:
+    async def flush_text(self) -> None:
         """Nothing is under way."""
 
     async def is_cancelled(self) -> bool:

@@ -113,11 +113,11 @@ class RemoteTool:
         """The JSON schema of the arguments, as the worker gave it."""
         return self._schema
 
-    def arguments(self, given: Mapping[str, object]) -> dict[str, Any]:
+    def validated_arguments(self, given: Mapping[str, object]) -> dict[str, Any]:
         """Return `given` as it is: the worker has checked it, and does so again before the tool runs."""
         return dict(given)
 
-    def returned(self, value: Any) -> Any:
+    def decode_result(self, value: Any) -> Any:
         """A stored result as it is."""
         return value
 
