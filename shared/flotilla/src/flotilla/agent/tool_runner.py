@@ -140,7 +140,9 @@ class ToolRunner:
 
     def _approved(self, call: _Call) -> _Call:
         tool = call.tool
-        approval_id, verdict = self._gated.verdict_on_call(tool.name, tool.description, _plain(call.arguments), call.named)
+        approval_id, verdict = self._gated.verdict_on_call(
+            tool.name, tool.description, _plain(call.arguments), call.named
+        )
         named = replace(call.named, args=recorded_arguments(verdict.args))
         arguments = _as_shown(tool, tool.validated_arguments(verdict.args))
         return replace(call, arguments=arguments, named=named, approval_id=approval_id, decided_args=verdict.args)
