@@ -95,7 +95,7 @@ async def test_an_upgrade_takes_in_what_waited_for_it(
     assert await projected.seqs("s1") == [1]
     await retry_formerly_unknown_types(audit_pool, [lane_of("default", "s1")])
     assert await projected.seqs("s1") == [1]
-    monkeypatch.setattr("audit_consumer.records.is_known", lambda _type: True)
+    monkeypatch.setattr("audit_consumer.records.is_known_event_type", lambda _type: True)
     await retry_formerly_unknown_types(audit_pool, [lane_of("default", "s1")])
     assert await projected.seqs("s1") == [1, 2, 3]
     assert await projected.parked("s1") == []
