@@ -19,10 +19,10 @@ CHILDREN = {
     "Server._serve": "the HTTP servers: their end is noted by EmbeddedServer.serving",
     "_StopSignal.wait": "of a task that waits for its stop event beside something else",
     "Consumer._keep_renewing": "ends its consumer, which is supervised",
-    "Link._reconnect": "the relay starts it again, and is not alive while it hangs",
-    "Reindexing.run": "of the knowledge task, whose group ends with it",
+    "PublisherConnection._reconnect": "the relay starts it again, and is not alive while it hangs",
+    "ReindexingJob.run": "of the knowledge task, whose group ends with it",
     "Breaker.__init__.<locals>.breakable": "the test's own",
-    "Supervisor._work": "the work itself, which the test runs as a task of its own",
+    "JobSupervisor._work": "the work itself, which the test runs as a task of its own",
 }
 LIBRARIES = (
     "asyncio",
