@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,9 @@ def _log_to_standard_error() -> None:
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
 
-def create_backup(folder: Path, state: Path | None, passphrase_file: Path | None) -> dict[str, Any]:
+def create_backup(
+    folder: Path, state: Path | None, passphrase_file: Path | None, key_files: Sequence[Path]
+) -> dict[str, Any]:
     """Create a backup; what its manifest says."""
     given = {"backup_passphrase_file": passphrase_file} if passphrase_file else {}
     with _backup_errors():
@@ -64,6 +66,7 @@ def create_backup(folder: Path, state: Path | None, passphrase_file: Path | None
             settings = load_settings(BackupSettings, **given)
         else:
             settings = _of_stack(StateDir(state_folder(state)), given)
+        settings = settings.model_copy(update={"backup_keys": (*settings.backup_keys, *key_files)})
         return dict(asyncio.run(create.create_backup(settings, folder.absolute(), ShownProgress())).as_document())
 
 

@@ -28,6 +28,16 @@ Passphrase = Annotated[
         show_default=False,
     ),
 ]
+KeyFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--key-file",
+        metavar="FILE",
+        envvar="FLOTILLA_ENCRYPTION_KEY_FILE",
+        help="One more key file that the restored fleet needs, such as that of encryption; repeatable.",
+        show_default=False,
+    ),
+]
 PublicKey = Annotated[
     Path | None,
     typer.Option(
@@ -64,7 +74,11 @@ def _verb(name: str, *lines: str) -> Callable[[F], F]:
     "flotilla backup create ~/backups/monday --passphrase-file ~/.flotilla-passphrase",
 )
 def create(
-    folder: Folder, state: State = None, passphrase_file: Passphrase = None, output: Output = OutputFormat.TABLE
+    folder: Folder,
+    state: State = None,
+    passphrase_file: Passphrase = None,
+    key_file: KeyFiles = None,
+    output: Output = OutputFormat.TABLE,
 ) -> None:
     """Write a backup of a fleet that goes on working into a new folder, signed and with hashes.
 
@@ -73,7 +87,7 @@ def create(
     """
     from flotilla_cli.local.backups import create_backup
 
-    manifest = create_backup(folder, state, passphrase_file)
+    manifest = create_backup(folder, state, passphrase_file, key_file or [])
     if output is OutputFormat.JSON:
         print_json({"folder": str(folder), **manifest})
         return
