@@ -24,6 +24,7 @@ def test_a_backup_of_the_running_fleet_is_good_and_is_not_restored_over_it(fleet
     assert refused.returncode == 1
     assert "is not empty, so nothing was changed" in refused.stderr
     first = next(path for path in backup.rglob("*.copy.gz") if path.stat().st_size > 100)
-    first.write_bytes(first.read_bytes()[:-1] + b"\0")
+    content = first.read_bytes()
+    first.write_bytes(content[:50] + bytes([content[50] ^ 1]) + content[51:])
     bad = fleet.cli("backup", "verify", str(backup), "-o", "json", check=False)
     assert (bad.returncode, json.loads(bad.stdout)["ok"]) == (1, False)
