@@ -371,6 +371,7 @@ def test_an_agent_with_the_name_of_a_built_in_one_takes_its_place_or_is_refused(
         (("workers.own.replicass=1",), "replicass"),
         (("workers.own.settings.FLOTILLA_TASK_QUEUE=rag-agent-queue",), "has the task queue"),
         (("workers.workflow.replicas=1",), "choose another name"),
+        (("workers.own.replicas=1", "workers.other.settings.FLOTILLA_TASK_QUEUE=own"), "have the same task queue own"),
         (("workers.own.replicas=1", "workflow-worker.enabled=false"), "which is not enabled"),
     ],
 )

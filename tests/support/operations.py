@@ -65,6 +65,7 @@ IDS = {
     "response_id": "resp_acme-run",
     "tool_name": "acme-desk.add",
     "file_id": "file-acme",
+    "agent_name": "write",
     "family": "acme",
     "kind": "workflows",
     "id": "acme-run",

@@ -1,8 +1,16 @@
 {{/* The names of `workers` that are not left out, as a YAML list. */}}
 {{- define "flotilla.ownWorkers" -}}
 {{- $names := list -}}
+{{- $queues := dict -}}
 {{- range $name, $own := .Values.workers -}}
-{{- if ne (($own | default dict).enabled | toString) "false" }}{{ $names = append $names $name }}{{ end -}}
+{{- if ne (($own | default dict).enabled | toString) "false" -}}
+{{- $names = append $names $name -}}
+{{- $queue := ((($own | default dict).settings | default dict).FLOTILLA_TASK_QUEUE | default $name) | toString -}}
+{{- with get $queues $queue -}}
+{{- fail (printf "flotilla: workers.%s and workers.%s have the same task queue %s, and pods of one may lack the other's workflows: leave settings.FLOTILLA_TASK_QUEUE out of one, or make them one entry" . $name $queue) -}}
+{{- end -}}
+{{- $_ := set $queues $queue $name -}}
+{{- end -}}
 {{- end -}}
 {{- if has "workflow" $names -}}
 {{- fail "flotilla: workers.workflow would have the objects of workflow-worker: choose another name" -}}

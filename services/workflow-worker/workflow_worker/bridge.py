@@ -23,7 +23,7 @@ from flotilla.bus.dead_letters import ReadableTask
 from flotilla.contracts.dead_letters import DeadLettered
 from flotilla.contracts.envelope import AgentEvent, from_builtins, to_builtins
 from flotilla.contracts.errors import DeadLetter, RetryLater, Undecodable, UnknownType
-from flotilla.contracts.names import DEAD_LETTERS_STREAM, EVENTS_STREAM, task_stream
+from flotilla.contracts.names import DEAD_LETTERS_STREAM, EVENTS_STREAM, agent_of_stream
 from flotilla.contracts.tasks import DEAD_LETTERED, TASK_REPLIED, AgentReply, Failure, ReplyAddress, TaskCompleted
 from flotilla.runtime.key_locks import KeyLocks
 from flotilla.temporal import is_permanent_error
@@ -239,7 +239,7 @@ def _announced(agent: str, settled: SettledReply, reply: AgentReply, delivery: D
 def _dead_letter_of(agent: str, delivery: Delivery) -> HandlerResult:
     """Passes an agent's announcement of a dead letter of its own tasks on."""
     lost = from_builtins(delivery.event.data, DeadLettered)
-    if lost.stream != task_stream(agent):
-        raise DeadLetter(f"entry {delivery.entry_id}: {lost.stream} is not the task stream of agent {agent}")
+    if agent_of_stream(lost.stream) != agent:
+        raise DeadLetter(f"entry {delivery.entry_id}: {lost.stream} is not a task stream of agent {agent}")
     event = replace(delivery.event, source=f"/agents/{agent}", data=to_builtins(replace(lost, body=None)))
     return HandlerResult([(DEAD_LETTERS_STREAM, event)])

@@ -32,6 +32,7 @@ from flotilla.postgres import Connection, Pool
 from flotilla.telemetry import current_traceparent
 from workflow_worker.delegates import Delegates
 from workflow_worker.recent_hops import RecentHops
+from workflow_worker.routes import AgentRoutes
 
 SOURCE = "/workflow-worker"
 SECRET_BYTES = 32
@@ -51,7 +52,7 @@ UPDATE flotilla.delegations SET state = 'superseded', event = NULL, ticket = NUL
 WHERE tenant_id = $1 AND root_task_id = $2 AND attempt < $3 AND state = 'open'
 """
 _OPENED = """
-SELECT d.agent, d.event, d.ticket, CASE WHEN t.attempt = d.attempt THEN t.entry_id END AS entry_id
+SELECT d.agent, d.session_id, d.event, d.ticket, CASE WHEN t.attempt = d.attempt THEN t.entry_id END AS entry_id
 FROM flotilla.delegations AS d LEFT JOIN flotilla.agent_tasks AS t USING (tenant_id, task_id)
 WHERE d.tenant_id = $1 AND d.task_id = $2 AND d.attempt = $3 AND d.event IS NOT NULL
 """
@@ -83,6 +84,7 @@ class OpenedHop:
     task_id: str
     attempt: int
     agent: str
+    session_id: str
     sealed: SealedEvent
     entry_id: str | None = None
     task: AgentTask | None = None
@@ -187,6 +189,7 @@ def _issue(task: AgentTask, signer: Signer) -> tuple[OpenedHop, bytes]:
         task_id=task.task_id,
         attempt=task.attempt,
         agent=task.agent,
+        session_id=task.session_id,
         sealed=_sealed(task, signer),
         task=task,
     )
@@ -255,6 +258,7 @@ async def load_opened_hop(connection: Connection, tenant_id: str, task_id: str, 
         task_id=task_id,
         attempt=attempt,
         agent=row["agent"],
+        session_id=row["session_id"],
         sealed=SealedEvent(row["event"], row["ticket"]),
         entry_id=row["entry_id"],
     )
@@ -292,15 +296,16 @@ class TaskPublisher:
         self._redis = redis
         self._delegates = delegates
         self._recent = recent
+        self._routes = AgentRoutes(pool)
         self._bus = AgentEventBus(redis)
 
     async def publish(self, opened: OpenedHop) -> None:
-        """Publish `opened`, unless it is in the stream.
+        """Publish `opened` for the version that it is routed to, unless it is in that stream.
 
         Raises:
             RetryLater: Redis or PostgreSQL is unavailable, or the stream is full.
         """
-        stream = task_stream(opened.agent)
+        stream = task_stream(opened.agent, await self._routes.version_of(opened))
         if opened.entry_id is not None and await entry_exists(self._redis, stream, opened.entry_id):
             return
         await self._delegates.note(opened.agent)

@@ -4,6 +4,7 @@ A request names a dead letter; what is published is the stored entry, byte for b
 whose ticket has expired gets a new one; a task that carries none of this fleet's stays what it is.
 """
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import structlog
@@ -17,7 +18,14 @@ from flotilla.contracts.dead_letters import REDRIVE_REQUESTED, RedriveRequested
 from flotilla.contracts.envelope import decode_event, from_builtins
 from flotilla.contracts.errors import DeadLetter, RetryLater, Undecodable, UnknownType
 from flotilla.contracts.ids import utc_now
-from flotilla.contracts.names import EVENT_FIELD, REPLIES_STREAM, REPLY_STREAM_PREFIX, TASK_STREAM_PREFIX, TICKET_FIELD
+from flotilla.contracts.names import (
+    EVENT_FIELD,
+    REPLIES_STREAM,
+    REPLY_STREAM_PREFIX,
+    TASK_STREAM_PREFIX,
+    TICKET_FIELD,
+    task_stream,
+)
 from flotilla.contracts.tasks import AgentTask
 from flotilla.postgres import UNSTORABLE, Pool, retry_later_if_unavailable, tenant_transaction
 from workflow_worker.bridge import entry_age_s
@@ -78,6 +86,8 @@ class RedriveHandler:
             await self._add(entry)  # as it was: nothing in it counts, and its agent reports it again
             return
         task, entry = self._with_time(task, entry)
+        # Any version of the agent may take it: the one that gave it up may be gone.
+        entry = replace(entry, stream=task_stream(task.agent))
         sealed = SealedEvent(entry.fields[_EVENT], entry.fields[_TICKET].decode())
         try:
             with retry_later_if_unavailable():

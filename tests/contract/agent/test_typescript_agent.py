@@ -28,7 +28,7 @@ INSERT INTO flotilla.actions (tenant_id, action_id, session_id, workflow_id, act
 VALUES ('default', $1, 's1', 'w', $2, 'd', $3, 'medium', '/agents/x', $4, $5, now())
 """
 
-ALLOWED = "charge, explode, hang, pay, refuse, shout, twice"
+ALLOWED = "charge, explode, hang, pay, refuse, settle, shout, twice"
 
 
 @pytest.fixture
@@ -201,6 +201,28 @@ async def test_a_gated_call_waits_for_people_and_runs_as_they_approved_it(
     assert by_task["t2"]["failure"]["type"] == "ApprovalRefused"
     (paid,) = lines(outside)
     assert paid.startswith("paid 4 EUR ")
+
+
+async def test_a_tool_that_calls_a_gated_one_pauses_with_it(
+    pool: Pool, redis: Redis, redis_url: str, outside: Path
+) -> None:
+    async with sidecar(pool, redis_url):
+        await publish(pool, redis, asked("settle"))
+        (reply,) = await ended(redis)
+        needed = reply["failure"]["approvals"][0]
+        await decide(pool, needed, needed["args"], "approved")
+        await publish(pool, redis, asked("settle", attempt=2))
+        _, done = await ended(redis, 2)
+    assert (reply["failure"]["type"], done["result"]) == ("ApprovalRequired", {"text": "paid 9"})
+    assert len(lines(outside)) == 1
+
+
+@pytest.mark.usefixtures("endpoint", "outside")
+async def test_the_program_gets_no_secret_of_the_sidecar(pool: Pool, redis: Redis, redis_url: str) -> None:
+    async with sidecar(pool, redis_url):
+        await publish(pool, redis, asked("environment"))
+        (reply,) = await ended(redis)
+    assert reply["result"] == {"text": "FLOTILLA_SIDECAR_KEY,FLOTILLA_SIDECAR_URL"}
 
 
 async def decide(pool: Pool, needed: Any, args: Any, status: str, task_id: str = "t1") -> None:

@@ -23,7 +23,7 @@ from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.bus.groups import retire_consumer
 from flotilla.bus.housekeeping import group_states
 from flotilla.contracts.errors import DeadLetter, RetryLater
-from flotilla.contracts.names import EVENTS_STREAM, REPLIES_STREAM
+from flotilla.contracts.names import EVENTS_STREAM, REPLIES_STREAM, task_stream
 from flotilla.postgres import Pool
 from flotilla.telemetry.metrics import STREAM_LAG, STREAM_PENDING
 from flotilla_devstack.servers.redis import RedisServer
@@ -235,3 +235,23 @@ async def _idle_for(redis: Redis, consumer: str, milliseconds: int) -> bool:
 
 async def _pending_is(redis: Redis, count: int) -> bool:
     return await pending(redis, STREAM, GROUP) == count
+
+
+async def test_the_stream_of_a_version_goes_once_it_is_handled_and_nobody_reads_it(any_redis: Redis) -> None:
+    keeper, stream = housekeeping(any_redis, "adder"), task_stream("adder", "2")
+    await Publisher(any_redis).publish(stream, requested())
+    await keeper.run_once()
+    assert await any_redis.xlen(stream) == 1, "nobody has handled it"
+    async with consuming(any_redis, stream, acknowledge, group=GROUP):
+        await eventually(lambda: nothing_waits(any_redis, stream))
+        await keeper.run_once()
+        assert await any_redis.exists(stream), "an instance reads it"
+    await keeper.run_once()
+    await keeper.run_once()
+    assert not await any_redis.exists(stream)
+    assert await any_redis.exists(STREAM), "that for any version stays"
+
+
+async def nothing_waits(redis: Redis, stream: str) -> bool:
+    states = await group_states(redis, stream)
+    return bool(states) and all((state.lag, state.pending) == (0, 0) for state in states)

@@ -131,6 +131,28 @@ def test_agents_are_listed_with_their_streams(fleet: Fleet) -> None:
 
 
 @pytest.mark.usefixtures("handbook")
+async def test_a_version_that_gets_all_sessions_answers_and_a_drained_one_leaves_them_to_any(fleet: Fleet) -> None:
+    question = json.dumps({"query": "Who inspects the mooring lines at Northquay?"})
+    steps = ("--step", "research", "--step", "write", "--input", question)
+    [alive] = fleet.cli_json("agents", "route", "write")["versions"]
+    assert (alive["version"], alive["percent"], alive["instances"]) == ("1", None, 1)
+    try:
+        [routed] = fleet.cli_json("agents", "route", "write", "--version", "1", "--percent", "100")["versions"]
+        assert routed["percent"] == 100
+        first = fleet.cli_json("tasks", "submit", *steps)["task_id"]
+        assert (await until(fleet, f"/tasks/{first}", lambda task: task["finished_at"] and task))["status"] == "success"
+        drained = fleet.cli("agents", "drain", "write", "--version", "1").stdout
+        assert "drained" in drained
+        second = fleet.cli_json("tasks", "submit", *steps)["task_id"]
+        assert (await until(fleet, f"/tasks/{second}", lambda task: task["finished_at"] and task))[
+            "status"
+        ] == "success"
+    finally:
+        [cleared] = fleet.cli_json("agents", "route", "write", "--clear")["versions"]
+    assert (cleared["percent"], cleared["drained"]) == (None, False)
+
+
+@pytest.mark.usefixtures("handbook")
 async def test_a_pipeline_goes_from_agent_to_agent(fleet: Fleet) -> None:
     steps = ("--step", "research", "--step", "write")
     question = json.dumps({"query": "Who inspects the mooring lines at Northquay?"})

@@ -31,6 +31,7 @@ RULES = {
         GET /v1/actions
         GET /v1/actions/{action_id}
         GET /v1/agents
+        GET /v1/agents/{agent_name}/route
         GET /v1/analytics/tokens
         GET /v1/analytics/tools
         GET /v1/approvals
@@ -163,6 +164,8 @@ RULES = {
         POST /v1/audit/parked/reject
         POST /v1/audit/rebuild
         POST /v1/audit/kept-projection/drop
+        PUT /v1/agents/{agent_name}/route
+        DELETE /v1/agents/{agent_name}/route
         PUT /v1/tools/{tool_name}/allowance
         DELETE /v1/tools/{tool_name}/allowance
         GET /v1/keys

@@ -9,8 +9,11 @@ import asyncpg
 import httpx
 import pytest
 
+from flotilla.contracts.errors import Invalid
 from flotilla.postgres import Pool
 from flotilla_devstack.ports import free_port
+from gateway.schedules.syncing import sync_to_temporal
+from gateway.services import GatewayServices
 from tests.integration.gateway.conftest import Gate, Replica, answering
 from tests.support.gateway import RunningGateway
 from tests.support.waiting import eventually
@@ -222,6 +225,26 @@ async def test_a_refused_change_leaves_the_schedule_to_its_maker(
     assert refused.status_code == 422, refused.text
     assert await stored(gateway, MADE) == before
     assert (await operator.get("/v1/schedules/digest")).json()["note"] == "for the team"
+
+
+async def test_a_refused_change_takes_nothing_back_that_another_one_changed_meanwhile(
+    operator: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make(operator, schedule_id="digest", **NEVER, paused=True)
+    place, refused = "gateway.routes.schedules.sync_to_temporal", list[str]()
+
+    async def refuse_the_first(services: GatewayServices, tenant_id: str, schedule_id: str) -> None:
+        if refused:
+            await sync_to_temporal(services, tenant_id, schedule_id)
+            return
+        refused.append(schedule_id)
+        other = await operator.patch("/v1/schedules/digest", json={"note": "another's"})
+        assert other.status_code == 200, other.text
+        raise Invalid("Temporal does not take it")
+
+    monkeypatch.setattr(place, refuse_the_first)
+    assert (await operator.patch("/v1/schedules/digest", json={"note": "refused"})).status_code == 422
+    assert (await operator.get("/v1/schedules/digest")).json()["note"] == "another's"
 
 
 async def test_the_limit_of_schedules_counts_everybodys_also_of_many_requests_at_once(

@@ -54,7 +54,7 @@ class Service:
     """Those whose end ends the process."""
 
 
-AGENT = frozenset({"bus", "registration", "policy"})
+AGENT = frozenset({"bus", "bus of the version", "registration", "policy"})
 SERVICES = {
     "gateway": Service(
         gateway.settings.Settings,

@@ -36,6 +36,7 @@ const tools = {
     },
   }),
   twice: tool({ input: text, run: async ({ text }, { context }) => (await context.call("shout", { text })).repeat(2) }),
+  settle: tool({ input: z.object({}), run: (_, { context }) => context.call("pay", { cents: 9 }) }),
   hang: tool({ input: z.object({}), onUnknown: "fail", run: () => (outside("hangs"), never) }),
   refuse: tool({
     input: z.object({}),
@@ -61,6 +62,8 @@ const ways = {
   pay: (ctx) => ctx.tool("pay", { cents: 5 }),
   swallow: (ctx) => ctx.tool("pay", { cents: 5 }).catch(() => "went on"),
   nested: (ctx, { text }) => ctx.tool("twice", { text }),
+  settle: (ctx) => ctx.tool("settle", {}),
+  environment: () => Object.keys(process.env).filter((name) => /^(FLOTILLA|OPENAI|OTEL)_/.test(name)).sort().join(),
   refuse: (ctx) => ctx.callForModel("refuse", "{}"),
   async once(ctx) {
     const { receipt } = await ctx.tool("charge", { cents: 7 });

@@ -1,4 +1,4 @@
-"""Agents: who is in the fleet."""
+"""Agents: who is in the fleet, and which of their versions get tasks."""
 
 import json
 from itertools import groupby
@@ -6,11 +6,15 @@ from operator import itemgetter
 
 import asyncpg
 
-from gateway.auth.principal import EVERYONE
+from flotilla.contracts.errors import Forbidden
+from flotilla.postgres import tenant_transaction
+from gateway.auth.principal import ADMINS, EVERYONE, Principal
+from gateway.fleet import routes
 from gateway.guard import allow, guarded_router
 from gateway.routes.documented import documented_errors
-from gateway.schemas.agents import Agent, AgentInstance, AgentList
-from gateway.services import Caller, Wired
+from gateway.schemas.agents import Agent, AgentInstance, AgentList, AgentRoute, RouteBody
+from gateway.schemas.common import ResourceId
+from gateway.services import Caller, GatewayServices, Wired
 
 router = guarded_router("agents")
 # The newest instance of each first.
@@ -28,6 +32,38 @@ async def list_agents(services: Wired, _caller: Caller) -> AgentList:
     """List the agents that registered themselves."""
     rows = await services.pool.fetch(_LIST)
     return AgentList(agents=[_agent(list(group)) for _, group in groupby(rows, itemgetter("name"))])
+
+
+@router.get("/v1/agents/{agent_name}/route", response_model=AgentRoute, responses=documented_errors(404))
+@allow(EVERYONE, for_others=True)
+async def get_route(services: Wired, caller: Caller, agent_name: ResourceId) -> AgentRoute:
+    """Show which versions of an agent get its tasks, and which are alive."""
+    async with tenant_transaction(services.pool, caller.tenant_id) as connection:
+        return await routes.get_route(connection, agent_name)
+
+
+@router.put("/v1/agents/{agent_name}/route", response_model=AgentRoute, responses=documented_errors(404, 409, 413, 415))
+@allow(ADMINS)
+async def put_route(services: Wired, caller: Caller, agent_name: ResourceId, body: RouteBody) -> AgentRoute:
+    """Give a version of an agent a share of the sessions, or drain it. For new tasks, within 2 s; a session stays with
+    its version while the share grows."""
+    _check_operator(services, caller)
+    async with tenant_transaction(services.pool, caller.tenant_id) as connection:
+        return await routes.put_version(connection, caller, agent_name, body)
+
+
+@router.delete("/v1/agents/{agent_name}/route", status_code=204, responses=documented_errors(404))
+@allow(ADMINS)
+async def clear_route(services: Wired, caller: Caller, agent_name: ResourceId) -> None:
+    """Let every version take the agent's tasks again."""
+    _check_operator(services, caller)
+    async with tenant_transaction(services.pool, caller.tenant_id) as connection:
+        await routes.clear(connection, caller, agent_name)
+
+
+def _check_operator(services: GatewayServices, caller: Principal) -> None:
+    if caller.tenant_id != services.operator_tenant:
+        raise Forbidden("agents serve all tenants: only the operator's tenant may route their tasks")
 
 
 def _agent(rows: list[asyncpg.Record]) -> Agent:

@@ -51,13 +51,14 @@ FROM (SELECT * FROM flotilla.schedules WHERE tenant_id = $1 AND schedule_id = $2
 WHERE s.tenant_id = $1 AND s.schedule_id = $2 AND former.generation = $14 AND former.deleted_at IS NULL
 RETURNING to_jsonb(former)::text
 """
+# Unless somebody has changed it since: a change bumps the generation.
 _RESTORE = """
 UPDATE flotilla.schedules AS s SET fires = f.fires, request = f.request, metadata = f.metadata, paused = f.paused,
     note = f.note, user_id = f.user_id, key_id = f.key_id, owner = f.owner, names = f.names, sees_all = f.sees_all,
     visibility = f.visibility, acted_by = f.acted_by, person = f.person, service = f.service,
     generation = s.generation + 1, updated_at = now()
 FROM jsonb_populate_record(NULL::flotilla.schedules, $3::jsonb) AS f
-WHERE s.tenant_id = $1 AND s.schedule_id = $2
+WHERE s.tenant_id = $1 AND s.schedule_id = $2 AND s.generation = f.generation + 1
 """
 _DELETE = """
 UPDATE flotilla.schedules SET deleted_at = now(), generation = generation + 1, updated_at = now()
@@ -146,7 +147,7 @@ async def update_schedule(
 
 
 async def restore_schedule(pool: Pool, tenant_id: str, schedule_id: str, former: str) -> None:
-    """Make the schedule, and its maker, what `update_schedule` found."""
+    """Make the schedule, and its maker, what `update_schedule` found, unless somebody else has changed it since."""
     async with tenant_transaction(pool, tenant_id) as connection:
         await connection.execute(_RESTORE, tenant_id, schedule_id, former)
 

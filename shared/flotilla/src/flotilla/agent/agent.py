@@ -47,6 +47,8 @@ class Agent:
     ) -> None:
         if not is_valid_id(name):
             raise ConfigurationError(f"agent name {name!r}: use letters, digits and . _ : -")
+        if not is_valid_id(version):
+            raise ConfigurationError(f"agent {name}: version {version!r}: use letters, digits and . _ : -")
         if not 0 < timeout_s <= MAX_TIMEOUT_S:
             raise ConfigurationError(f"agent {name}: timeout_s is {timeout_s}; use more than 0 and at most a week")
         self.name = name
@@ -71,6 +73,11 @@ class Agent:
     def stream(self) -> str:
         """Where its tasks come from."""
         return task_stream(self.name)
+
+    @property
+    def version_stream(self) -> str:
+        """Where the tasks come from that are routed to its version."""
+        return task_stream(self.name, self.version)
 
     @property
     def group(self) -> str:

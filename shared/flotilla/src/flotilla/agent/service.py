@@ -89,7 +89,7 @@ async def run_agent(
         redis = await stack.enter_async_context(
             connect_redis(settings.redis_url.get_secret_value(), name=runtime.service)
         )
-        consumer, registration = members(
+        membership = members(
             agent, settings, runtime.instance, pool, redis,
             tools=toolbox, model=model, limits=limits, money=money, policy=policy, replay_models=replay_models,
         )  # fmt: skip
@@ -97,8 +97,7 @@ async def run_agent(
         if not await runtime.wait_until_ready():
             return
         await runtime.supervisor.run(
-            Job(name="bus", work=consumer.run, stuck_after_s=STUCK_AFTER_S),
-            Job(name="registration", work=registration.run),
+            *membership,
             Job(name="policy", work=policy.reload_until_stopped),
             *jobs,
             limit_s=settings.drain_s + STOP_MARGIN_S,
@@ -118,8 +117,9 @@ def members(
     money: MoneyBudget | None,
     policy: ReloadingPolicyFile,
     replay_models: Mapping[str, LanguageModel] | None = None,
-) -> tuple[Consumer, AgentRegistration]:
-    """Return what makes a process a member of the agent's group: the consumer of its tasks, and its registration."""
+) -> list[Job]:
+    """Return what makes a process a member of the agent's group: its registration, and the consumers of the tasks for
+    any version and for its own."""
     concurrency = settings.agent_concurrency or agent.concurrency
     handler = TaskHandler(
         agent,
@@ -133,16 +133,35 @@ def members(
         keys=load_public_keys(settings.ticket_public_key_file),
         vote_rules=VoteCheckRules(policy, read_vote_roots(settings.vote_roots)),
     )
-    consumer = Consumer(
-        redis,
-        agent.stream,
-        agent.group,
-        instance,
-        handler,
-        ConsumerOptions(concurrency=concurrency, min_idle_ms=settings.bus_min_idle_ms, grace_s=settings.drain_s),
-        PostgresDeadLetters(pool, settings.operator_tenant),
+    options = ConsumerOptions(concurrency=concurrency, min_idle_ms=settings.bus_min_idle_ms, grace_s=settings.drain_s)
+    letters = PostgresDeadLetters(pool, settings.operator_tenant)
+    consumers: list[Consumer] = []
+    for stream in (agent.stream, agent.version_stream):
+        consumers.append(
+            Consumer(
+                redis,
+                stream,
+                agent.group,
+                instance,
+                handler,
+                options,
+                letters,
+                busy_beside=partial(_busy_beside, consumers, len(consumers)),
+            )
+        )
+    registration = AgentRegistration(
+        pool, agent, instance, concurrency, lambda: sum(consumer.in_flight_count for consumer in consumers)
     )
-    return consumer, AgentRegistration(pool, agent, instance, concurrency, lambda: consumer.in_flight_count)
+    return [
+        Job(name="bus", work=consumers[0].run, stuck_after_s=STUCK_AFTER_S),
+        Job(name="bus of the version", work=consumers[1].run, stuck_after_s=STUCK_AFTER_S),
+        Job(name="registration", work=registration.run),
+    ]
+
+
+def _busy_beside(consumers: Sequence[Consumer], own: int) -> int:
+    """How many tasks the other consumers have in hand."""
+    return sum(consumer.in_flight_count for number, consumer in enumerate(consumers) if number != own)
 
 
 def add_checks(runtime: Runtime, pool: Pool, redis: Redis, agent: str) -> None:

@@ -69,7 +69,7 @@ def agent_redis_permissions(agent: str) -> UserPermissions:
     """
     return UserPermissions(
         (
-            AclSelector(f"{_CONNECT} {_CONSUME}", (f"%RW~{task_stream(agent)}",)),
+            AclSelector(f"{_CONNECT} {_CONSUME}", (f"%RW~{task_stream(agent)}", f"%RW~{task_stream(agent, '*')}")),
             AclSelector("+xadd", (f"%W~{reply_stream(agent)}",)),
             AclSelector("+xadd +expire", (f"%W~{RUN_STREAM_PREFIX}*",)),
             AclSelector("+exists", (f"%R~{CANCELLED_KEY_PREFIX}*",)),

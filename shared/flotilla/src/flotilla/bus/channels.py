@@ -8,8 +8,8 @@ from flotilla.contracts.names import (
     REPLIES_STREAM,
     REPLY_STREAM_PREFIX,
     RUN_STREAM_PREFIX,
-    TASK_STREAM_PREFIX,
     agent_group,
+    agent_of_stream,
 )
 
 EVENTS_MAXLEN = 100_000
@@ -23,9 +23,8 @@ def default_group(stream: str) -> str | None:
     """The group that the contract gives `stream`: `research-agents` for `flotilla.tasks.research`."""
     if stream in (REPLIES_STREAM, REDRIVES_STREAM) or stream.startswith(REPLY_STREAM_PREFIX):
         return BRIDGE_GROUP
-    if stream.startswith(TASK_STREAM_PREFIX):
-        return agent_group(stream.removeprefix(TASK_STREAM_PREFIX))
-    return None
+    agent = agent_of_stream(stream)
+    return None if agent is None else agent_group(agent)
 
 
 def stream_maxlen(stream: str) -> int | None:

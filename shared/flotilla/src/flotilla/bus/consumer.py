@@ -72,13 +72,17 @@ class Consumer:
         handler: Handler,
         options: ConsumerOptions | None = None,
         dead_letters: DeadLetters | None = None,
+        *,
+        busy_beside: Callable[[], int] = lambda: 0,
     ) -> None:
+        """`busy_beside` tells how many of its slots another consumer of the process has taken."""
         self._redis = redis
         self._stream = stream
         self._group = group
         self._name = name
         self._handler = handler
         self._options = options or ConsumerOptions()
+        self._busy_beside = busy_beside
         self._dead_letters = dead_letters or StreamDeadLetters()
         self._answers = CommandBatcher(redis, atomic=True)
         self._takeover = PendingScan(redis, stream, group, name, self._options.min_idle_ms)
@@ -110,8 +114,8 @@ class Consumer:
         while not stop.is_set():
             if renewal.done():
                 raise RuntimeError(f"the renewal of entries in hand on {self._stream} has ended")
-            free = self._options.concurrency - len(self._in_hand)
-            if not free:
+            free = self._options.concurrency - len(self._in_hand) - self._busy_beside()
+            if free <= 0:
                 await self._wait_for_slot()
                 continue
             for entry in await self._guarded_take(free, stop):

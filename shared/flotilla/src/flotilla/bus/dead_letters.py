@@ -13,7 +13,7 @@ from flotilla.contracts.dead_letters import DeadLettered
 from flotilla.contracts.envelope import AgentEvent, decode_event, to_builtins
 from flotilla.contracts.errors import Undecodable
 from flotilla.contracts.json_types import JsonObject
-from flotilla.contracts.names import DEAD_LETTERS_STREAM, EVENT_FIELD, TASK_STREAM_PREFIX, reply_stream
+from flotilla.contracts.names import DEAD_LETTERS_STREAM, EVENT_FIELD, agent_of_stream, reply_stream
 from flotilla.contracts.tasks import DEAD_LETTERED, TASK_REPLIED, AgentReply, Failure
 
 DeadLetterReason: TypeAlias = Literal["undecodable", "unknown_type", "oversize", "refused", "no_answer"]
@@ -38,7 +38,7 @@ class UnhandledEntry:
     @property
     def agent(self) -> str | None:
         """The agent whose task stream it was on."""
-        return self.stream.removeprefix(TASK_STREAM_PREFIX) if self.stream.startswith(TASK_STREAM_PREFIX) else None
+        return agent_of_stream(self.stream)
 
     @property
     def body(self) -> bytes:

@@ -6,7 +6,7 @@ again, within seconds, after Redis has lost everything.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from flotilla.contracts.names import (
     REPLIES_STREAM,
     REPLY_STREAM_PREFIX,
     TASK_STREAM_PREFIX,
+    VERSION_MARK,
     reply_stream,
     task_stream,
 )
@@ -145,6 +146,17 @@ class BusHousekeeping:
             await self._report_strangers(stream, own)
             for state in states:
                 await self._trim(state)
+            await self._drop_former_version(stream, states)
+
+    async def _drop_former_version(self, stream: str, states: Sequence[GroupState]) -> None:
+        """Delete the stream of a version that nobody runs any more, once it is handled: each release leaves one."""
+        if VERSION_MARK not in stream or any(state.lag or state.pending for state in states):
+            return
+        if any([await self._redis.xinfo_consumers(state.stream, state.group) for state in states]):
+            return
+        await ask(self._redis, "DEL", stream)
+        self._known.discard(stream)
+        log.info("bus_version_stream_deleted", stream=stream)
 
     async def _report_strangers(self, stream: str, own: str) -> None:
         """Trimming looks at the contract's group only: one abandoned group would fill Redis."""

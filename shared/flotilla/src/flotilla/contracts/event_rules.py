@@ -42,10 +42,19 @@ RESERVED_CHANGES: Mapping[str, frozenset[Party]] = MappingProxyType(
         "signer_": _SERVICES,
         "knowledge_document_": _GATEWAY,
         "mcp_tool_": _GATEWAY,
+        "agent_route_": _GATEWAY,
     }
 )
 """The changes of `state_change` that not everybody may write, by the beginning of their names, and who may."""
-AUDIT_CHANGES = ("api_key_", "roles_changed", "policy_changed", "signer_", "knowledge_document_", "mcp_tool_")
+AUDIT_CHANGES = (
+    "api_key_",
+    "roles_changed",
+    "policy_changed",
+    "signer_",
+    "knowledge_document_",
+    "mcp_tool_",
+    "agent_route_",
+)
 """Those of the tenant's audit session, which holds nothing else."""
 
 

@@ -8,6 +8,8 @@ from datetime import date
 from typing import Literal, TypeAlias
 
 TASK_STREAM_PREFIX = "flotilla.tasks."
+VERSION_MARK = "@"
+"""Between agent and version in the name of a task stream; no id has it."""
 REPLIES_STREAM = "flotilla.replies"
 """Where agents of former versions reply; read only for tasks that a former version delegated."""
 REPLY_STREAM_PREFIX = "flotilla.replies."
@@ -62,9 +64,16 @@ def log_origin(origin: str, partition: int) -> str:
     return f"{origin}/{partition}"
 
 
-def task_stream(agent: str) -> str:
-    """The stream on which `agent` receives its tasks."""
-    return TASK_STREAM_PREFIX + agent
+def task_stream(agent: str, version: str | None = None) -> str:
+    """The stream on which `agent` receives its tasks; with `version`, that of the tasks for this version alone."""
+    return TASK_STREAM_PREFIX + agent + (f"{VERSION_MARK}{version}" if version is not None else "")
+
+
+def agent_of_stream(stream: str) -> str | None:
+    """Whose tasks are on `stream`, of whatever version; None for a stream of something else."""
+    if not stream.startswith(TASK_STREAM_PREFIX):
+        return None
+    return stream.removeprefix(TASK_STREAM_PREFIX).partition(VERSION_MARK)[0]
 
 
 def reply_stream(agent: str) -> str:

@@ -37,6 +37,11 @@ DEAD_LETTERS_NOT_KEPT = Counter(
     ["stream"],
 )
 TASKS_REFUSED = Counter("flotilla_tasks_refused", "Tasks that their agent did not work on.", ["agent", "reason"])
+ROUTED_TASKS = Counter(
+    "flotilla_routed_tasks",
+    "Tasks of agents with a route: first, kept or moved from a version.",
+    ["agent", "version", "how"],
+)
 REPLIES_REFUSED = Counter("flotilla_replies_refused", "Replies that did not count.", ["agent", "reason"])
 REDIS_DENIED = Counter("flotilla_redis_denied", "Commands and keys that Redis denied a user of its own.", ["user"])
 

@@ -10,7 +10,7 @@ from functools import partial
 
 import structlog
 
-from flotilla.agent.service import STOP_MARGIN_S, STUCK_AFTER_S, add_checks, members
+from flotilla.agent.service import STOP_MARGIN_S, add_checks, members
 from flotilla.agent.sidecar.api import Desk
 from flotilla.agent.sidecar.settings import SidecarSettings
 from flotilla.agent.sidecar.worker import Worker
@@ -109,22 +109,21 @@ class _Shift:
 
     async def _serve(self, worker: Worker, stop: asyncio.Event) -> None:
         """Take tasks for `worker` until it leaves or `stop`; then let it finish what it has."""
-        consumer, registration = members(
+        membership = members(
             worker.agent, self._settings, self._runtime.instance, self._pool, self._redis,
             tools=worker.tools, model=self._model,
             limits=TokenLimits.of(self._settings), money=create_money_budget(self._settings), policy=self._policy,
         )  # fmt: skip
         ending = asyncio.Event()
         supervisor = self._runtime.supervisor
-        names = ["bus", "registration"]
-        supervisor.start_job(Job(name=names[0], work=consumer.run, stuck_after_s=STUCK_AFTER_S), ending)
-        supervisor.start_job(Job(name=names[1], work=registration.run), ending)
+        for job in membership:
+            supervisor.start_job(job, ending)
         log.info("worker_connected", agent=worker.agent.name, version=worker.agent.version)
         try:
             await wait_for_any_event(stop, worker.leaving, worker.gone)
         finally:
             ending.set()
-            await supervisor.end(names, self._settings.drain_s + STOP_MARGIN_S)
+            await supervisor.end([job.name for job in membership], self._settings.drain_s + STOP_MARGIN_S)
         log.info("worker_released", agent=worker.agent.name, gone=worker.gone.is_set())
 
 

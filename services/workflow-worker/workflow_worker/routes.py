@@ -1,0 +1,141 @@
+"""Which version of its agent a task goes to: decided once, by its session, and kept through tries, replays and crashes.
+
+A version may get a share of the sessions (`percent`); those without one share the rest. Where a session falls depends
+on its name alone, so that it stays with its version, also while the share grows. A version that is drained gets nothing
+new. A task whose version has no live instance goes to another one, or to any.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Protocol
+
+import asyncpg
+import structlog
+
+from flotilla.postgres import Pool, retry_later_if_unavailable, tenant_transaction
+from flotilla.telemetry.metrics import ROUTED_TASKS
+
+ANY = ""
+"""Goes to whatever version is there."""
+_FRESH_S = 2.0
+_BUCKETS = 100
+# An instance says every 10 s that it is there.
+_ROUTES = "SELECT agent, version, percent, drained FROM flotilla_ops.agent_routes"
+_LIVE = """
+SELECT DISTINCT name, version FROM flotilla_ops.agents
+WHERE name = ANY ($1) AND last_seen > now() - interval '30 seconds'
+"""
+# Keeps the version that an earlier publication or try of the task went to ($4 are those that are alive), else takes
+# $5. Of two processes that publish the same task, the first decides: the other one waits for the row.
+_ROUTE = """
+UPDATE flotilla.delegations AS d
+SET version = CASE WHEN coalesce(d.version, e.version) = ANY ($4) THEN coalesce(d.version, e.version) ELSE $5 END
+FROM (
+    SELECT (
+        SELECT l.version FROM flotilla.delegations AS l
+        WHERE l.tenant_id = $1 AND l.task_id = $2 AND l.version IS NOT NULL ORDER BY l.attempt DESC LIMIT 1
+    ) AS version
+) AS e
+WHERE d.tenant_id = $1 AND d.task_id = $2 AND d.attempt = $3
+RETURNING d.version, e.version AS former
+"""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What is said about a version."""
+
+    percent: int | None
+    """Of the sessions; None: it shares what is left."""
+    drained: bool
+
+
+def version_for(session: str, shares: Mapping[str, Share], live: Sequence[str]) -> str:
+    """Return the version for a session: of those that are alive and not drained; `ANY` where there is none."""
+    open_to = sorted(version for version in live if not (version in shares and shares[version].drained))
+    if not open_to:
+        return ANY
+    digest = int.from_bytes(sha256(session.encode()).digest()[:8])
+    bucket, top = digest % _BUCKETS, 0
+    for version in open_to:
+        top += shares[version].percent or 0 if version in shares else 0
+        if bucket < top:
+            return version
+    rest = [version for version in open_to if version not in shares or shares[version].percent is None]
+    return (rest or open_to)[digest // _BUCKETS % len(rest or open_to)]
+
+
+class Hop(Protocol):
+    """What is routed: an opened hop of a slip."""
+
+    @property
+    def agent(self) -> str:
+        """Whose version is chosen."""
+
+    @property
+    def tenant_id(self) -> str:
+        """Whose session it is."""
+
+    @property
+    def session_id(self) -> str:
+        """What stays with its version."""
+
+    @property
+    def task_id(self) -> str:
+        """For which the choice is kept."""
+
+    @property
+    def attempt(self) -> int:
+        """Its try."""
+
+
+class AgentRoutes:
+    """The routes of the fleet's agents, at most 2 s old."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._read_at = float("-inf")
+        self._shares: dict[str, dict[str, Share]] = {}
+        self._live: dict[str, list[str]] = {}
+
+    async def version_of(self, hop: Hop) -> str | None:
+        """Return the version that a hop goes to; None where it goes to any.
+
+        Raises:
+            RetryLater: PostgreSQL is unavailable.
+        """
+        with retry_later_if_unavailable():
+            await self._refresh()
+            if hop.agent not in self._shares:
+                return None
+            live = self._live.get(hop.agent, [])
+            wanted = version_for(f"{hop.tenant_id}/{hop.session_id}", self._shares[hop.agent], live)
+            async with tenant_transaction(self._pool, hop.tenant_id, durable=False) as connection:
+                row = await connection.fetchrow(_ROUTE, hop.tenant_id, hop.task_id, hop.attempt, live, wanted)
+        return None if row is None else _noted(hop, row)
+
+    async def _refresh(self) -> None:
+        if time.monotonic() - self._read_at < _FRESH_S:
+            return
+        shares: dict[str, dict[str, Share]] = {}
+        for row in await self._pool.fetch(_ROUTES):
+            shares.setdefault(row["agent"], {})[row["version"]] = Share(row["percent"], row["drained"])
+        live: dict[str, list[str]] = {}
+        for row in await self._pool.fetch(_LIVE, list(shares)) if shares else ():
+            live.setdefault(row["name"], []).append(row["version"])
+        self._shares, self._live, self._read_at = shares, live, time.monotonic()
+
+
+def _noted(hop: Hop, row: asyncpg.Record) -> str | None:
+    version, former = row["version"], row["former"]
+    how = "first" if former is None else "kept" if former == version else "moved"
+    ROUTED_TASKS.labels(hop.agent, version or "any", how).inc()
+    if how == "moved":
+        log.warning(
+            "agent_version_gone", agent=hop.agent, task_id=hop.task_id, former=former or "any", version=version or "any"
+        )
+    return version or None
