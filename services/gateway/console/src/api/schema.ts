@@ -345,6 +345,16 @@ export interface components {
             agents: components["schemas"]["Agent"][];
         };
         /**
+         * AgentRoute
+         * @description Which versions of an agent get its tasks. Where nothing is said about any of them, all take what comes.
+         */
+        AgentRoute: {
+            /** Agent */
+            agent: string;
+            /** Versions */
+            versions: components["schemas"]["RoutedVersion"][];
+        };
+        /**
          * AllParkedBody
          * @description Which parked sessions, and why.
          * @example {
@@ -2726,6 +2736,55 @@ export interface components {
              * @description Its own sequence number: the history before it is still there.
              */
             seq: number;
+        };
+        /**
+         * RouteBody
+         * @description What is said about one version; it may be one that is not deployed yet.
+         * @example {
+         *       "percent": 10,
+         *       "version": "2"
+         *     }
+         */
+        RouteBody: {
+            /**
+             * Version
+             * @description Its id.
+             */
+            version: string;
+            /**
+             * Percent
+             * @description Of the sessions; None: it shares what the others leave.
+             */
+            percent?: number | null;
+            /**
+             * Drained
+             * @description It gets no new tasks, and ends those it has.
+             * @default false
+             */
+            drained: boolean;
+        };
+        /**
+         * RoutedVersion
+         * @description A version of an agent: what share of the sessions it gets, and how many instances are alive.
+         */
+        RoutedVersion: {
+            /** Version */
+            version: string;
+            /**
+             * Percent
+             * @description None: it shares what the others leave.
+             */
+            percent: number | null;
+            /** Drained */
+            drained: boolean;
+            /** Instances */
+            instances: number;
+            /** In Flight */
+            in_flight: number;
+            /** Changed By */
+            changed_by: string | null;
+            /** Changed At */
+            changed_at: string | null;
         };
         /**
          * Run
