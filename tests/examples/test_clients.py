@@ -108,7 +108,8 @@ async def test_the_vercel_ai_sdk(gateway: RunningGateway, key: str) -> None:
 @pytest.mark.parametrize("binding", ["JSONRPC", "HTTP+JSON"])
 async def test_the_a2a_sdk_for_javascript(gateway: RunningGateway, key: str, binding: str) -> None:
     async def is_served() -> bool:
-        return bool(await gateway.rows("SELECT 1 FROM flotilla_ops.workflows WHERE name = 'choose'"))
+        card = "/a2a/workflows/choose/.well-known/agent-card.json"
+        return (await gateway.client(key).get(card)).is_success
 
     await eventually(is_served, timeout_s=30)
     variables = {"FLOTILLA_BINDING": binding, "FLOTILLA_ASKING": "workflows/choose", "FLOTILLA_HOOK": HOOK}
