@@ -28,12 +28,6 @@ CALLED_BY_FRAMEWORKS = [
     "@model_validator",
 ]
 ALLOWED = {
-    "inclusion_proof": "exports",
-    "consistency_proof": "the client of witnesses",
-    "to_text": "the client of witnesses",
-    "read_note_key": "the client of witnesses",
-    "cosigners": "the client of witnesses",
-    "is_consistent": "the client of witnesses",
     "handle_async_request": "httpx2, for each request",
     "on_list_tasks": "the A2A SDK, for each request",
     "on_create_task_push_notification_config": "the A2A SDK, for each request",

@@ -10,7 +10,17 @@ from random import Random
 import msgspec
 import pytest
 
-from flotilla.audit.export_format import MAX_LINE_BYTES, Anchor, AnyLine, End, Event, Header, read_line, write_line
+from flotilla.audit.export_format import (
+    MAX_LINE_BYTES,
+    Anchor,
+    AnyLine,
+    End,
+    Event,
+    Header,
+    Inclusion,
+    read_line,
+    write_line,
+)
 from flotilla.audit.export_lines import NotAnExport, read_lines
 from flotilla.audit.proof import NO_CHECKPOINT, Statement, genesis_hash, head_leaf, link
 from flotilla.audit.verify_export import main, verify_export
@@ -100,18 +110,24 @@ def two_events_more_before_the_anchor(data: bytes) -> bytes:
     """The genuine anchor moved behind the invented events."""
     lines = chained(parsed(data), 2)
     anchor = next(line for line in reversed(lines) if isinstance(line, Anchor))
-    lines.remove(anchor)
-    return written([*lines[:-1], anchor, lines[-1]])
+    proof = next(line for line in reversed(lines) if isinstance(line, Inclusion))
+    lines = [line for line in lines if line not in (anchor, proof)]
+    return written([*lines[:-1], anchor, proof, lines[-1]])
 
 
 def two_events_more_under_the_anchors_name(data: bytes) -> bytes:
     """The genuine anchor claims to be of the last invented event."""
     lines = chained(parsed(data), 2)
     anchor = next(line for line in reversed(lines) if isinstance(line, Anchor))
-    lines.remove(anchor)
+    proof = next(line for line in reversed(lines) if isinstance(line, Inclusion))
+    lines = [line for line in lines if line not in (anchor, proof)]
     last = lines[-2]
     assert isinstance(last, Event)
-    return written([*lines[:-1], msgspec.structs.replace(anchor, seq=last.seq, hash=last.hash), lines[-1]])
+    moved: list[AnyLine] = [
+        msgspec.structs.replace(anchor, seq=last.seq, hash=last.hash),
+        msgspec.structs.replace(proof, seq=last.seq),
+    ]
+    return written([*lines[:-1], *moved, lines[-1]])
 
 
 def nothing_signed(data: bytes) -> bytes:
@@ -119,7 +135,9 @@ def nothing_signed(data: bytes) -> bytes:
     header = parsed(data)[0]
     assert isinstance(header, Header)
     own = msgspec.structs.replace(header.segments[-1], parent=None, after_seq=0, upto_seq=0, signed_seq=0)
-    return written([msgspec.structs.replace(header, segments=[own]), End(events=0, witnesses=0, anchors=0)])
+    return written(
+        [msgspec.structs.replace(header, segments=[own]), End(events=0, witnesses=0, anchors=0, inclusions=0)]
+    )
 
 
 def nothing_signed_but_events(data: bytes) -> bytes:
@@ -130,7 +148,7 @@ def nothing_signed_but_events(data: bytes) -> bytes:
     body = encode_event(event_at(header.session, 1, "bob approves"))
     digest = link(genesis_hash(header.tenant, header.session), body).hex()
     event = Event(session=header.session, seq=1, hash=digest, body=body.decode())
-    return written([header, event, End(events=1, witnesses=0, anchors=0)])
+    return written([header, event, End(events=1, witnesses=0, anchors=0, inclusions=0)])
 
 
 def cut_back(data: bytes) -> bytes:
@@ -142,10 +160,15 @@ def cut_back(data: bytes) -> bytes:
     own = header.segments[-1]
     own = msgspec.structs.replace(own, upto_seq=own.upto_seq - 1, signed_seq=own.upto_seq - 1)
     header = msgspec.structs.replace(header, segments=[*header.segments[:-1], own])
-    kept = [line for line in lines[1:-1] if not (isinstance(line, Anchor | Event) and line.session == own.session)]
+    kept = [
+        line
+        for line in lines[1:-1]
+        if not (isinstance(line, Anchor | Event | Inclusion) and line.session == own.session)
+    ]
     mine = [line for line in lines if type(line) is Event and line.session == own.session][:-1]
-    anchors = sum(isinstance(line, Anchor) for line in kept)
-    return written([header, *kept, *mine, msgspec.structs.replace(end, events=end.events - 1, anchors=anchors)])
+    counts = {"anchors": Anchor, "inclusions": Inclusion}
+    changed = {name: sum(isinstance(line, kind) for line in kept) for name, kind in counts.items()}
+    return written([header, *kept, *mine, msgspec.structs.replace(end, events=end.events - 1, **changed)])
 
 
 def header_twice(data: bytes) -> bytes:
@@ -180,13 +203,35 @@ def anchor_twice(data: bytes) -> bytes:
     return written([*lines, anchor, msgspec.structs.replace(end, anchors=end.anchors + 1)])
 
 
+def inclusion_twice(data: bytes) -> bytes:
+    """The last inclusion again, and counted."""
+    *lines, end = parsed(data)
+    assert isinstance(end, End)
+    proof = next(line for line in reversed(lines) if isinstance(line, Inclusion))
+    inclusions = sum(isinstance(line, Inclusion) for line in lines) + 1
+    return written([*lines, proof, msgspec.structs.replace(end, inclusions=inclusions)])
+
+
+def inclusion_of_another_entry(data: bytes) -> bytes:
+    """Each inclusion claims the next place in its tree."""
+    lines = parsed(data)
+    return written(
+        [msgspec.structs.replace(line, index=line.index + 1) if isinstance(line, Inclusion) else line for line in lines]
+    )
+
+
+def former_format(data: bytes) -> bytes:
+    """The format that had no inclusions, so that none are asked for."""
+    return data.replace(b"flotilla-audit-export/4", b"flotilla-audit-export/3", 1)
+
+
 def another_tenant(data: bytes) -> bytes:
     header, *rest = parsed(data)
     return written([msgspec.structs.replace(header, tenant="acme"), *rest])
 
 
 def old_format(data: bytes) -> bytes:
-    return data.replace(b"flotilla-audit-export/3", b"flotilla-audit-export/2", 1)
+    return data.replace(b"flotilla-audit-export/4", b"flotilla-audit-export/2", 1)
 
 
 ATTACKS: tuple[Callable[[bytes], bytes], ...] = (
@@ -202,6 +247,9 @@ ATTACKS: tuple[Callable[[bytes], bytes], ...] = (
     unknown_kind,
     unknown_session,
     anchor_twice,
+    inclusion_twice,
+    inclusion_of_another_entry,
+    former_format,
     another_tenant,
     old_format,
 )
@@ -383,4 +431,4 @@ def long_export(header: Header, count: int) -> Iterator[bytes]:
         body = encode_event(event_at("plain", seq))
         chain = link(chain, body)
         yield write_line(Event(session="plain", seq=seq, hash=chain.hex(), body=body.decode()))
-    yield write_line(End(events=count, witnesses=0, anchors=0))
+    yield write_line(End(events=count, witnesses=0, anchors=0, inclusions=0))

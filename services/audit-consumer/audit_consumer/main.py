@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 
+import httpx
 import structlog
 
 from audit_consumer.checkpoint_job import CheckpointJob
@@ -15,11 +16,12 @@ from audit_consumer.rebuild import rebuild
 from audit_consumer.requests import AuditRequestLoop
 from audit_consumer.resume_offsets import ResumeOffsetFinder
 from audit_consumer.settings import Settings
+from audit_consumer.witnesses import WitnessJob, read_witnesses
 from flotilla.config.signing import load_signer
 from flotilla.contracts.errors import RetryLater
 from flotilla.kafka.session_log import open_kafka_log
 from flotilla.kafka.topics import check_topics
-from flotilla.postgres import check_schema
+from flotilla.postgres import Pool, check_schema
 from flotilla.runtime import Job, Runtime, serve
 from flotilla.telemetry import metrics
 
@@ -78,12 +80,33 @@ async def run(settings: Settings, runtime: Runtime) -> None:
             Job(
                 name="anchor", work=lambda stop: checkpoint_job.run(runtime.view(stop), settings.checkpoint_interval_s)
             ),
+            *(await _witness_jobs(settings, runtime, stack, pool, consumer)),
             Job(name="watch", work=lambda stop: _look(watch, consumer, runtime.view(stop), settings.stuck_after_s)),
             # A batch that is not committed in time is the next owner's. A statement in hand would be cancelled by
             # asking the server, which may be the one that does not answer.
             limit_s=settings.drain_s,
             cut_off=pool.terminate,
         )
+
+
+async def _witness_jobs(
+    settings: Settings, runtime: Runtime, stack: AsyncExitStack, pool: Pool, consumer: AuditConsumer
+) -> list[Job]:
+    """The job that has checkpoints cosigned, if there are witnesses."""
+    witnesses = read_witnesses(settings.audit_witnesses)
+    if not witnesses:
+        return []
+    http = await stack.enter_async_context(httpx.AsyncClient(timeout=settings.audit_witness_timeout_s))
+    job = WitnessJob(
+        pool,
+        http,
+        witnesses,
+        settings.audit_witness_quorum or len(witnesses),
+        timeout_s=settings.audit_witness_timeout_s,
+        owned=lambda: consumer.owned_partitions,
+    )
+    interval_s = settings.audit_witness_interval_s
+    return [Job(name="witnesses", work=lambda stop: job.run(runtime.view(stop), interval_s))]
 
 
 async def _look(watch: LagMonitor, consumer: AuditConsumer, runtime: Runtime, stuck_after_s: float) -> None:

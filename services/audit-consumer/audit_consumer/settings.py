@@ -1,11 +1,15 @@
 """The audit consumer's settings."""
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from audit_consumer.witnesses import read_witnesses
 from flotilla.audit.notes import is_origin
 from flotilla.config import KafkaSettings, OperatorSettings, PostgresSettings, ServiceSettings
+from flotilla.config.settings import Words
+from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.names import AUDIT_GROUP, AUDIT_LOG_ORIGIN
 
 
@@ -19,6 +23,15 @@ class Settings(ServiceSettings, PostgresSettings, KafkaSettings, OperatorSetting
     audit_log_origin: str = AUDIT_LOG_ORIGIN
     """The name of the fleet's log in its tree's checkpoints, as a host and path that you own, for example
     `flotilla.example.com/audit`; partition 3 is `flotilla.example.com/audit/3`. Set it before witnesses know it."""
+    audit_witnesses: Words = ()
+    """Who cosigns the checkpoints of the log's trees, by https://c2sp.org/tlog-witness: `NAME+ID+KEY https://witness.example.org`,
+    comma-separated."""
+    audit_witness_quorum: int | None = Field(default=None, ge=1)
+    """Of that many witnesses a checkpoint needs the signature; unset: of all."""
+    audit_witness_interval_s: float = Field(default=60.0, gt=0)
+    """Witnesses are asked this often."""
+    audit_witness_timeout_s: float = Field(default=10.0, gt=0)
+    """A witness that takes longer to answer is asked again in the next round."""
     audit_group: str = AUDIT_GROUP
     audit_accept_new_log: str | None = None
     """A topic whose log was lost for good and begins again: it may have no record in common with the projection."""
@@ -39,3 +52,17 @@ class Settings(ServiceSettings, PostgresSettings, KafkaSettings, OperatorSetting
                 "it has to be printable ASCII without spaces and plus signs, as flotilla.example.com/audit"
             )
         return origin
+
+    @model_validator(mode="after")
+    def _check_witnesses(self) -> Self:
+        try:
+            known = len(read_witnesses(self.audit_witnesses))
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from error
+        if (self.audit_witness_quorum or 0) > known:
+            raise ValueError(f"FLOTILLA_AUDIT_WITNESS_QUORUM is {self.audit_witness_quorum}, of {known} witnesses")
+        if known and self.audit_log_origin == AUDIT_LOG_ORIGIN:
+            raise ValueError(
+                "FLOTILLA_AUDIT_WITNESSES needs FLOTILLA_AUDIT_LOG_ORIGIN: witnesses know a log by its name"
+            )
+        return self

@@ -11,7 +11,7 @@ from audit_consumer.rebuild import rebuild
 from flotilla.audit.log_tiles import consistency_proof, inclusion_proof, newest_tree, read_tiles
 from flotilla.audit.notes import TreeHead, head_problem, read_head, read_note
 from flotilla.audit.proof import merkle_root, root_from_path, split_leaves
-from flotilla.audit.tree import is_consistent, leaf_hash
+from flotilla.audit.tree import leaf_hash
 from flotilla.config import KafkaSettings
 from flotilla.config.signing import load_signer, signer_with_new_key
 from flotilla.contracts.envelope import AgentEvent, encode_event
@@ -30,6 +30,7 @@ from tests.support.audit import (
     until_anchored,
 )
 from tests.support.ground import Ground
+from tests.support.log_witness import is_consistent
 from tests.support.postgres import Database
 
 LANE = lane_of("default", "s1")

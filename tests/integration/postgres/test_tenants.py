@@ -36,7 +36,13 @@ LEFT JOIN LATERAL (
 WHERE c.relnamespace IN ('flotilla'::regnamespace, 'audit'::regnamespace) AND c.relkind IN ('r', 'p')
 ORDER BY 1
 """
-OF_THE_FLEET = {"audit.consumer_offsets", "audit.checkpoints", "audit.kept_projection", "audit.log_tiles"}
+OF_THE_FLEET = {
+    "audit.consumer_offsets",
+    "audit.checkpoints",
+    "audit.kept_projection",
+    "audit.log_tiles",
+    "audit.log_cosignatures",
+}
 """Offsets and signed hashes of Kafka's partitions, and what a rebuild replaced: they belong to no tenant, and the
 application can't use them."""
 BY_ID = {"flotilla.event_outbox"}

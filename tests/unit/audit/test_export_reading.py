@@ -15,10 +15,13 @@ from hypothesis import strategies as st
 from flotilla.audit.chain import ChainedEvent
 from flotilla.audit.export_format import FORMAT, Anchor, End, Event, Header, Part, read_line, write_line
 from flotilla.audit.export_lines import NotAnExport
+from flotilla.audit.export_trees import WitnessPolicy
+from flotilla.audit.notes import LOG_KEY, WITNESS_KEY, NoteKey
 from flotilla.audit.proof import NO_CHECKPOINT, Statement, head_leaf, link, merkle_root
 from flotilla.audit.verify_export import EXIT_BAD, EXIT_MISUSE, ExportVerdict, main, verify_export
 from flotilla.config.signing import PublicKeys, Signer
 from flotilla.contracts.envelope import AgentEvent, encode_event
+from flotilla.contracts.errors import ConfigurationError
 from tests.support.properties import patient
 from tests.unit.audit.test_proof import chain_of
 
@@ -63,7 +66,7 @@ def event_line(event: ChainedEvent) -> bytes:
 
 
 def end_line(events: int, anchors: int) -> bytes:
-    return write_line(End(events=events, witnesses=0, anchors=anchors))
+    return write_line(End(events=events, witnesses=0, anchors=anchors, inclusions=0))
 
 
 def verdict_of(lines: list[bytes]) -> ExportVerdict | NotAnExport:
@@ -136,8 +139,32 @@ def test_a_history_under_another_sessions_name_is_bad() -> None:
 def test_an_export_of_an_older_format_is_bad() -> None:
     """It holds claims that nothing proves."""
     header, *others = export()[0]
-    kind, detail = problem_of([header.replace(b"export/3", b"export/2"), *others])
+    kind, detail = problem_of([header.replace(b"export/4", b"export/2"), *others])
     assert (kind, detail) == ("edited", "line 1: Invalid enum value 'flotilla-audit-export/2' - at `$.format`")
+
+
+def test_an_export_of_the_former_format_stays_good_but_proves_no_tree() -> None:
+    lines, keys = export()
+    former = [lines[0].replace(b"export/4", b"export/3"), *lines[1:-1], lines[-1].replace(b',"inclusions":0', b"")]
+    assert verify_export(former, keys).word == "GOOD"
+    assert verify_export([*former[:-1], lines[-1]], keys).word == "BAD"
+    witness = NoteKey("w.example.org", WITNESS_KEY, Signer(PRIVATE).public_key)
+    found = verify_export(former, keys, policy=WitnessPolicy([witness], 1, "flotilla.example.com/audit"))
+    assert (found.word, len(found.unsigned)) == ("UNSIGNED", 1)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        WitnessPolicy([], 1, "x/audit"),
+        WitnessPolicy([NoteKey("w", WITNESS_KEY, Signer(PRIVATE).public_key)] * 2, 2, "x/audit"),
+        WitnessPolicy([NoteKey("w", WITNESS_KEY, Signer(PRIVATE).public_key)], 1, None),
+        WitnessPolicy([NoteKey("w", LOG_KEY, Signer(PRIVATE).public_key)], 1, "x/audit"),
+    ],
+)
+def test_witnesses_that_can_not_be_had_are_misuse(policy: WitnessPolicy) -> None:
+    with pytest.raises(ConfigurationError):
+        verify_export(*export(), policy=policy)
 
 
 def test_a_file_that_is_no_export_is_misuse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

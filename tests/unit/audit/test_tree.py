@@ -14,12 +14,12 @@ from flotilla.audit.tree import (
     consistency_ranges,
     edge_tiles,
     inclusion_ranges,
-    is_consistent,
     leaf_hash,
     range_root,
     tiles_of,
     tree_from_edge,
 )
+from tests.support.log_witness import is_consistent
 from tests.support.properties import patient
 
 SIZE = 66_000

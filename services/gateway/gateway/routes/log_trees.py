@@ -10,7 +10,7 @@ from typing import Annotated, TypeAlias
 from fastapi import Path
 from starlette.responses import Response
 
-from flotilla.audit.log_tiles import newest_tree, read_tiles
+from flotilla.audit.log_tiles import newest_tree, provable_tree, read_tiles
 from flotilla.audit.tree import MAX_LEVEL, TILE_HEIGHT, TILE_WIDTH, entry_bundle, tile_nodes
 from flotilla.contracts.errors import NotFound
 from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS
@@ -37,9 +37,11 @@ _BYTES = {
 )
 @allow(EVERYONE, for_others=True)
 async def log_checkpoint(services: Wired, _caller: Caller, partition: Partition) -> Response:
-    """Return the newest checkpoint of a partition's tree: a signed note with its size and root."""
+    """Return a partition's checkpoint, a signed note with the tree's size and root: the newest that witnesses cosigned,
+    or the newest where none did.
+    """
     async with services.pool.acquire() as connection:
-        tree = await newest_tree(connection, partition)
+        tree = await provable_tree(connection, partition)
     if tree is None:
         raise NotFound(f"the tree of partition {partition} has no checkpoint yet")
     return Response(tree.note, media_type="text/plain; charset=utf-8", headers={"Cache-Control": "no-store"})

@@ -42,6 +42,8 @@ SessionId = Annotated[str, typer.Argument(metavar="S", help="The session's id.",
         "flotilla audit verify",
         "flotilla audit verify --session s1",
         "flotilla audit verify --file s1.jsonl --public-key audit.pub --vote-roots roots.toml",
+        "flotilla audit verify --file s1.jsonl --public-key audit.pub --origin flotilla.example.com/audit "
+        "--witness KEY --witnesses 1",
     ),
 )
 def verify(
@@ -65,6 +67,16 @@ def verify(
             "--audit-session", metavar="EXPORT", help="Export of flotilla:audit: finds votes by keys revoked before."
         ),
     ] = None,
+    witness: Annotated[
+        list[str] | None,
+        typer.Option("--witness", metavar="KEY", help="A witness's key, NAME+ID+KEY; repeat it for several."),
+    ] = None,
+    witnesses: Annotated[
+        int, typer.Option("--witnesses", metavar="N", help="How many of them have to have cosigned the log's tree.")
+    ] = 0,
+    origin: Annotated[
+        str | None, typer.Option("--origin", help="The log's name, which --witnesses needs.", show_default=False)
+    ] = None,
 ) -> None:
     """Check hash chains and signed checkpoints; name the first event that was changed, if any.
 
@@ -73,7 +85,7 @@ def verify(
     if file is not None and session is not None:
         raise Misuse("--session and --file exclude each other", "an export holds one session")
     verdict = (
-        _verify_export(file, public_key, vote_roots, audit_session)
+        _verify_export(file, public_key, vote_roots, audit_session, cosigned=(witness or [], witnesses, origin))
         if file
         else call.gateway.get("/audit/verify", session_id=session)
     )
@@ -85,10 +97,17 @@ def verify(
 
 
 def _verify_export(
-    file: Path, public_key: Path | None, vote_roots: Path | None, audit_session: Path | None
+    file: Path,
+    public_key: Path | None,
+    vote_roots: Path | None,
+    audit_session: Path | None,
+    *,
+    cosigned: tuple[list[str], int, str | None],
 ) -> dict[str, Any]:
     """The verdict on an export, in the shape of the gateway's."""
     from flotilla.audit.export_lines import NotAnExport, read_lines
+    from flotilla.audit.export_trees import WitnessPolicy
+    from flotilla.audit.notes import read_note_key
     from flotilla.audit.verify_export import load_signers, verify_export
     from flotilla.config.signing import load_public_keys
     from flotilla.contracts.errors import ConfigurationError
@@ -99,8 +118,9 @@ def _verify_export(
         with file.open("rb") as opened:
             roots = read_vote_roots(vote_roots) if vote_roots else None
             keys = load_public_keys(keys_file)
-            signers = load_signers(audit_session, keys) if audit_session else None
-            found = verify_export(read_lines(opened), keys, roots, signers)
+            policy = WitnessPolicy([read_note_key(key) for key in cosigned[0]], *cosigned[1:])
+            signers = load_signers(audit_session, keys, policy) if audit_session else None
+            found = verify_export(read_lines(opened), keys, roots, signers, policy)
     except OSError as error:
         raise Misuse(f"{error.filename}: {error.strerror}", "give what flotilla audit export wrote") from error
     except NotAnExport as error:

@@ -7,7 +7,9 @@
     anchor   behind the event or witness that it signs: session, seq, hash, and the way into a signed checkpoint:
              index, path, statement, signature (base64), key_id. One per session, the newest: with an older one, the
              holder of the file could cut the history back to it
-    end      how many events, witnesses and anchors there were, so that a cut file shows
+    inclusion behind an anchor: its entry in the tree of its partition's log, and the way to the root that a signed
+             checkpoint has: index, path, checkpoint (a C2SP signed note with the cosignatures of witnesses)
+    end      how many events, witnesses, anchors and inclusions there were, so that a cut file shows
 
 `export_format` has the bytes; `python -m flotilla.audit.verify_export FILE --public-key KEY` checks such a file.
 """
@@ -17,10 +19,23 @@ from collections.abc import AsyncIterator, Sequence
 
 import asyncpg
 
-from flotilla.audit.export_format import FORMAT, Anchor, AnyLine, End, Event, Header, Part, Witness, write_line
+from flotilla.audit.export_format import (
+    FORMAT,
+    Anchor,
+    AnyLine,
+    End,
+    Event,
+    Header,
+    Inclusion,
+    Part,
+    Witness,
+    write_line,
+)
+from flotilla.audit.log_tiles import inclusion_proof, provable_tree
 from flotilla.audit.proof import inclusion_path, split_leaves
 from flotilla.contracts.errors import RetryLater
 from flotilla.eventstore.log import LineageSegment, SessionLog
+from flotilla.kafka.lanes import lane_of
 from flotilla.postgres import Connection, Pool, tenant_transaction
 
 _PAGE = 1000
@@ -36,6 +51,10 @@ WHERE tenant_id = $1 AND session_id = $2 AND seq <= $3 ORDER BY seq DESC, number
 """
 # Where a parent was signed next, at or behind what has to be proven of it.
 _SIGNED = "SELECT min(seq) FROM audit.standing_heads WHERE tenant_id = $1 AND session_id = $2 AND seq >= $3"
+_LOGGED = """
+SELECT log_index, number FROM audit.checkpoint_heads
+WHERE tenant_id = $1 AND session_id = $2 AND seq = $3 AND hash = $4 AND log_index IS NOT NULL ORDER BY number LIMIT 1
+"""
 _CHECKPOINT = "SELECT * FROM audit.checkpoints_after($1, $2, 1)"
 
 
@@ -55,7 +74,14 @@ async def export_session(pool: Pool, tenant_id: str, session_id: str) -> AsyncIt
         async for line in _lines(pool, tenant_id, part):
             counts[type(line)] += 1
             yield write_line(line)
-    yield write_line(End(events=counts[Event], witnesses=counts[Witness], anchors=counts[Anchor]))
+    yield write_line(
+        End(
+            events=counts[Event],
+            witnesses=counts[Witness],
+            anchors=counts[Anchor],
+            inclusions=counts[Inclusion],
+        )
+    )
 
 
 def _links(lineage: Sequence[LineageSegment]) -> list[tuple[LineageSegment, str | None, bool]]:
@@ -93,10 +119,11 @@ async def _part(connection: Connection, tenant_id: str, segment: LineageSegment,
     )
 
 
-async def _lines(pool: Pool, tenant_id: str, part: Part) -> AsyncIterator[Event | Witness | Anchor]:
+async def _lines(pool: Pool, tenant_id: str, part: Part) -> AsyncIterator[Event | Witness | Anchor | Inclusion]:
     """The part's events and witnesses, and behind the newest signed one its anchor."""
     async with tenant_transaction(pool, tenant_id) as connection:
         anchor = await _anchor(connection, tenant_id, part)
+        inclusion = None if anchor is None else await _inclusion(connection, tenant_id, anchor)
     seq = part.after_seq
     while True:
         async with tenant_transaction(pool, tenant_id) as connection:
@@ -109,6 +136,8 @@ async def _lines(pool: Pool, tenant_id: str, part: Part) -> AsyncIterator[Event 
             yield kind(session=part.session, seq=seq, hash=row["hash"].hex(), body=row["body"].decode())
             if anchor is not None and anchor.seq == seq:
                 yield anchor
+                if inclusion is not None:
+                    yield inclusion
 
 
 async def _anchor(connection: Connection, tenant_id: str, part: Part) -> Anchor | None:
@@ -132,4 +161,21 @@ def _anchor_line(session_id: str, row: asyncpg.Record, checkpoint: asyncpg.Recor
         statement=checkpoint["statement"].decode(),
         signature=checkpoint["signature"],
         key_id=checkpoint["key_id"],
+    )
+
+
+async def _inclusion(connection: Connection, tenant_id: str, anchor: Anchor) -> Inclusion | None:
+    """Where the anchor's event is in the tree of its partition; None if an older version anchored it."""
+    place = (tenant_id, anchor.session, anchor.seq, bytes.fromhex(anchor.hash))
+    partition = lane_of(tenant_id, anchor.session)
+    logged = await connection.fetchrow(_LOGGED, *place)
+    if logged is None or (tree := await provable_tree(connection, partition, logged["number"])) is None:
+        return None
+    path = await inclusion_proof(connection, partition, logged["log_index"], tree.size)
+    return Inclusion(
+        session=anchor.session,
+        seq=anchor.seq,
+        index=logged["log_index"],
+        path=[node.hex() for node in path],
+        checkpoint=tree.note.decode(),
     )

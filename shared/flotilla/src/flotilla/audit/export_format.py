@@ -7,7 +7,9 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import msgspec
 
-FORMAT: Literal["flotilla-audit-export/3"] = "flotilla-audit-export/3"
+FORMAT: Literal["flotilla-audit-export/4"] = "flotilla-audit-export/4"
+FORMER_FORMAT: Literal["flotilla-audit-export/3"] = "flotilla-audit-export/3"
+"""Without inclusions; such exports stay valid."""
 MAX_LINE_BYTES = 4 * 2**20
 """More than twice the largest event: as a JSON string it has at most two characters per byte."""
 
@@ -46,7 +48,7 @@ class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="k
 class Header(Line, frozen=True):
     """The first line: whose history it is, and the sessions that it comes from, root first."""
 
-    format: Literal["flotilla-audit-export/3"]
+    format: Literal["flotilla-audit-export/3", "flotilla-audit-export/4"]
     tenant: str
     session: SessionId
     segments: list[Part]
@@ -82,6 +84,18 @@ class Anchor(Line, frozen=True):
     key_id: KeyId
 
 
+class Inclusion(Line, frozen=True):
+    """Proof that the anchor before it is an entry of its partition's tree, up to a signed checkpoint of that tree."""
+
+    article: ClassVar[str] = "an"
+    session: SessionId
+    seq: Seq
+    index: Count
+    path: Annotated[list[Digest], msgspec.Meta(max_length=64)]
+    checkpoint: str
+    """A signed note, with the cosignatures of witnesses."""
+
+
 class End(Line, frozen=True):
     """The last line: how many lines of each kind there were."""
 
@@ -89,9 +103,11 @@ class End(Line, frozen=True):
     events: Count
     witnesses: Count
     anchors: Count
+    inclusions: Count | msgspec.UnsetType = msgspec.UNSET
+    """Not in the former format."""
 
 
-AnyLine: TypeAlias = Header | Event | Witness | Anchor | End
+AnyLine: TypeAlias = Header | Event | Witness | Anchor | Inclusion | End
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(AnyLine)
 

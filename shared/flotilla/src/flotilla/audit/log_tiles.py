@@ -7,6 +7,7 @@ from flotilla.audit.tree import Range, TilePlace, consistency_ranges, inclusion_
 from flotilla.postgres import Connection
 
 _TILES = "SELECT level, tile, hashes FROM audit.tiles_of_log($1, $2, $3)"
+_PROVABLE = "SELECT number, tree_size, tree_note, cosignatures FROM audit.provable_tree($1, $2)"
 _NEWEST = "SELECT number, tree_size, tree_note FROM audit.newest_tree_note($1)"
 
 
@@ -24,6 +25,15 @@ async def newest_tree(connection: Connection, partition: int) -> SignedTree | No
     """The newest signed tree of a partition that Kafka has a copy of."""
     row = await connection.fetchrow(_NEWEST, partition)
     return None if row is None else SignedTree(partition, row["number"], row["tree_size"], row["tree_note"])
+
+
+async def provable_tree(connection: Connection, partition: int, from_number: int | None = None) -> SignedTree | None:
+    """The signed tree with the most cosignatures, of a partition's checkpoint `from_number` or a later one."""
+    row = await connection.fetchrow(_PROVABLE, partition, from_number)
+    if row is None:
+        return None
+    note = row["tree_note"] + "".join(f"{line}\n" for line in row["cosignatures"]).encode()
+    return SignedTree(partition, row["number"], row["tree_size"], note)
 
 
 async def read_tiles(

@@ -145,34 +145,6 @@ def range_root(span: Range, tiles: Mapping[TilePlace, bytes]) -> bytes:
     return _fold(roots)
 
 
-def is_consistent(old: int, old_root: bytes, size: int, root: bytes, path: Sequence[bytes]) -> bool:
-    """Whether `path` shows that a tree of `size` leaves begins with that of `old` (RFC 9162, section 2.1.4.2)."""
-    if old == size:
-        return not path and old_root == root
-    if not 0 < old < size:
-        return False
-    rest = list(path)
-    if old & (old - 1) == 0:
-        rest.insert(0, old_root)
-    if not rest:
-        return False
-    node, last = old - 1, size - 1
-    while node & 1:
-        node, last = node >> 1, last >> 1
-    before = after = rest.pop(0)
-    for sibling in rest:
-        if last == 0:
-            return False
-        if node & 1 or node == last:
-            before, after = node_hash(sibling, before), node_hash(sibling, after)
-            while not node & 1 and node:
-                node, last = node >> 1, last >> 1
-        else:
-            after = node_hash(after, sibling)
-        node, last = node >> 1, last >> 1
-    return last == 0 and before == old_root and after == root
-
-
 def tile_nodes(level: int, stored: bytes, width: int) -> bytes:
     """The first `width` hashes of a stored tile as monitors read them."""
     return b"".join(_nodes(level, split_leaves(stored)[:width]))

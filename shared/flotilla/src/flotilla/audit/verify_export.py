@@ -15,10 +15,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn, Protocol, TypeVar
 
+import msgspec
+
 from flotilla.audit.chain import ChainChecker, ChainedEvent, ChainProblem, ExpectedChain, ProblemKind
-from flotilla.audit.export_format import Anchor, End, Event, Header, Part, Witness
+from flotilla.audit.export_format import FORMER_FORMAT, Anchor, End, Event, Header, Inclusion, Part, Witness
 from flotilla.audit.export_lines import BadLine, ExportLines, NotAnExport, printable_excerpt, read_lines
+from flotilla.audit.export_trees import ANY_TREE, ExportedTrees, WitnessPolicy
 from flotilla.audit.export_votes import ExportedVoteChecker
+from flotilla.audit.notes import read_note_key
 from flotilla.audit.proof import Statement, head_leaf, root_from_path
 from flotilla.config.signing import PublicKeys, load_public_keys
 from flotilla.contracts.errors import ConfigurationError
@@ -44,6 +48,10 @@ class ExportVerdict:
     """Votes whose own signatures hold, up to a root."""
     unchecked_votes: int = 0
     """Signed votes that were not checked, since no roots were given."""
+    inclusions: int = 0
+    """Anchors that are proven to be entries of the log's trees."""
+    witnesses: int = 0
+    """How many witnesses were asked for; with `GOOD`, that many cosigned every tree."""
     knows_revocations: bool = False
     """The votes were held against the tenant's log of signing keys."""
     unsigned: list[str] = field(default_factory=list)
@@ -65,17 +73,24 @@ class ExportedEventChecker(Protocol):
 
 
 def verify_export(
-    lines: Iterable[bytes], keys: PublicKeys, roots: VoteRoots | None = None, signers: "Signers | None" = None
+    lines: Iterable[bytes],
+    keys: PublicKeys,
+    roots: VoteRoots | None = None,
+    signers: "Signers | None" = None,
+    policy: WitnessPolicy = ANY_TREE,
 ) -> ExportVerdict:
     """Check an export, given as its lines, each with its newline (`read_lines` bounds their length).
 
     Holds two lines at a time, whatever the size of the file. Signed votes are checked up to `roots`, and by `signers`
-    for keys that were revoked; without roots they are counted only.
+    for keys that were revoked; without roots they are counted only. Fewer cosignatures than `policy` asks for leave the
+    export unsigned.
 
     Raises:
         NotAnExport: the first line is not a header.
+        ConfigurationError: the policy can't be met, or the signers are of another tenant.
     """
-    verdict = ExportVerdict(knows_revocations=signers is not None)
+    policy.check()
+    verdict = ExportVerdict(knows_revocations=signers is not None, witnesses=policy.needed)
 
     def votes_of(header: Header) -> ExportedVoteChecker:
         if signers is not None and signers.tenant_id != header.tenant:
@@ -87,7 +102,7 @@ def verify_export(
     def count(votes: ExportedVoteChecker) -> None:
         verdict.signed_votes, verdict.unchecked_votes = votes.proven, votes.unchecked
 
-    _checked(lines, keys, verdict, votes_of, count)
+    _checked(lines, keys, verdict, votes_of, count, policy=policy)
     return verdict
 
 
@@ -107,7 +122,9 @@ class Signers:
         return None
 
 
-def read_signers(lines: Iterable[bytes], keys: PublicKeys) -> tuple[ExportVerdict, Signers]:
+def read_signers(
+    lines: Iterable[bytes], keys: PublicKeys, policy: WitnessPolicy = ANY_TREE
+) -> tuple[ExportVerdict, Signers]:
     """Check the export of a tenant's audit session, and return what it says of signing keys.
 
     Raises:
@@ -129,7 +146,7 @@ def read_signers(lines: Iterable[bytes], keys: PublicKeys) -> tuple[ExportVerdic
         signers.tenant_id = header.tenant
         return signers
 
-    _checked(lines, keys, verdict, reader_of)
+    _checked(lines, keys, verdict, reader_of, policy=policy)
     return verdict, signers
 
 
@@ -139,9 +156,11 @@ def _checked(
     verdict: ExportVerdict,
     reader_of: Callable[[Header], R],
     count: Callable[[R], None] = lambda _reader: None,
+    *,
+    policy: WitnessPolicy,
 ) -> None:
     try:
-        _check(ExportLines(lines), keys, verdict, reader_of, count)
+        _check(ExportLines(lines), keys, verdict, reader_of, count, policy=policy)
     except BadLine as bad:
         verdict.problems.append(bad.problem)
 
@@ -152,6 +171,8 @@ def _check(
     verdict: ExportVerdict,
     reader_of: Callable[[Header], R],
     count: Callable[[R], None],
+    *,
+    policy: WitnessPolicy,
 ) -> None:
     header = lines.take(Header, "edited", "the header")
     verdict.session_id = header.session
@@ -159,8 +180,9 @@ def _check(
         lines.bad("lineage", problem)
     witnesses = anchors = 0
     events = reader_of(header)
+    trees = ExportedTrees(header.tenant, keys, policy) if header.format != FORMER_FORMAT else None
     for part in header.segments:
-        reader = _PartReader(lines, keys, header.tenant, part, events)
+        reader = _PartReader(lines, keys, header.tenant, part, events, trees=trees)
         try:
             reader.read()
         finally:
@@ -168,11 +190,21 @@ def _check(
             count(events)
             verdict.last_seq, verdict.anchored_seq = reader.check.last_seq, reader.anchored_seq
         verdict.unsigned += _unsigned(part, reader.anchored_seq, header.session)
+        verdict.unsigned += _unwitnessed(part, trees, policy)
         witnesses, anchors = witnesses + reader.witnesses, anchors + reader.anchors
     end = lines.take(End, "added", "the end")
-    if end != End(events=verdict.events, witnesses=witnesses, anchors=anchors):
+    inclusions = trees.proven if trees is not None else msgspec.UNSET
+    if end != End(events=verdict.events, witnesses=witnesses, anchors=anchors, inclusions=inclusions):
         lines.bad("truncated", "it counts other lines than there are: the file was cut, or lines were taken out of it")
     lines.finish()
+    verdict.inclusions = inclusions or 0
+
+
+def _unwitnessed(part: Part, trees: ExportedTrees | None, policy: WitnessPolicy) -> Iterator[str]:
+    if trees is not None and (problem := trees.unwitnessed(part.session)):
+        yield problem
+    if trees is None and policy.needed:
+        yield f"the export has the format {FORMER_FORMAT}, which holds no trees: ask for a newer export"
 
 
 def _lineage_problem(header: Header) -> str | None:
@@ -219,13 +251,21 @@ class _PartReader:
     """Reads what one session contributes to the history."""
 
     def __init__(
-        self, lines: ExportLines, keys: PublicKeys, tenant_id: str, part: Part, reader: ExportedEventChecker
+        self,
+        lines: ExportLines,
+        keys: PublicKeys,
+        tenant_id: str,
+        part: Part,
+        reader: ExportedEventChecker,
+        *,
+        trees: ExportedTrees | None,
     ) -> None:
         self._lines = lines
         self._keys = keys
         self._tenant_id = tenant_id
         self._part = part
         self._reader = reader
+        self._trees = trees
         self.check = ChainChecker(ExpectedChain(tenant_id, part.session, part.parent, part.after_seq, {}))
         self.events = self.witnesses = self.anchors = 0
         self.anchored_seq = part.after_seq
@@ -243,6 +283,7 @@ class _PartReader:
             self.witnesses, self.events = self.witnesses + is_witness, self.events + (not is_witness)
             if (anchor := self._lines.take_if(Anchor)) is not None:
                 self._take_anchor(anchor)
+                self._take_inclusion(anchor)
         if self.witnesses and self.anchored_seq != part.signed_seq:
             self._bad("added", part.signed_seq, "these witnesses lead to no signed checkpoint")
 
@@ -271,6 +312,14 @@ class _PartReader:
             self._bad("checkpoint", seq, problem)
         self.anchored_seq = seq
 
+    def _take_inclusion(self, anchor: Anchor) -> None:
+        if (inclusion := self._lines.take_if(Inclusion)) is None:
+            return
+        if self._trees is None:
+            self._bad("added", anchor.seq, "the former format has no inclusions")
+        if problem := self._trees.problem(anchor, inclusion):
+            self._bad("checkpoint", anchor.seq, problem)
+
     def _bad(self, kind: ProblemKind, seq: int, detail: str) -> NoReturn:
         self._lines.bad(kind, detail, self._part.session, seq)
 
@@ -298,12 +347,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--public-key", type=Path, required=True, help="the audit consumer's public keys, PEM")
     parser.add_argument("--vote-roots", type=Path, help="whose approval of a voter's key counts, TOML")
     parser.add_argument("--audit-session", type=Path, help=f"export of {AUDIT_SESSION}: which keys were revoked when")
+    add = parser.add_argument
+    add(
+        "--witness", action="append", default=[], metavar="KEY", help="a witness's key, NAME+ID+KEY; as often as needed"
+    )
+    add("--witnesses", type=int, default=0, metavar="N", help="how many of them have to have cosigned the log's tree")
+    add("--origin", help="the log's name, for example flotilla.example.com/audit")
     arguments = parser.parse_args(argv)
     try:
+        policy = WitnessPolicy([read_note_key(key) for key in arguments.witness], arguments.witnesses, arguments.origin)
         keys, roots = load_public_keys(arguments.public_key), _roots(arguments.vote_roots)
-        signers = load_signers(arguments.audit_session, keys) if arguments.audit_session else None
+        signers = load_signers(arguments.audit_session, keys, policy) if arguments.audit_session else None
         with arguments.file.open("rb") as file:
-            verdict = verify_export(read_lines(file), keys, roots, signers)
+            verdict = verify_export(read_lines(file), keys, roots, signers, policy)
     except OSError as error:
         sys.stderr.write(f"{error.filename}: {error.strerror}\n")
         return EXIT_MISUSE
@@ -320,12 +376,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"UNSIGNED {unsigned}\n")
     sys.stdout.write(
         f"{verdict.word} session {verdict.session_id}: {verdict.events} events, verified up to {verdict.last_seq}, "
-        f"signed up to {verdict.anchored_seq}{_votes(verdict)}\n"
+        f"signed up to {verdict.anchored_seq}{_votes(verdict)}{_witnessed(verdict)}\n"
     )
     return EXIT_GOOD if verdict.word == "GOOD" else EXIT_BAD
 
 
-def load_signers(file: Path, keys: PublicKeys) -> Signers:
+def load_signers(file: Path, keys: PublicKeys, policy: WitnessPolicy = ANY_TREE) -> Signers:
     """Return what the export of an audit session says of signing keys.
 
     Raises:
@@ -333,7 +389,7 @@ def load_signers(file: Path, keys: PublicKeys) -> Signers:
         ConfigurationError: it is of another session, or is not good.
     """
     with file.open("rb") as opened:
-        verdict, signers = read_signers(read_lines(opened), keys)
+        verdict, signers = read_signers(read_lines(opened), keys, policy)
     if verdict.word != "GOOD":
         why = [problem.detail for problem in verdict.problems] + verdict.unsigned
         raise ConfigurationError(f"{file} is {verdict.word}, so it proves no revocation: {why[0]}")
@@ -351,6 +407,10 @@ def _votes(verdict: ExportVerdict) -> str:
         return ""
     revoked = "" if verdict.knows_revocations else "; revocations NOT CHECKED: give --audit-session"
     return f"; {verdict.signed_votes} signed votes hold{revoked}"
+
+
+def _witnessed(verdict: ExportVerdict) -> str:
+    return f"; cosigned by {verdict.witnesses} witnesses" if verdict.witnesses and verdict.word == "GOOD" else ""
 
 
 if __name__ == "__main__":

@@ -66,6 +66,12 @@ AUDIT_CHECKPOINTS_LOST = Counter(
 AUDIT_LOG_TREE_DIVERGED = Counter(
     "flotilla_audit_log_tree_diverged", "Lost checkpoints whose entries do not follow from the tree.", ["partition"]
 )
+AUDIT_COSIGNED_AGE = Gauge(
+    "flotilla_audit_cosigned_age_seconds", "Since enough witnesses cosigned the newest checkpoint.", ["partition"]
+)
+AUDIT_WITNESS_FAILURES = Counter(
+    "flotilla_audit_witness_failures", "Checkpoints that a witness did not cosign.", ["witness", "reason"]
+)
 AUDIT_PARKED = Gauge("flotilla_audit_parked_sessions", "Sessions parked by a gap or a conflict.")
 AUDIT_UNDECODABLE = Gauge("flotilla_audit_undecodable_records", "Records in Kafka that are not session events.")
 AUDIT_CHECKPOINT_AGE = Gauge("flotilla_audit_checkpoint_age_seconds", "Since the last checkpoint.", ["partition"])
