@@ -47,7 +47,7 @@ async def test_go_verifies_checkpoints_tiles_proofs_and_an_export(
         httpx.AsyncClient(trust_env=False) as http,
     ):
         with serving([witness]) as [url]:
-            asked = read_witnesses([f"{witness.key.to_text()} {url}"])
+            asked = read_witnesses([f"{url}#{witness.key.to_text()}"])
             job = WitnessJob(pool, http, asked, 1, timeout_s=10, owned=lambda: {LANE: 0})
             for records in (found[:FORMER], found[FORMER:]):
                 await project_directly(pool, records, signer)

@@ -16,6 +16,7 @@ from audit_consumer.rebuild import rebuild
 from audit_consumer.requests import AuditRequestLoop
 from audit_consumer.resume_offsets import ResumeOffsetFinder
 from audit_consumer.settings import Settings
+from audit_consumer.stamps import StampJob
 from audit_consumer.witnesses import WitnessJob, read_witnesses
 from flotilla.config.signing import load_signer
 from flotilla.contracts.errors import RetryLater
@@ -80,7 +81,7 @@ async def run(settings: Settings, runtime: Runtime) -> None:
             Job(
                 name="anchor", work=lambda stop: checkpoint_job.run(runtime.view(stop), settings.checkpoint_interval_s)
             ),
-            *(await _witness_jobs(settings, runtime, stack, pool, consumer)),
+            *(await _outside_jobs(settings, runtime, stack, pool, consumer)),
             Job(name="watch", work=lambda stop: _look(watch, consumer, runtime.view(stop), settings.stuck_after_s)),
             # A batch that is not committed in time is the next owner's. A statement in hand would be cancelled by
             # asking the server, which may be the one that does not answer.
@@ -89,24 +90,25 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         )
 
 
-async def _witness_jobs(
+async def _outside_jobs(
     settings: Settings, runtime: Runtime, stack: AsyncExitStack, pool: Pool, consumer: AuditConsumer
 ) -> list[Job]:
-    """The job that has checkpoints cosigned, if there are witnesses."""
-    witnesses = read_witnesses(settings.audit_witnesses)
-    if not witnesses:
-        return []
-    http = await stack.enter_async_context(httpx.AsyncClient(timeout=settings.audit_witness_timeout_s))
-    job = WitnessJob(
-        pool,
-        http,
-        witnesses,
-        settings.audit_witness_quorum or len(witnesses),
-        timeout_s=settings.audit_witness_timeout_s,
-        owned=lambda: consumer.owned_partitions,
-    )
-    interval_s = settings.audit_witness_interval_s
-    return [Job(name="witnesses", work=lambda stop: job.run(runtime.view(stop), interval_s))]
+    """The jobs that have checkpoints cosigned by witnesses, and stamped by an authority, as far as there are any."""
+    witnesses, timeout_s = read_witnesses(settings.audit_witnesses), settings.audit_witness_timeout_s
+    http = await stack.enter_async_context(httpx.AsyncClient(timeout=timeout_s))
+    jobs = []
+    if witnesses:
+        quorum = settings.audit_witness_quorum or len(witnesses)
+        cosign = WitnessJob(pool, http, witnesses, quorum, timeout_s=timeout_s, owned=lambda: consumer.owned_partitions)
+        every_s = settings.audit_witness_interval_s
+        jobs.append(Job(name="witnesses", work=lambda stop: cosign.run(runtime.view(stop), every_s)))
+    if settings.audit_stamp_url:
+        stamp = StampJob(
+            pool, http, settings.audit_stamp_url, timeout_s=timeout_s, owned=lambda: consumer.owned_partitions
+        )
+        stamp_s = settings.audit_stamp_interval_s
+        jobs.append(Job(name="stamps", work=lambda stop: stamp.run(runtime.view(stop), stamp_s)))
+    return jobs
 
 
 async def _look(watch: LagMonitor, consumer: AuditConsumer, runtime: Runtime, stuck_after_s: float) -> None:

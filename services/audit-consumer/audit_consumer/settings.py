@@ -24,14 +24,18 @@ class Settings(ServiceSettings, PostgresSettings, KafkaSettings, OperatorSetting
     """The name of the fleet's log in its tree's checkpoints, as a host and path that you own, for example
     `flotilla.example.com/audit`; partition 3 is `flotilla.example.com/audit/3`. Set it before witnesses know it."""
     audit_witnesses: Words = ()
-    """Who cosigns the checkpoints of the log's trees, by https://c2sp.org/tlog-witness: `NAME+ID+KEY https://witness.example.org`,
+    """Who cosigns the checkpoints of the log's trees, by https://c2sp.org/tlog-witness: `https://witness.example.org#NAME+ID+KEY`,
     comma-separated."""
     audit_witness_quorum: int | None = Field(default=None, ge=1)
     """Of that many witnesses a checkpoint needs the signature; unset: of all."""
     audit_witness_interval_s: float = Field(default=60.0, gt=0)
     """Witnesses are asked this often."""
     audit_witness_timeout_s: float = Field(default=10.0, gt=0)
-    """A witness that takes longer to answer is asked again in the next round."""
+    """A witness or time-stamp authority that takes longer to answer is asked again in the next round."""
+    audit_stamp_url: str | None = None
+    """A time-stamp authority (RFC 3161) that stamps checkpoints of the log's trees, http or https."""
+    audit_stamp_interval_s: float = Field(default=3600.0, gt=0)
+    """Trees that grew are stamped this often."""
     audit_group: str = AUDIT_GROUP
     audit_accept_new_log: str | None = None
     """A topic whose log was lost for good and begins again: it may have no record in common with the projection."""
@@ -52,6 +56,13 @@ class Settings(ServiceSettings, PostgresSettings, KafkaSettings, OperatorSetting
                 "it has to be printable ASCII without spaces and plus signs, as flotilla.example.com/audit"
             )
         return origin
+
+    @field_validator("audit_stamp_url")
+    @classmethod
+    def _check_stamp_url(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("https://", "http://")):
+            raise ValueError("it has to begin with https:// or http://")
+        return url
 
     @model_validator(mode="after")
     def _check_witnesses(self) -> Self:

@@ -51,7 +51,7 @@ class LogWitness:
 
 
 def read_witnesses(words: Sequence[str]) -> list[LogWitness]:
-    """Read witnesses as settings have them: key and URL, with a space between.
+    """Read witnesses as settings have them: a URL with the key as its fragment.
 
     Raises:
         ConfigurationError: one is not that, or is named twice.
@@ -63,11 +63,11 @@ def read_witnesses(words: Sequence[str]) -> list[LogWitness]:
 
 
 def _witness(word: str) -> LogWitness:
-    key, _, url = word.partition(" ")
-    witness = LogWitness(read_note_key(key), url.strip().rstrip("/"))
+    url, _, key = word.partition("#")
+    witness = LogWitness(read_note_key(key), url.rstrip("/"))
     if witness.key.kind != WITNESS_KEY or not witness.url.startswith(("https://", "http://")):
         raise ConfigurationError(
-            f"FLOTILLA_AUDIT_WITNESSES: {word[:200]!r} is not a witness's key and its URL, as `NAME+ID+KEY https://…`"
+            f"FLOTILLA_AUDIT_WITNESSES: {word[:200]!r} is not a witness's URL and key, as `https://HOST#NAME+ID+KEY`"
         )
     return witness
 

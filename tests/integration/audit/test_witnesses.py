@@ -69,7 +69,7 @@ def urls(witnesses: list[LogWitness]) -> Iterator[list[str]]:
 
 @pytest.fixture
 async def watched(ground: Ground, witnesses: list[LogWitness], urls: list[str]) -> AsyncIterator[Watched]:
-    words = [f"{witness.key.to_text()} {url}" for witness, url in zip(witnesses, urls, strict=True)]
+    words = [f"{url}#{witness.key.to_text()}" for witness, url in zip(witnesses, urls, strict=True)]
     async with httpx.AsyncClient(trust_env=False) as http:
         watched = Watched(ground, witnesses, read_witnesses(words), http)
         await watched.publish()
@@ -196,12 +196,12 @@ async def test_a_witness_that_knows_the_log_from_another_replica_says_how_far(wa
 
 def test_settings_name_a_witness_once_with_its_own_kind_of_key() -> None:
     witness = LogWitness("w.example.org", signer_with_new_key().public_keys())
-    word = f"{witness.key.to_text()} https://w.example.org/"
+    word = f"https://w.example.org/#{witness.key.to_text()}"
     assert [one.url for one in read_witnesses([word])] == ["https://w.example.org"]
     for words in (
         [word, word],
         [witness.key.to_text()],
-        [NoteKey("w", 1, witness.key.key).to_text() + " https://w"],
+        ["https://w#" + NoteKey("w", 1, witness.key.key).to_text()],
         [word.replace("https", "file")],
     ):
         with pytest.raises(ConfigurationError):

@@ -41,6 +41,7 @@ RULES = {
         GET /v1/audit/checkpoints
         GET /v1/audit/export
         GET /v1/audit/logs/{partition}/checkpoint
+        GET /v1/audit/logs/{partition}/stamp
         GET /v1/audit/logs/{partition}/tile/{tile}
         GET /v1/audit/verify
         GET /v1/documents

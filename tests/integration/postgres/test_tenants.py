@@ -42,6 +42,7 @@ OF_THE_FLEET = {
     "audit.kept_projection",
     "audit.log_tiles",
     "audit.log_cosignatures",
+    "audit.log_stamps",
 }
 """Offsets and signed hashes of Kafka's partitions, and what a rebuild replaced: they belong to no tenant, and the
 application can't use them."""

@@ -4,19 +4,21 @@ They hold hashes and nothing else, of the whole fleet: any credentials will do, 
 """
 
 import re
+from base64 import b64encode
 from dataclasses import dataclass
 from typing import Annotated, TypeAlias
 
-from fastapi import Path
+from fastapi import Path, Query
 from starlette.responses import Response
 
-from flotilla.audit.log_tiles import newest_tree, provable_tree, read_tiles
+from flotilla.audit.log_tiles import find_stamp, newest_tree, provable_tree, read_tiles
 from flotilla.audit.tree import MAX_LEVEL, TILE_HEIGHT, TILE_WIDTH, entry_bundle, tile_nodes
 from flotilla.contracts.errors import NotFound
 from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS
 from gateway.auth.principal import EVERYONE
 from gateway.guard import allow, guarded_router
 from gateway.routes.documented import documented_errors
+from gateway.schemas.audit import LogStamp
 from gateway.services import Caller, Wired
 
 router = guarded_router("audit")
@@ -70,6 +72,27 @@ async def log_tile(
         entry_bundle(stored, wanted.width) if wanted.is_entries else tile_nodes(wanted.level, stored, wanted.width)
     )
     return Response(content, media_type="application/octet-stream", headers={"Cache-Control": _OF_ALL})
+
+
+@router.get("/v1/audit/logs/{partition}/stamp", response_model=LogStamp, responses=documented_errors(404))
+@allow(EVERYONE, for_others=True)
+async def log_stamp(
+    services: Wired,
+    _caller: Caller,
+    partition: Partition,
+    size: Annotated[int | None, Query(ge=1, lt=2**53, description="The oldest of a tree with as many entries.")] = None,
+) -> LogStamp:
+    """Return a time-stamp (RFC 3161) of a partition's checkpoint: the newest, or the oldest that covers `size`."""
+    async with services.pool.acquire() as connection:
+        stamp = await find_stamp(connection, partition, size)
+    if stamp is None:
+        raise NotFound(f"the tree of partition {partition} has no such time-stamp")
+    return LogStamp(
+        size=stamp.size,
+        checkpoint=stamp.note.decode(),
+        response=b64encode(stamp.response).decode(),
+        stamped_at=stamp.stamped_at,
+    )
 
 
 @dataclass(frozen=True, slots=True)

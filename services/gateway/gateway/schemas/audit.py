@@ -48,6 +48,18 @@ class CheckpointList(Answer):
     next_cursor: str | None
 
 
+class LogStamp(Answer):
+    """A time-stamp of a partition's signed checkpoint."""
+
+    size: int
+    checkpoint: str
+    """What was stamped, character for character."""
+    response: str
+    """The authority's answer (RFC 3161, DER), base64."""
+    stamped_at: datetime
+    """The time that the authority names."""
+
+
 class ParkedList(Answer):
     """Sessions whose events wait, longest first."""
 

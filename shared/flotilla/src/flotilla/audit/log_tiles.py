@@ -2,12 +2,14 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from flotilla.audit.tree import Range, TilePlace, consistency_ranges, inclusion_ranges, range_root, tiles_of
 from flotilla.postgres import Connection
 
 _TILES = "SELECT level, tile, hashes FROM audit.tiles_of_log($1, $2, $3)"
 _PROVABLE = "SELECT number, tree_size, tree_note, cosignatures FROM audit.provable_tree($1, $2)"
+_STAMP = "SELECT tree_size, tree_note, response, stamped_at FROM audit.stamp_of_log($1, $2)"
 _NEWEST = "SELECT number, tree_size, tree_note FROM audit.newest_tree_note($1)"
 
 
@@ -19,6 +21,24 @@ class SignedTree:
     number: int
     size: int
     note: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TreeStamp:
+    """A time-stamp of a partition's signed tree."""
+
+    size: int
+    note: bytes
+    """What was stamped, byte for byte."""
+    response: bytes
+    """The authority's answer, DER."""
+    stamped_at: datetime
+
+
+async def find_stamp(connection: Connection, partition: int, at_least: int | None) -> TreeStamp | None:
+    """The oldest stamp of a partition's tree with that many entries or more; without a number the newest."""
+    row = await connection.fetchrow(_STAMP, partition, at_least)
+    return None if row is None else TreeStamp(row["tree_size"], row["tree_note"], row["response"], row["stamped_at"])
 
 
 async def newest_tree(connection: Connection, partition: int) -> SignedTree | None:

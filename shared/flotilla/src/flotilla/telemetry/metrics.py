@@ -72,6 +72,9 @@ AUDIT_COSIGNED_AGE = Gauge(
 AUDIT_WITNESS_FAILURES = Counter(
     "flotilla_audit_witness_failures", "Checkpoints that a witness did not cosign.", ["witness", "reason"]
 )
+AUDIT_STAMP_FAILURES = Counter(
+    "flotilla_audit_stamp_failures", "Checkpoints that the time-stamp authority did not stamp."
+)
 AUDIT_PARKED = Gauge("flotilla_audit_parked_sessions", "Sessions parked by a gap or a conflict.")
 AUDIT_UNDECODABLE = Gauge("flotilla_audit_undecodable_records", "Records in Kafka that are not session events.")
 AUDIT_CHECKPOINT_AGE = Gauge("flotilla_audit_checkpoint_age_seconds", "Since the last checkpoint.", ["partition"])
