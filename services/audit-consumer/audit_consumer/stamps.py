@@ -86,7 +86,7 @@ class StampJob:
         try:
             stamp = decode_timestamp_response(body)
         except ValueError as error:
-            raise NotStamped(f"its answer is no time-stamp: {error}") from error
+            raise NotStamped(f"its answer is not a valid time-stamp: {error}") from error
         if stamp.status not in _GRANTED:
             raise NotStamped(f"it refuses with status {stamp.status}: {stamp.status_string}")
         info = stamp.tst_info
