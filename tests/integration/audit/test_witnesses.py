@@ -12,7 +12,7 @@ from audit_consumer.witnesses import LogWitness as Asked
 from audit_consumer.witnesses import WitnessJob, read_witnesses
 from flotilla.audit.export_trees import WitnessPolicy
 from flotilla.audit.notes import NoteKey
-from flotilla.audit.proof import genesis
+from flotilla.audit.proof import genesis_hash
 from flotilla.audit.verify_export import ExportVerdict, main, verify_export
 from flotilla.config.signing import load_public_keys, load_signer, signer_with_new_key
 from flotilla.contracts.errors import ConfigurationError
@@ -111,7 +111,7 @@ async def test_a_history_forged_with_the_stolen_key_is_refused_by_witnesses(watc
         "UPDATE audit.session_events SET body = convert_to(replace(convert_from(body, 'UTF8'), 'm4', 'M4'), 'UTF8')"
         " WHERE session_id = 's1' AND seq = 4"
     )
-    await ground.rechain("s1", genesis("default", "s1"))
+    await ground.rechain("s1", genesis_hash("default", "s1"))
     for table in ("log_cosignatures", "checkpoint_heads", "checkpoints", "log_tiles"):
         await ground.projected.execute(f"DELETE FROM audit.{table}")
     await ground.projected.execute("UPDATE audit.session_heads SET dirty = true")
