@@ -318,7 +318,7 @@ async def test_a_checkpoint_signed_with_another_key_is_bad(recorder: Recorder, t
             key_id=key_id,
         )
         event = Event(session="plain", seq=1, hash=digest.hex(), body=body.decode())
-        end = End(events=1, witnesses=0, anchors=1)
+        end = End(events=1, witnesses=0, anchors=1, inclusions=0)
         forged = written([msgspec.structs.replace(header, segments=[part]), event, anchor, end])
         verdict = verify_export(read_lines(BytesIO(forged)), recorder.keys())
         assert [problem.kind for problem in verdict.problems] == ["checkpoint"]

@@ -13,7 +13,7 @@ from flotilla.kafka.lanes import lane_of
 from flotilla.postgres import Pool
 from tests.integration.gateway.conftest import gateway, log_topics, replica
 from tests.packaging.programs import run
-from tests.support.audit import events_of, project_directly, records_of
+from tests.support.audit import Projected, events_of, project_directly, records_of
 from tests.support.gateway import RunningGateway
 from tests.support.time_stamps import Authority, openssl
 
@@ -40,7 +40,9 @@ async def test_openssl_verifies_the_stamps_of_checkpoints(gateway: RunningGatewa
                 authority.answer = None
                 await job.stamp_all()
                 await job.stamp_all()
-    assert len(await gateway.rows("SELECT 1 FROM audit.log_stamps")) == 2, "one for each tree, and none that is wrong"
+    assert len(await Projected(gateway.database).fetch("SELECT 1 FROM audit.log_stamps")) == 2, (
+        "one for each tree, and none that is wrong"
+    )
     sizes = [await verified_size(monitor, size, authority, tmp_path) for size in (None, 1, 2, 3)]
     assert sizes == [5, 2, 2, 5]
     assert (await monitor.get(f"/v1/audit/logs/{LANE}/stamp", params={"size": 6})).status_code == 404
