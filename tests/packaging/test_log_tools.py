@@ -58,7 +58,8 @@ async def test_go_verifies_checkpoints_tiles_proofs_and_an_export(
                         await http.get(f"{prefix}/checkpoint", headers={"Authorization": f"Bearer {key}"})
                     ).content
     await gateway.as_superuser(
-        f"INSERT INTO flotilla.sessions (tenant_id, session_id, user_id, head_seq) VALUES ('default', 's1', 'ada', {SIZE})"
+        "INSERT INTO flotilla.sessions (tenant_id, session_id, user_id, head_seq) "
+        f"VALUES ('default', 's1', 'ada', {SIZE})"
     )
     (tmp_path / "former").write_bytes(former)
     (tmp_path / "export").write_bytes(b"".join([line async for line in export_session(gateway.pool, "default", "s1")]))
