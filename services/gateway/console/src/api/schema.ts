@@ -1785,6 +1785,30 @@ export interface components {
             sessions: components["schemas"]["Session"][];
         };
         /**
+         * LogStamp
+         * @description A time-stamp of a partition's signed checkpoint.
+         */
+        LogStamp: {
+            /** Size */
+            size: number;
+            /**
+             * Checkpoint
+             * @description What was stamped, character for character.
+             */
+            checkpoint: string;
+            /**
+             * Response
+             * @description The authority's answer (RFC 3161, DER), base64.
+             */
+            response: string;
+            /**
+             * Stamped At
+             * Format: date-time
+             * @description The time that the authority names.
+             */
+            stamped_at: string;
+        };
+        /**
          * LoginOptions
          * @description What the console needs to know before anybody is signed in.
          */
