@@ -24,7 +24,7 @@ from tests.support.session_events import topics_named
 
 __all__ = ["kafka"]
 # Each service's clock against the servers': every pair of neighbours differs, and some by two hours.
-CLOCKS = dict(zip(SERVICES, ("-1h", "+1h", "+1h", "-1h", "+1h", "-1h"), strict=True))
+CLOCKS = dict(zip(SERVICES, ("-1h", "+1h", "+1h", "-1h", "+1h", "-1h", "+1h"), strict=True))
 
 
 @pytest.fixture(scope="module")
