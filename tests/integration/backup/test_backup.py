@@ -161,7 +161,7 @@ async def test_a_history_that_was_rewritten_in_the_backup_is_found_without_a_fle
     """By somebody who can sign backups, but not checkpoints."""
     backup = tmp_path / "backup"
     manifest = await saved.back_up(backup)
-    events = manifest.table("audit.session_events")
+    events = manifest.find_table("audit.session_events")
     assert events is not None
     file = backup / events.file.name
     old = gzip.decompress(file.read_bytes())

@@ -8,7 +8,7 @@ from typing import Any
 
 from flotilla.backup.manifest import Manifest
 from flotilla.backup.private_files import OWNER_ONLY_FOLDER, put_private
-from flotilla.backup.restore import Restored, checked, restore_backup
+from flotilla.backup.restore import Restored, read_verified_manifest, restore_backup
 from flotilla.backup.settings import RestoreSettings
 from flotilla.backup.tables import Progress
 from flotilla.config import load_settings
@@ -29,7 +29,7 @@ def restored_stack(state: StateDir, folder: Path, given: dict[str, Any], progres
     Raises:
         Refused: the backup is not what was signed; the folder holds another stack.
     """
-    manifest = checked(load_settings(RestoreSettings, **_NOWHERE, **given), folder, progress).manifest
+    manifest = read_verified_manifest(load_settings(RestoreSettings, **_NOWHERE, **given), folder, progress).manifest
     if _begin(state, manifest) == "finished":
         return Restored(manifest, was_done=True, keys=[])
     with Stack(state.root, SERVERS) as stack:

@@ -43,7 +43,7 @@ class LoggedProgress:
             log.info("working", what=what, done=done, total=total)
 
 
-def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m flotilla.backup", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -74,7 +74,7 @@ def run(given: argparse.Namespace) -> tuple[int, JsonObject]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run and return the exit code."""
-    given = parse(argv)
+    given = parse_arguments(argv)
     configure_logs(SERVICE, "info", "json")
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     try:

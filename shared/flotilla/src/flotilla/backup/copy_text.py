@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from flotilla.backup.files import lines
+from flotilla.backup.files import read_compressed_lines
 from flotilla.backup.manifest import StoredTable
 from flotilla.contracts.errors import Invalid
 
@@ -22,7 +22,7 @@ def rows(folder: Path, table: StoredTable, *columns: str) -> Iterator[list[bytes
     if missing:
         raise Invalid(f"{table.name} has no column {', '.join(sorted(missing))}")
     places = [table.columns.index(column) for column in columns]
-    for number, line in enumerate(lines(folder, table.file), 1):
+    for number, line in enumerate(read_compressed_lines(folder, table.file), 1):
         cells = line.rstrip(b"\n").split(b"\t")
         if len(cells) != len(table.columns):
             raise Invalid(f"{table.file.name}, line {number}: {len(cells)} columns, not {len(table.columns)}")

@@ -13,12 +13,18 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from flotilla.backup.files import stored_as_it_is, written
+from flotilla.backup.files import new_compressed_file, stored_as_it_is
 from flotilla.backup.manifest import Manifest, StoredFile, StoredKey, write_manifest
 from flotilla.backup.private_files import OWNER_ONLY_FOLDER
 from flotilla.backup.sealing import read_passphrase, seal
 from flotilla.backup.settings import BackupSettings
-from flotilla.backup.tables import Progress, connected, copy_tables, read_sequences, snapshot
+from flotilla.backup.tables import (
+    Progress,
+    connect_without_time_limits,
+    copy_tables,
+    read_sequences,
+    snapshot_transaction,
+)
 from flotilla.backup.temporal_file import copy_temporal
 from flotilla.backup.topics import CUT, TopicCopies
 from flotilla.config.signing import Signer, load_signer
@@ -75,10 +81,10 @@ async def create_backup(settings: BackupSettings, to: Path, progress: Progress) 
 async def _create(settings: BackupSettings, folder: Path, keys: _Keys, progress: Progress) -> Manifest:
     backup_id = new_id()
     temporal = copy_temporal(settings.backup_temporal_file, folder) if settings.backup_temporal_file else None
-    async with connected(settings) as connection, snapshot(connection) as taken:
+    async with connect_without_time_limits(settings) as connection, snapshot_transaction(connection) as taken:
         ends = await _topic_ends(settings)  # at once: the longer this waits, the more there is to cut
         tables = await copy_tables(taken, folder, progress)
-        with written(folder, CUT) as cut:
+        with new_compressed_file(folder, CUT) as cut:
             topics = await TopicCopies(settings, connection, folder, progress).copy(ends, cut)
         sequences = await read_sequences(connection)
     return Manifest(
@@ -89,7 +95,7 @@ async def _create(settings: BackupSettings, folder: Path, keys: _Keys, progress:
         tables=tables,
         sequences=sequences,
         topics=topics,
-        cut=cut.stored,
+        cut=cut.manifest_entry,
         temporal=temporal,
         public_keys=[
             stored_as_it_is(folder, f"keys/{name}", content)

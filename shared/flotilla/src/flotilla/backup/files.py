@@ -12,7 +12,7 @@ from typing import IO
 import msgspec
 
 from flotilla.backup.manifest import StoredFile
-from flotilla.backup.private_files import OWNER_ONLY_FOLDER, private
+from flotilla.backup.private_files import OWNER_ONLY_FOLDER, new_private_file
 from flotilla.contracts.errors import Invalid
 
 _LEVEL = 1
@@ -51,8 +51,8 @@ class _Hashing(io.RawIOBase):
         return self._file.write(data)
 
 
-class Written:
-    """A file that is being written; `stored` is known once it is closed."""
+class CompressedFileWriter:
+    """A file that is being written; `manifest_entry` is known once it is closed."""
 
     def __init__(self, name: str, file: IO[bytes]) -> None:
         self._name = name
@@ -73,18 +73,18 @@ class Written:
         self._gzip.close()
 
     @property
-    def stored(self) -> StoredFile:
+    def manifest_entry(self) -> StoredFile:
         """What the manifest says of it."""
         return StoredFile(name=self._name, size_bytes=self._hashing.size_bytes, sha256=self._hashing.digest.hexdigest())
 
 
 @contextmanager
-def written(folder: Path, name: str) -> Iterator[Written]:
+def new_compressed_file(folder: Path, name: str) -> Iterator[CompressedFileWriter]:
     """A new compressed file in the folder; it is on the disk when the block ends."""
     path = folder / name
     path.parent.mkdir(mode=OWNER_ONLY_FOLDER, parents=True, exist_ok=True)
-    with private(path) as file:
-        writing = Written(name, file)
+    with new_private_file(path) as file:
+        writing = CompressedFileWriter(name, file)
         yield writing
         writing.close()
 
@@ -93,7 +93,7 @@ def stored_as_it_is(folder: Path, name: str, content: bytes) -> StoredFile:
     """Write a small file without compression."""
     path = folder / name
     path.parent.mkdir(mode=OWNER_ONLY_FOLDER, parents=True, exist_ok=True)
-    with private(path) as file:
+    with new_private_file(path) as file:
         file.write(content)
     return StoredFile(name=name, size_bytes=len(content), sha256=sha256(content).hexdigest())
 
@@ -110,19 +110,19 @@ def problem_of(folder: Path, stored: StoredFile) -> str | None:
     return None if digest == stored.sha256 else f"{stored.name} is not the file that was backed up"
 
 
-def lines(folder: Path, stored: StoredFile) -> Iterator[bytes]:
+def read_compressed_lines(folder: Path, stored: StoredFile) -> Iterator[bytes]:
     """The lines of a compressed file, each with its end."""
     with gzip.open(_inside(folder, stored.name)) as file:
         yield from file
 
 
-def blocks(folder: Path, stored: StoredFile, size: int = 1024 * 1024) -> Iterator[bytes]:
+def read_compressed_blocks(folder: Path, stored: StoredFile, size: int = 1024 * 1024) -> Iterator[bytes]:
     """A compressed file, block by block."""
     with gzip.open(_inside(folder, stored.name)) as file:
         yield from iter(lambda: file.read(size), b"")
 
 
-def records(folder: Path, stored: StoredFile) -> Iterator[Record]:
+def read_backup_records(folder: Path, stored: StoredFile) -> Iterator[Record]:
     """The records of a file.
 
     Raises:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from flotilla.backup.private_files import private
+from flotilla.backup.private_files import new_private_file
 from flotilla.config.signing import PublicKeys, Signer
 from flotilla.contracts.envelope import from_json, to_json
 from flotilla.contracts.errors import Invalid, Undecodable
@@ -99,7 +99,7 @@ class Manifest:
         single = [file for file in (self.cut, self.temporal, self.sealed_keys) if file is not None]
         return [*(table.file for table in self.tables), *partitions, *single, *self.public_keys]
 
-    def topic(self, kind: str) -> StoredTopic:
+    def find_topic(self, kind: str) -> StoredTopic:
         """The topic of this kind.
 
         Raises:
@@ -110,13 +110,13 @@ class Manifest:
                 return topic
         raise Invalid(f"the backup has no topic of {kind}")
 
-    def table(self, name: str) -> StoredTable | None:
+    def find_table(self, name: str) -> StoredTable | None:
         """A table's rows; None where the backed up database had no such table."""
         return next((table for table in self.tables if table.name == name), None)
 
     def as_document(self) -> JsonObject:
         """What people are shown: which backup, of when, and how much of what."""
-        events = self.topic("session-events").partitions
+        events = self.find_topic("session-events").partitions
         return {
             "backup_id": self.backup_id,
             "point": self.point,
@@ -153,7 +153,7 @@ def write_manifest(folder: Path, manifest: Manifest, signer: Signer) -> None:
     body = to_json(manifest)
     signature = _Signature(key_id=signer.key_id, signature=signer.sign(_DOMAIN + body))
     for name, content in ((SIGNATURE, to_json(signature)), (MANIFEST, body)):
-        with private(folder / name) as file:
+        with new_private_file(folder / name) as file:
             file.write(content)
 
 

@@ -10,7 +10,7 @@ OWNER_ONLY, OWNER_ONLY_FOLDER = 0o600, 0o700
 
 
 @contextmanager
-def private(path: Path) -> Iterator[IO[bytes]]:
+def new_private_file(path: Path) -> Iterator[IO[bytes]]:
     """A new file for its owner alone, on the disk when the block ends."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_ONLY)
     with os.fdopen(descriptor, "wb") as file:
@@ -22,6 +22,6 @@ def private(path: Path) -> Iterator[IO[bytes]]:
 def put_private(path: Path, content: bytes) -> None:
     """Write a file for its owner alone: all of it, or nothing."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    with private(unfinished) as file:
+    with new_private_file(unfinished) as file:
         file.write(content)
     unfinished.replace(path)

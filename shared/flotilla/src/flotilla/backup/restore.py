@@ -9,10 +9,10 @@ import psycopg
 from flotilla.backup.manifest import Manifest, SignedManifest, read_manifest
 from flotilla.backup.other_work import refuse_work
 from flotilla.backup.private_files import OWNER_ONLY_FOLDER, put_private
-from flotilla.backup.sealing import read_passphrase, unseal
+from flotilla.backup.sealing import read_passphrase, unseal_key_files
 from flotilla.backup.settings import RestoreSettings
 from flotilla.backup.table_restore import RestoredTables
-from flotilla.backup.tables import Progress, connected
+from flotilla.backup.tables import Progress, connect_without_time_limits
 from flotilla.backup.topic_restore import RestoredTopics
 from flotilla.backup.verify import check_files
 from flotilla.config.signing import load_public_keys
@@ -41,12 +41,12 @@ async def restore_backup(settings: RestoreSettings, folder: Path, progress: Prog
         RetryLater: a server does not answer.
         ConfigurationError: something has to be set differently.
     """
-    signed = await asyncio.to_thread(checked, settings, folder, progress)
+    signed = await asyncio.to_thread(read_verified_manifest, settings, folder, progress)
     keys = _opened_keys(settings, folder, signed.manifest)
-    async with connected(settings) as connection:
+    async with connect_without_time_limits(settings) as connection:
         tables = RestoredTables(connection, folder, signed.manifest, signed.sha256)
         topics = RestoredTopics(settings, folder, signed.manifest)
-        async with tables.alone():
+        async with tables.hold_restore_lock():
             done = await _restore(settings, signed.manifest, tables, topics, progress)
     return Restored(signed.manifest, done, _write_keys(settings, folder, signed.manifest, keys))
 
@@ -58,18 +58,18 @@ async def _restore(
     await asyncio.to_thread(_make_schema, settings, manifest)
     if await tables.finished_at() is not None:
         return True
-    await topics.ensure()
+    await topics.create_missing_topics()
     if not await tables.has_begun():
         await topics.refuse_records()
         await refuse_work(settings)
-        await tables.begin()
-    await tables.restore(progress)
-    await topics.restore(progress)
-    await tables.finish()
+        await tables.begin_restore()
+    await tables.restore_rows(progress)
+    await topics.restore_records(progress)
+    await tables.finish_restore()
     return False
 
 
-def checked(settings: RestoreSettings, folder: Path, progress: Progress) -> SignedManifest:
+def read_verified_manifest(settings: RestoreSettings, folder: Path, progress: Progress) -> SignedManifest:
     """The manifest of a backup whose signature and hashes hold.
 
     Raises:
@@ -96,7 +96,7 @@ def _opened_keys(settings: RestoreSettings, folder: Path, manifest: Manifest) ->
     if settings.backup_passphrase_file is None:
         return {}
     sealed = (folder / manifest.sealed_keys.name).read_bytes()
-    return unseal(sealed, read_passphrase(settings.backup_passphrase_file), manifest.backup_id)
+    return unseal_key_files(sealed, read_passphrase(settings.backup_passphrase_file), manifest.backup_id)
 
 
 def _write_keys(settings: RestoreSettings, folder: Path, manifest: Manifest, keys: dict[str, bytes]) -> list[Path]:

@@ -44,7 +44,7 @@ def seal(keys: Mapping[str, bytes], passphrase: bytes, backup_id: str) -> bytes:
     return _MAGIC + salt + nonce + sealed
 
 
-def unseal(sealed: bytes, passphrase: bytes, backup_id: str) -> dict[str, bytes]:
+def unseal_key_files(sealed: bytes, passphrase: bytes, backup_id: str) -> dict[str, bytes]:
     """The key files.
 
     Raises:

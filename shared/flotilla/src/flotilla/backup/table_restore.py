@@ -10,7 +10,7 @@ from pathlib import Path
 
 import asyncpg
 
-from flotilla.backup.files import blocks
+from flotilla.backup.files import read_compressed_blocks
 from flotilla.backup.manifest import Manifest, StoredTable
 from flotilla.backup.tables import SCHEMAS, Plain, Progress, is_of_migrations, quoted_name
 from flotilla.contracts.errors import Conflict, Refused
@@ -60,7 +60,7 @@ class RestoredTables:
         self._sha256 = manifest_sha256
 
     @asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
+    async def hold_restore_lock(self) -> AsyncIterator[None]:
         """No other restore goes on in this database during the block.
 
         Raises:
@@ -109,14 +109,14 @@ class RestoredTables:
         """Whether this restore was begun before, and is to go on."""
         return bool(await self._connection.fetchval(_HAS_BEGUN, self._manifest.backup_id))
 
-    async def begin(self) -> None:
+    async def begin_restore(self) -> None:
         """Empty the tables, and write down that this restore has begun."""
         tables = [row["name"] for row in await self._tables() if row["name"] not in _OWN_STATE]
         async with self._connection.transaction():
             await self._connection.execute(f"TRUNCATE {', '.join(map(quoted_name, tables))}")
             await self._connection.execute(_BEGIN, self._manifest.backup_id, self._sha256)
 
-    async def restore(self, progress: Progress) -> None:
+    async def restore_rows(self, progress: Progress) -> None:
         """Put the rows of every table back that has not got them yet.
 
         Raises:
@@ -134,7 +134,7 @@ class RestoredTables:
             await self._restore(table, present[table.name])
         progress("tables", len(tables), len(tables))
 
-    async def finish(self) -> None:
+    async def finish_restore(self) -> None:
         """Let sequences go on behind what they gave out, and write down that the restore is complete."""
         async with self._connection.transaction():
             for name, value in self._manifest.sequences.items():
@@ -161,7 +161,7 @@ class RestoredTables:
             name,
             schema_name=schema,
             columns=table.columns,
-            source=_each(blocks(self._folder, table.file)),
+            source=_each(read_compressed_blocks(self._folder, table.file)),
             format="text",
             timeout=None,
         )

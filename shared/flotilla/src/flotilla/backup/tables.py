@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import asyncpg
 
-from flotilla.backup.files import written
+from flotilla.backup.files import new_compressed_file
 from flotilla.backup.manifest import StoredTable
 from flotilla.config import PostgresSettings
 from flotilla.contracts.errors import ConfigurationError, RetryLater
@@ -66,7 +66,7 @@ class Snapshot:
 
 
 @asynccontextmanager
-async def connected(settings: PostgresSettings) -> AsyncIterator[Plain]:
+async def connect_without_time_limits(settings: PostgresSettings) -> AsyncIterator[Plain]:
     """A connection without the time limits of services: copying a table takes as long as it takes.
 
     Raises:
@@ -86,7 +86,7 @@ async def connected(settings: PostgresSettings) -> AsyncIterator[Plain]:
 
 
 @asynccontextmanager
-async def snapshot(connection: Plain) -> AsyncIterator[Snapshot]:
+async def snapshot_transaction(connection: Plain) -> AsyncIterator[Snapshot]:
     """Everything that is read in the block is as of its beginning.
 
     Raises:
@@ -158,22 +158,22 @@ async def _refuse_hidden_rows(connection: Plain) -> None:
 
 async def _copy(connection: Plain, folder: Path, table: asyncpg.Record) -> StoredTable:
     columns, name = list(table["columns"]), table["name"]
-    order = f" ORDER BY {', '.join(map(quoted, table['key']))}" if table["key"] else ""
-    query = f"SELECT {', '.join(map(quoted, columns))} FROM {quoted_name(name)}{order}"  # noqa: S608 - quoted
-    with written(folder, f"postgres/{name}.copy.gz") as file:
+    order = f" ORDER BY {', '.join(map(quote_sql_name, table['key']))}" if table["key"] else ""
+    query = f"SELECT {', '.join(map(quote_sql_name, columns))} FROM {quoted_name(name)}{order}"  # noqa: S608 - quoted
+    with new_compressed_file(folder, f"postgres/{name}.copy.gz") as file:
 
         async def take(data: bytes) -> None:
             file.write(data)
 
         status = await connection.copy_from_query(query, output=take, format="text")
-    return StoredTable(name=name, columns=columns, rows=int(status.split()[-1]), file=file.stored)
+    return StoredTable(name=name, columns=columns, rows=int(status.split()[-1]), file=file.manifest_entry)
 
 
-def quoted(name: str) -> str:
+def quote_sql_name(name: str) -> str:
     """A name as SQL takes it."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def quoted_name(name: str) -> str:
     """A name with its schema as SQL takes it."""
-    return ".".join(quoted(part) for part in name.split(".", 1))
+    return ".".join(quote_sql_name(part) for part in name.split(".", 1))

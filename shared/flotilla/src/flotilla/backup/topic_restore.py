@@ -6,7 +6,7 @@ from pathlib import Path
 
 from aiokafka import ConsumerRecord
 
-from flotilla.backup.files import Record, records
+from flotilla.backup.files import Record, read_backup_records
 from flotilla.backup.manifest import Manifest, StoredPartition, StoredTopic
 from flotilla.backup.settings import RestoreSettings
 from flotilla.backup.tables import Progress
@@ -27,9 +27,11 @@ class RestoredTopics:
     def __init__(self, settings: RestoreSettings, folder: Path, manifest: Manifest) -> None:
         self._settings = settings
         self._folder = folder
-        self._topics = [(topic, manifest.topic(kind)) for kind, topic in zip(KINDS, topic_specs(settings), strict=True)]
+        self._topics = [
+            (topic, manifest.find_topic(kind)) for kind, topic in zip(KINDS, topic_specs(settings), strict=True)
+        ]
 
-    async def ensure(self) -> None:
+    async def create_missing_topics(self) -> None:
         """Create the topics that are missing, with the settings that they had."""
         topics = [
             TopicSpec(topic.name, topic.partitions, {**topic.configs, **_own_settings(stored.settings)})
@@ -52,7 +54,7 @@ class RestoredTopics:
                         "records: delete it, or name another one"
                     )
 
-    async def restore(self, progress: Progress) -> None:
+    async def restore_records(self, progress: Progress) -> None:
         """Write the records that are not there yet, then read all of them back.
 
         Raises:
@@ -77,7 +79,7 @@ class RestoredTopics:
                 f"topic {topic}, partition {stored.partition} ends at {end}, the backup at "
                 f"{stored.start + stored.records}: something else wrote to it"
             )
-        left = islice(records(self._folder, stored.file), end - stored.start, None)
+        left = islice(read_backup_records(self._folder, stored.file), end - stored.start, None)
         await writer.write(topic, stored.partition, end, map(_to_write, left))
 
     async def _compare(self, reader: TopicReader, topic: str, stored: StoredTopic, progress: Progress) -> None:
@@ -85,7 +87,7 @@ class RestoredTopics:
         for partition in stored.partitions:
             end = partition.start + partition.records
             found = await reader.extents(topic, [partition.partition])
-            wanted = records(self._folder, partition.file)
+            wanted = read_backup_records(self._folder, partition.file)
             same = found == [Extent(partition.partition, partition.start if partition.records else found[0].start, end)]
             if same and partition.records:
                 async for batch in reader.batches(topic, found[0]):

@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 import msgspec
 from aiokafka import ConsumerRecord
 
-from flotilla.backup.files import Record, Written, written
+from flotilla.backup.files import CompressedFileWriter, Record, new_compressed_file
 from flotilla.backup.manifest import StoredPartition, StoredTopic
 from flotilla.backup.tables import Plain, Progress
 from flotilla.config import KafkaSettings
@@ -74,7 +74,7 @@ class TopicCopies:
         self._folder = folder
         self._progress = progress
 
-    async def copy(self, ends: dict[str, list[Extent]], cut: Written) -> list[StoredTopic]:
+    async def copy(self, ends: dict[str, list[Extent]], cut: CompressedFileWriter) -> list[StoredTopic]:
         """Write each partition up to the end that was found, and into `cut` what is left out."""
         stored = []
         async with AsyncExitStack() as stack:
@@ -100,11 +100,11 @@ class TopicCopies:
         topic: TopicSpec,
         extent: Extent,
         rule: "_EventsRule | _CheckpointsRule",
-        cut: Written,
+        cut: CompressedFileWriter,
     ) -> StoredPartition:
         what = f"{topic.name}-{extent.partition}"
         count = left_out = 0
-        with written(self._folder, f"kafka/{what}.records.gz") as file:
+        with new_compressed_file(self._folder, f"kafka/{what}.records.gz") as file:
             async for batch in reader.batches(topic.name, extent):
                 ahead = await rule.ahead(extent.partition, batch)
                 for record in batch:
@@ -117,7 +117,7 @@ class TopicCopies:
                     left_out += 1
                 self._progress(what, count + left_out, extent.end - extent.start)
         return StoredPartition(
-            partition=extent.partition, start=extent.start, records=count, cut=left_out, file=file.stored
+            partition=extent.partition, start=extent.start, records=count, cut=left_out, file=file.manifest_entry
         )
 
 

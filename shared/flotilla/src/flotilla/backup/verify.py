@@ -13,7 +13,7 @@ from flotilla.audit.chain import ChainChecker, ChainedEvent, ExpectedChain
 from flotilla.audit.checkpoints import FIRST, SeenCheckpoint, statement_problems
 from flotilla.audit.proof import NO_CHECKPOINT, Rewind, Statement, head_leaf, split_leaves
 from flotilla.backup.copy_text import bytes_of, rows, text_of
-from flotilla.backup.files import lines, problem_of, records
+from flotilla.backup.files import problem_of, read_backup_records, read_compressed_lines
 from flotilla.backup.manifest import Manifest, SignedManifest, StoredTable, read_manifest
 from flotilla.backup.tables import Progress
 from flotilla.config.signing import PublicKeys
@@ -125,15 +125,15 @@ class _Contents:
     def _count_rows(self) -> None:
         for number, table in enumerate(self._manifest.tables):
             self._progress(f"table {table.name}", number, len(self._manifest.tables))
-            count = sum(1 for _ in lines(self._folder, table.file))
+            count = sum(1 for _ in read_compressed_lines(self._folder, table.file))
             if count != table.rows:
                 self._verdict.note(f"{table.name} has {count} rows, the manifest says {table.rows}")
 
     def _read_kafka(self) -> None:
-        for stored in self._manifest.topic("session-events").partitions:
+        for stored in self._manifest.find_topic("session-events").partitions:
             self._progress(f"partition {stored.partition}", stored.partition, 0)
             digests = bytearray()
-            for record in records(self._folder, stored.file):
+            for record in read_backup_records(self._folder, stored.file):
                 digests += _digest(record.value or b"")
             self._in_kafka[stored.partition] = digests
             self._starts[stored.partition] = stored.start
@@ -227,7 +227,7 @@ class _Contents:
         return found
 
     def _rows(self, name: str, *columns: str) -> Iterator[list[bytes | None]]:
-        table: StoredTable | None = self._manifest.table(name)
+        table: StoredTable | None = self._manifest.find_table(name)
         if table is None:
             raise Invalid(f"the backup has no table {name}")
         return rows(self._folder, table, *columns)

@@ -77,7 +77,7 @@ class Desk:
         self._worker: Worker | None = None
         self._arrived: asyncio.Queue[Worker] = asyncio.Queue()
 
-    async def check(self) -> None:
+    async def check_ready(self) -> None:
         """Raise RetryLater while no worker is connected: a readiness check."""
         if self._worker is None:
             raise RetryLater("no worker is connected: start the program that has the agent's function")
@@ -151,7 +151,7 @@ class Desk:
 
     async def _chat(self, request: Request) -> Response:
         run, body = self._run(request), await limited_body(request)
-        return await run.within(chat_answer(run.chat, request.method, request.path_params["path"], body))
+        return await run.do_within_task(chat_answer(run.chat, request.method, request.path_params["path"], body))
 
 
 class _Connection(StreamingResponse):
@@ -182,7 +182,7 @@ async def _end(_request: Request, run: Run, body: bytes) -> None:
 
 async def _call_tool(request: Request, run: Run, body: bytes) -> Any:
     asked = from_json(body, _ToolCall)
-    returned = await run.within(run.ctx.tool(request.path_params["tool"], **asked.arguments), asked.within)
+    returned = await run.do_within_task(run.ctx.tool(request.path_params["tool"], **asked.arguments), asked.within)
     return {"returned": to_builtins(returned)}
 
 
@@ -197,22 +197,22 @@ async def _record(_request: Request, run: Run, body: bytes) -> None:
 
 
 async def _progress(_request: Request, run: Run, body: bytes) -> None:
-    await run.within(run.ctx.progress(from_json(body, _Text).text))
+    await run.do_within_task(run.ctx.progress(from_json(body, _Text).text))
 
 
 async def _emit(_request: Request, run: Run, body: bytes) -> None:
-    await run.within(run.ctx.emit_token(from_json(body, _Text).text))
+    await run.do_within_task(run.ctx.emit_token(from_json(body, _Text).text))
 
 
 async def _discard(_request: Request, run: Run, _body: bytes) -> None:
-    await run.within(run.ctx.discard_tokens())
+    await run.do_within_task(run.ctx.discard_tokens())
 
 
 async def _turns(request: Request, run: Run, _body: bytes) -> Any:
     limit = request.query_params.get("limit", "10")
     if not limit.isascii() or not limit.isdigit():
         raise Invalid(f"limit is {limit!r}: use a number")
-    return {"turns": to_builtins(await run.within(_earlier(run, int(limit))))}
+    return {"turns": to_builtins(await run.do_within_task(_earlier(run, int(limit))))}
 
 
 async def _earlier(run: Run, limit: int) -> Any:

@@ -43,7 +43,7 @@ class Run:
         self._work: set[asyncio.Task[Any]] = set()
         self._chat: ChatApi | None = None
 
-    async def within(self, work: Coroutine[Any, Any, T], call: str | None = None) -> T:
+    async def do_within_task(self, work: Coroutine[Any, Any, T], call: str | None = None) -> T:
         """Do `work` as the task's own: it holds the task, and is cancelled when the run ends. `call` is the call of a
         tool that it is part of.
 
@@ -192,7 +192,7 @@ class Worker:
         for run in list(self._runs.values()):
             run.close()
 
-    def release(self) -> None:
+    def end_task_stream(self) -> None:
         """End its stream: everything is done."""
         self._lines.put_nowait(None)
 
