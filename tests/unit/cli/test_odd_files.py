@@ -23,7 +23,7 @@ class Library:
     def __init__(self, *uris: str) -> None:
         self.content: dict[str, bytes | None] = dict.fromkeys(uris)
 
-    def upload(self, _path: str, _name: str, content: bytes, _media_type: str, **form: str) -> dict[str, Any]:
+    def upload_file(self, _path: str, _name: str, content: bytes, _media_type: str, **form: str) -> dict[str, Any]:
         self.content[form["uri"]] = content
         return {"document_id": form["uri"], "passages": 1, "skipped": [], "unchanged": False}
 

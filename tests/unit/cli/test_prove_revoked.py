@@ -28,7 +28,7 @@ class Answers:
     def me(self) -> dict[str, Any]:
         return {"tenant": "acme"}
 
-    def chunks(self, _path: str, **_query: object) -> Iterator[bytes]:
+    def download_chunks(self, _path: str, **_query: object) -> Iterator[bytes]:
         return (write_line(line) for line in self._lines)
 
 

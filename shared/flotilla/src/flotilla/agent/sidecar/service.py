@@ -54,7 +54,7 @@ async def run_sidecar(command: Sequence[str], settings: SidecarSettings, runtime
         add_checks(runtime, pool, redis, settings.agent_name)
         if not await runtime.wait_until_ready():
             return
-        runtime.health.add_check("worker", desk.check)
+        runtime.health.add_check("worker", desk.check_ready)
         server = http_server(desk.app(), _LOOPBACK, settings.sidecar_port, grace_s=0, limits=_LIMITS)
         port = await stack.enter_async_context(
             server.serving(partial(runtime.supervisor.task_ended_early, "sidecar server"))
@@ -95,7 +95,7 @@ class _Shift:
             try:
                 await self._serve(worker, stop)
             finally:
-                worker.release()
+                worker.end_task_stream()
 
     async def _next(self, stop: asyncio.Event) -> Worker | None:
         arrival = asyncio.create_task(self._desk.next_worker())
