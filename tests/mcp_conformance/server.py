@@ -1,0 +1,157 @@
+"""The gateway's MCP server without credentials and without a fleet, with the tools that the conformance suite calls.
+
+`python -m tests.mcp_conformance.server PORT` serves until it is stopped. The suite can't send a key, and asks how
+messages are answered.
+"""
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uvicorn
+from mcp import MCPError
+from mcp.server.context import ServerRequestContext
+from mcp_types import (
+    INVALID_PARAMS,
+    MISSING_REQUIRED_CLIENT_CAPABILITY,
+    CallToolRequestParams,
+    ListToolsResult,
+    PaginatedRequestParams,
+    Tool,
+)
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway.mcp.exchange import Exchange, check_addresses, endpoint
+from gateway.mcp.results import Json, failure, of_blocks, of_text
+from gateway.mcp.server import make_server
+from gateway.problems import problem_from_error
+
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8DwHwAFBQIAX8jx0gAAAABJRU5ErkJggg=="
+WAV = "UklGRiQAAABXQVZFZm10IBAAAAABAAEAQB8AAEAfAAABAAgAZGF0YQAAAAA="
+IMAGE = {"type": "image", "data": PNG, "mimeType": "image/png"}
+SCHEMA: Json = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "type": "object",
+    "$defs": {
+        "address": {
+            "$anchor": "addressDef",
+            "type": "object",
+            "properties": {"street": {"type": "string"}, "city": {"type": "string"}},
+        }
+    },
+    "properties": {
+        "name": {"type": "string"},
+        "address": {"$ref": "#/$defs/address"},
+        "contactMethod": {"type": "string", "enum": ["phone", "email"]},
+        "phone": {"type": "string"},
+        "email": {"type": "string"},
+    },
+    "allOf": [{"anyOf": [{"required": ["phone"]}, {"required": ["email"]}]}],
+    "if": {"properties": {"contactMethod": {"const": "phone"}}, "required": ["contactMethod"]},
+    "then": {"required": ["phone"]},
+    "else": {"required": ["email"]},
+    "additionalProperties": False,
+}
+Context = ServerRequestContext[Any, Any]
+
+
+def _resource(uri: str, mime_type: str, text: str) -> Json:
+    return {"type": "resource", "resource": {"uri": uri, "mimeType": mime_type, "text": text}}
+
+
+ANSWERS: dict[str, Json] = {
+    "test_simple_text": of_text("This is a simple text response for testing."),
+    "test_image_content": of_blocks([IMAGE]),
+    "test_audio_content": of_blocks([{"type": "audio", "data": WAV, "mimeType": "audio/wav"}]),
+    "test_embedded_resource": of_blocks(
+        [_resource("test://embedded-resource", "text/plain", "This is an embedded resource content.")]
+    ),
+    "test_multiple_content_types": of_blocks(
+        [
+            {"type": "text", "text": "Multiple content types test:"},
+            IMAGE,
+            _resource("test://mixed-content-resource", "application/json", '{"test": "data", "value": 123}'),
+        ]
+    ),
+    "test_error_handling": failure("This tool intentionally returns an error for testing"),
+    "test_streaming_elicitation": of_text("The server asks nothing on the stream of an answer."),
+    "test_logging_tool": of_text("The server logs nothing to clients."),
+    "json_schema_2020_12_tool": of_text("{}"),
+}
+
+
+async def _progress(context: Context) -> Json:
+    for done in (0, 50, 100):
+        await context.session.report_progress(done, 100)
+        await asyncio.sleep(0.05)
+    return of_text("done")
+
+
+async def _missing(context: Context) -> Json:
+    capabilities = context.session.client_capabilities
+    if capabilities is None or capabilities.sampling is None:
+        needed: Json = {"requiredCapabilities": {"sampling": {}}}
+        raise MCPError(MISSING_REQUIRED_CLIENT_CAPABILITY, "Missing required client capability", needed)
+    return of_text("it is there")
+
+
+TOOLS: dict[str, Callable[[Context], Awaitable[Json]]] = {
+    "test_tool_with_progress": _progress,
+    "test_missing_capability": _missing,
+}
+
+
+async def list_tools(_context: Context, _params: PaginatedRequestParams) -> ListToolsResult:
+    """All of them."""
+    schemas = {name: {"type": "object"} for name in (*ANSWERS, *TOOLS)} | {"json_schema_2020_12_tool": SCHEMA}
+    return ListToolsResult(
+        tools=[Tool(name=name, description=name, input_schema=schema) for name, schema in schemas.items()]
+    )
+
+
+async def call_tool(context: Context, params: CallToolRequestParams) -> Json:
+    """The answer that the suite expects."""
+    tool = TOOLS.get(params.name)
+    if tool is not None:
+        return await tool(context)
+    if params.name not in ANSWERS:
+        raise MCPError(INVALID_PARAMS, f"no tool {params.name}")
+    return ANSWERS[params.name]
+
+
+def application() -> Starlette:
+    """The endpoint as the gateway mounts it, behind its checks of addresses."""
+    server = make_server("1")
+    server.add_request_handler("tools/list", PaginatedRequestParams, list_tools)
+    server.add_request_handler("tools/call", CallToolRequestParams, call_tool)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with endpoint(server, {}, 2_000_000) as served:
+            app.state.mcp = served
+            yield
+
+    async def exchange(request: Request) -> Response:
+        try:
+            check_addresses(request, public_url=None, hosts=(), origins=())
+        except Exception as error:  # noqa: BLE001 - the gateway has a handler for it
+            return problem_from_error(error).to_response()
+        body = await request.body()
+        try:
+            message = json.loads(body)
+        except ValueError:
+            message = {}
+        method = message.get("method") if isinstance(message, dict) else None
+        return Exchange(request.app.state.mcp.manager, body, method)
+
+    return Starlette(routes=[Route("/mcp", exchange, methods=["POST"])], lifespan=lifespan)
+
+
+if __name__ == "__main__":
+    uvicorn.run(application(), host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
