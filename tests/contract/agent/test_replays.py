@@ -104,6 +104,7 @@ async def test_nothing_happens_that_the_recording_does_not_answer(pool: Pool, re
     assert end == {
         "recorded_calls": 2,
         "live_searches": 0,
+        "changed_searches": [],
         "blocked_calls": [],
         "unused_calls": [],
         "blocked_effects": 1,
@@ -140,6 +141,16 @@ async def test_searches_are_made_again_where_the_index_is_live_and_nothing_else_
     failed = await run_task(clerk(world), order, replay=Replay(of_run="r0", index="live"))
     assert failed.failure
     assert failed.failure.type == "NotRecorded"
+
+
+async def test_a_search_in_other_words_finds_what_the_recorded_one_found() -> None:
+    world = World()
+    recorded = RecordedCall(agent="clerk", tool="look_up", args={"about": "rates"}, result="rates as of then")
+    run = await run_task(clerk(world), Order([], about="what rates"), replay=Replay(of_run="r0", calls=[recorded]))
+    assert (run.result.receipts, world.happened) == (["rates as of then"], [])
+    [end] = [event.data["details"] for event in run.events if event.data.get("change") == "replay_ended"]
+    words = {"tool": "look_up", "args": '{"about": "what rates"}', "recorded": '{"about": "rates"}'}
+    assert (end["changed_searches"], end["unused_calls"]) == ([words], [])  # type: ignore[call-overload, index]
 
 
 async def test_a_call_that_failed_then_fails_again_and_those_of_other_agents_are_theirs() -> None:

@@ -10,9 +10,12 @@ import pytest
 from redis.asyncio.connection import Connection, SSLConnection
 from redis.exceptions import ConnectionError as NoPrimary
 
+from flotilla.bus import connect_redis
 from flotilla.bus.connection import redis_url_and_options
 from flotilla.bus.sentinel import PrimaryConnection, Sentinels, split_sentinels
+from flotilla.config import KnowledgeSettings
 from flotilla.contracts.errors import ConfigurationError
+from flotilla.knowledge.redis_vectors import open_vector_store
 
 
 def sentinels_of(url: str) -> Sentinels:
@@ -69,6 +72,17 @@ WRONG = "a a/ /main a/main/x a:99999/main a:b/main a,/main [::1:3/main ?x=1"
 def test_a_url_without_a_primary_or_with_a_wrong_port_is_refused(rest: str) -> None:
     with pytest.raises(ConfigurationError, match=r"write redis\+sentinel://"):
         split_sentinels(f"redis+sentinel://{rest}")
+
+
+@pytest.mark.parametrize("url", ["redis+sentinel://a", "http://a:1", "redis://a:port/0"])
+async def test_a_url_that_cannot_be_used_is_named_by_its_own_setting(url: str) -> None:
+    settings = KnowledgeSettings.model_validate({"vector_store_url": url})
+    with pytest.raises(ConfigurationError, match=r"^FLOTILLA_VECTOR_STORE_URL"):
+        async with open_vector_store(settings, connect_redis):
+            pass
+    with pytest.raises(ConfigurationError, match=r"^FLOTILLA_REDIS_URL"):
+        async with connect_redis(url):
+            pass
 
 
 async def test_a_sentinel_that_names_no_address_is_passed_over_for_the_next_one() -> None:

@@ -1,6 +1,9 @@
+from typing import Any
+
 import pytest
 
 from flotilla.contracts.errors import Invalid
+from flotilla.knowledge import visibility
 from flotilla.knowledge.documents import TextBlock, UploadedDocument
 from flotilla.knowledge.parse import parse_document
 from flotilla.knowledge.parse_html import parse_html
@@ -120,3 +123,23 @@ def test_plain_text_is_cut_at_blank_lines() -> None:
 def test_a_document_without_text_is_refused(content: bytes) -> None:
     with pytest.raises(Invalid, match="no text"):
         parse_document(UploadedDocument(uri="a.html", content=content))
+
+
+def test_elements_within_each_other_that_are_named_navigation_are_not_each_read_as_a_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read = 0
+
+    def counted(node: Any) -> str:
+        nonlocal read
+        text = words(node)
+        read += len(text)
+        return text
+
+    words = visibility._words
+    monkeypatch.setattr(visibility, "_words", counted)
+    page = "".join(f'<p>words of a page {n} <a href="x">and a link</a></p>' for n in range(500))
+    nested = f"<html><body>{'<div class=nav>' * 90}{page}{'</div>' * 90}</body></html>"
+    parsed = parse_html(nested)
+    assert "words of a page 499 and a link" in "\n".join(block.text for block in parsed.blocks)
+    assert read < 10 * len(page)

@@ -34,6 +34,8 @@ def difference(one: Replayed) -> str:
         found.append("other sources")
     if one.blocked_calls:
         found.append(f"{len(one.blocked_calls)} calls blocked")
+    if one.changed_searches:
+        found.append("another search")
     if one.unused_calls:
         found.append(f"{len(one.unused_calls)} calls not made")
     return ", ".join(found)
@@ -60,6 +62,7 @@ def _differences(replayed: Sequence[Replayed]) -> dict[str, float]:
         "same_answer": round(mean(same) or 0.0, 4),
         "shared_sources": round(mean(overlaps) or 0.0, 4),
         "blocked_calls": sum(len(one.blocked_calls) for one in replayed),
+        "changed_searches": sum(len(one.changed_searches) for one in replayed),
         "unused_calls": sum(len(one.unused_calls) for one in replayed),
         "blocked_effects": sum(one.blocked_effects for one in replayed),
     }

@@ -47,6 +47,8 @@ class Replayed:
     replayed: Answered
     blocked_calls: list[dict[str, Any]]
     """Calls of tools that the recording does not have: they were refused."""
+    changed_searches: list[dict[str, Any]]
+    """Searches in other words than then, which found what was found then."""
     unused_calls: list[dict[str, Any]]
     """Recorded calls that were not made again."""
     blocked_effects: int
@@ -95,6 +97,7 @@ class ReplayRunner:
             recorded=self._answered(recorded),
             replayed=self._answered(run),
             blocked_calls=[call for end in ends for call in end["blocked_calls"]],
+            changed_searches=[call for end in ends for call in end["changed_searches"]],
             unused_calls=[call for end in ends for call in end["unused_calls"]],
             blocked_effects=sum(end["blocked_effects"] for end in ends),
         )

@@ -35,6 +35,7 @@ class Recording:
         self._left: defaultdict[str, deque[RecordedCall]] = defaultdict(deque)
         self._used = self._live = self._effects = 0
         self._blocked: list[JsonObject] = []
+        self._changed: list[JsonObject] = []
         for call in replay.calls:
             if replay.agents.get(call.agent, call.agent) == agent:
                 self._left[_key(call.tool, call.args)].append(call)
@@ -45,22 +46,31 @@ class Recording:
         self._live += may
         return may
 
-    def result_of(self, call: IdentifiedToolCall) -> JsonValue:
-        """Return what the n-th equal call returned to the n-th one.
+    def result_of(self, call: IdentifiedToolCall, options: ToolOptions) -> JsonValue:
+        """Return what the n-th equal call returned to the n-th one; a search in other words finds what one that is
+        left found then.
 
         Raises:
             NotRecorded: there was none.
             FailedThen: it failed.
         """
         recorded = self._left[_key(call.tool, call.args)]
-        if not recorded:
+        found = recorded.popleft() if recorded else self._other_search(call) if options.searches else None
+        if found is None:
             self._blocked.append(_shown(call.tool, call.args))
             raise NotRecorded(f"tool {call.tool}: the recorded run has no such call, and a replay makes no other")
         self._used += 1
-        found = recorded.popleft()
         if found.error is not None:
             raise FailedThen(found.error)
         return found.result
+
+    def _other_search(self, call: IdentifiedToolCall) -> RecordedCall | None:
+        left = next((calls for calls in self._left.values() if calls and calls[0].tool == call.tool), None)
+        if left is None:
+            return None
+        found = left.popleft()
+        self._changed.append({**_shown(call.tool, call.args), "recorded": _shown(call.tool, found.args)["args"]})
+        return found
 
     def block_effect(self) -> None:
         """Count an effect that does not happen."""
@@ -82,6 +92,7 @@ class Recording:
         return {
             "recorded_calls": self._used,
             "live_searches": self._live,
+            "changed_searches": list(self._changed[:_SHOWN_CALLS]),
             "blocked_calls": list(self._blocked[:_SHOWN_CALLS]),
             "unused_calls": list(unused[:_SHOWN_CALLS]),
             "blocked_effects": self._effects,

@@ -135,7 +135,7 @@ class ToolRunner:
             if recording.may_call(call.tool.options):
                 shown.result = await self._executed(ctx, call, shown.call_id)
                 return shown.result
-            shown.result = recording.result_of(call.named)
+            shown.result = recording.result_of(call.named, call.tool.options)
         return call.tool.decode_result(shown.result)
 
     def _approved(self, call: _Call) -> _Call:

@@ -17,9 +17,9 @@ from redis.backoff import NoBackoff
 
 from flotilla.bus.logins import PasswordFileCredentials
 from flotilla.bus.pooling import SILENCE, PrimaryPool
-from flotilla.bus.sentinel import SENTINEL_URL, primary_connection_class, split_sentinels
+from flotilla.bus.sentinel import REDIS_SETTING, SENTINEL_URL, primary_connection_class, split_sentinels
 from flotilla.config.password_files import split_password_file
-from flotilla.contracts.errors import RetryLater
+from flotilla.contracts.errors import ConfigurationError, RetryLater
 
 Redis: TypeAlias = redis.asyncio.Redis
 
@@ -31,20 +31,26 @@ AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, OSError, *UNWILLING
 
 SOCKET_TIMEOUT_S = 5.0
 CONNECT_TIMEOUT_S = 3.0
-_HINT = "check FLOTILLA_REDIS_URL"
+_HINT = f"check {REDIS_SETTING}"
 MAX_BLOCK_MS = 2_000
 """Longest BLOCK of a read: well below the socket timeout, else a read that timed out would strand its entries."""
 
 
 @asynccontextmanager
-async def connect_redis(url: str, *, name: str = "flotilla", max_connections: int = 64) -> AsyncIterator[Redis]:
+async def connect_redis(
+    url: str, *, name: str = "flotilla", max_connections: int = 64, setting: str = REDIS_SETTING
+) -> AsyncIterator[Redis]:
     """A client on `url` that connects on first use, so that a service can start before its Redis.
 
-    `name` shows in CLIENT LIST. Values come back as bytes.
+    `name` shows in CLIENT LIST. Values come back as bytes. `setting` is where the URL stands.
+
+    Raises:
+        ConfigurationError: the URL is none that can be used.
     """
-    url, options = redis_url_and_options(url)
-    pool = PrimaryPool.from_url(
+    url, options = redis_url_and_options(url, setting)
+    pool = _pool(
         url,
+        setting,
         **options,
         client_name=name,
         driver_info=None,  # no CLIENT SETINFO, which Redis 7.0 does not know
@@ -63,13 +69,20 @@ async def connect_redis(url: str, *, name: str = "flotilla", max_connections: in
         await client.aclose()
 
 
-def redis_url_and_options(url: str) -> tuple[str, dict[str, Any]]:
+def _pool(url: str, setting: str, **options: Any) -> PrimaryPool:
+    try:
+        return PrimaryPool.from_url(url, **options)
+    except ValueError as error:
+        raise ConfigurationError(f"{setting}: {error}") from error
+
+
+def redis_url_and_options(url: str, setting: str = REDIS_SETTING) -> tuple[str, dict[str, Any]]:
     """Return the URL as redis-py takes it, and the options of a connection that its other parts stand for.
 
     Raises:
         ConfigurationError: the URL contradicts itself, or lacks a part.
     """
-    url, sentinels = split_sentinels(url)
+    url, sentinels = split_sentinels(url, setting)
     url, password = split_password_file(url)
     options: dict[str, Any] = {"connection_class": primary_connection_class(sentinels) if sentinels else Connection}
     if password is None:

@@ -21,6 +21,7 @@ from flotilla.config.password_files import read_password_file
 from flotilla.contracts.errors import ConfigurationError
 
 Place: TypeAlias = tuple[str, int]
+REDIS_SETTING = "FLOTILLA_REDIS_URL"
 SENTINEL_URL = "redis+sentinel://USER:PASSWORD@HOST1:26379,HOST2:26379/PRIMARY/0"
 _KINDS: Mapping[str, type[Connection]] = {"redis+sentinel": Connection, "rediss+sentinel": SSLConnection}
 _PORT = 26379
@@ -117,8 +118,9 @@ def primary_connection_class(sentinels: Sentinels) -> type[PrimaryConnection]:
     return type("Following", (PrimaryConnection, sentinels.kind), {"sentinels": sentinels})
 
 
-def split_sentinels(url: str) -> tuple[str, Sentinels | None]:
-    """Return a URL for redis-py, whose host does not count, and the sentinels; None where the URL names none.
+def split_sentinels(url: str, setting: str = REDIS_SETTING) -> tuple[str, Sentinels | None]:
+    """Return a URL for redis-py, whose host does not count, and the sentinels; None where the URL names none. `setting`
+    is where the URL stands.
 
     Raises:
         ConfigurationError: the URL names no primary, or a port that is none.
@@ -131,12 +133,10 @@ def split_sentinels(url: str) -> tuple[str, Sentinels | None]:
     login, at, hosts = netloc.rpartition("@")
     name, _, database = path.strip("/").partition("/")
     if not (hosts and name) or not (database.isdigit() or not database):
-        raise ConfigurationError(
-            f"FLOTILLA_REDIS_URL names no primary, or no number of a database: write {SENTINEL_URL}"
-        )
+        raise ConfigurationError(f"{setting} names no primary, or no number of a database: write {SENTINEL_URL}")
     own, others = _split_login(query)
     plain = urlunsplit(("redis", f"{login}{at}sentinel", f"/{database or 0}", urlencode(others, safe="/"), ""))
-    places = [_place(host) for host in hosts.split(",")]
+    places = [_place(host, setting) for host in hosts.split(",")]
     return plain, Sentinels(places, unquote(name), _KINDS[scheme], {**_tls(plain), **own, **_LIMITS})
 
 
@@ -151,14 +151,14 @@ def _split_login(query: str) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     return {"username": user, "password": own.get(_PASSWORD)}, others
 
 
-def _place(host: str) -> Place:
+def _place(host: str, setting: str) -> Place:
     try:
         parts = urlsplit(f"//{host}")
         name, port = parts.hostname, parts.port or _PORT
     except ValueError:
         name, port = None, _PORT
     if not name:
-        raise ConfigurationError(f"FLOTILLA_REDIS_URL: {host or 'an empty name'} is no HOST:PORT: write {SENTINEL_URL}")
+        raise ConfigurationError(f"{setting}: {host or 'an empty name'} is no HOST:PORT: write {SENTINEL_URL}")
     return name, port
 
 

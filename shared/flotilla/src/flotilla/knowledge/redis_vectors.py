@@ -13,6 +13,7 @@ from flotilla.config import KnowledgeSettings
 from flotilla.contracts.errors import RetryLater
 from flotilla.knowledge.vector_store import Near, VectorStore
 
+SETTING = "FLOTILLA_VECTOR_STORE_URL"
 KEYS = "flotilla:vectors:"
 """What all keys begin with: the pattern of a login for nothing else is `~flotilla:vectors:*`."""
 _MOST = 2**63 - 1
@@ -72,13 +73,17 @@ class RedisVectors:
 
 @asynccontextmanager
 async def open_vector_store(
-    settings: KnowledgeSettings, connect: Callable[[str], AbstractAsyncContextManager[Redis]]
+    settings: KnowledgeSettings, connect: Callable[..., AbstractAsyncContextManager[Redis]]
 ) -> AsyncIterator[VectorStore | None]:
-    """The store that the settings name; none where vectors are kept in PostgreSQL."""
+    """The store that the settings name; none where vectors are kept in PostgreSQL.
+
+    Raises:
+        ConfigurationError: the store's URL is none that can be used.
+    """
     if settings.vector_store_url is None:
         yield None
         return
-    async with connect(settings.vector_store_url.get_secret_value()) as redis:
+    async with connect(settings.vector_store_url.get_secret_value(), setting=SETTING) as redis:
         yield RedisVectors(redis)
 
 

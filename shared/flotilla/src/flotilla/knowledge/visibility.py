@@ -20,7 +20,11 @@ _NAMED_NAVIGATION = re.compile(r"(?:^|[\s_-])(?:nav|toc|breadcrumb)", re.IGNOREC
 _LINKED_SHARE = 0.8
 """Of the text of an element whose id or class calls it navigation, the share in links that makes it nothing else."""
 _MAX_NAMED = 100
-"""Such elements of a page that are looked into: they may be nested, and each look is at all that is in them."""
+"""Such elements of a page that are looked into."""
+_LOOKS = 4
+"""They may be nested, and each look is at all that is in them: at the whole page no more often than this."""
+_LINK_COST = 20
+"""Characters that a link counts for beside its text."""
 
 
 class HtmlVisibility:
@@ -29,6 +33,7 @@ class HtmlVisibility:
     def __init__(self, page: LexborHTMLParser, *, lists_of_links: bool = False) -> None:
         """`lists_of_links` shows those, too, that the page's author calls navigation."""
         self._named_left = 0 if lists_of_links else _MAX_NAMED
+        self._looks_left = _LOOKS * _cost(page.body) if self._named_left and page.body else 0
         self._opened = frozenset(target for opener in page.css(_OPENERS) for target in _targets(opener))
 
     def is_visible_content(self, node: LexborNode, within: Mapping[str, int]) -> bool:
@@ -49,9 +54,10 @@ class HtmlVisibility:
         if attributes.get("role") == "navigation":
             return True
         names = f"{attributes.get('class') or ''} {attributes.get('id') or ''}"
-        if not self._named_left or not _NAMED_NAVIGATION.search(names):
+        if not self._named_left or self._looks_left <= 0 or not _NAMED_NAVIGATION.search(names):
             return False
         self._named_left -= 1
+        self._looks_left -= _cost(node)
         linked = sum(len(_words(link)) for link in node.css("a[href]"))
         return linked >= max(_LINKED_SHARE * len(_words(node)), 1)
 
@@ -74,6 +80,11 @@ def image_alternative_text(node: LexborNode) -> str:
 
 def _words(node: LexborNode) -> str:
     return "".join((node.text() or "").split())
+
+
+def _cost(node: LexborNode) -> int:
+    """How much a look into `node` reads."""
+    return len(node.text() or "") + _LINK_COST * len(node.css("a[href]"))
 
 
 def _is_labelled_picture(node: LexborNode) -> bool:
