@@ -13,7 +13,7 @@ SECTIONS = re.findall(
 
 def test_each_framework_has_an_example() -> None:
     assert {name.lower() for name, _ in SECTIONS} == {
-        folder.parent.name for folder in ROOT.glob("examples/*/service.toml")
+        folder.parent.name for folder in ROOT.glob("examples/*/pyproject.toml")
     }
 
 

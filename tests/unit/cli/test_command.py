@@ -73,7 +73,19 @@ def test_every_listing_takes_json(verb: str) -> None:
     assert {"-o", "--output"} <= options(VERBS[verb])
 
 
-LOCAL = {"up", "down", "status", "logs", "demo", "new agent", "new workflow", "audit verify"}
+LOCAL = {
+    "up",
+    "down",
+    "status",
+    "logs",
+    "demo",
+    "new agent",
+    "new workflow",
+    "audit verify",
+    "backup create",
+    "backup verify",
+    "backup restore",
+}
 
 
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in LOCAL])
