@@ -196,6 +196,8 @@ NOTIFIES = "PUT /v1/notify"
 """Of listed hosts only, and none is listed here."""
 APPENDS = "POST /v1/sessions/{session_id}/events"
 """For services whose key has a right of its own besides its role."""
+ROUTES_AGENTS = ("PUT /v1/agents/{agent_name}/route", "DELETE /v1/agents/{agent_name}/route")
+"""Agents serve all tenants: for administrators of the operator's."""
 NAMED = ("GET /v1/audit/verify", "GET /v1/audit/export")
 """Name a session in the query."""
 STARTS_A_RUN = "POST /v1/sessions/{session_id}/runs"
@@ -288,6 +290,8 @@ async def test_the_rules_hold_for_every_role_of_another_tenant_which_sees_and_ch
                 assert answer.status_code == 403, where
             elif operation.name == APPENDS:
                 assert (answer.status_code, "may not append" in answer.text) == (403, True)
+            elif operation.name in ROUTES_AGENTS:
+                assert (answer.status_code, "operator's tenant" in answer.text) == (403, True)
             elif operation.name == STARTS_A_RUN:
                 assert answer.status_code in (200, 202, 409), where
             elif "{" in operation.path or operation.name in NAMED:
