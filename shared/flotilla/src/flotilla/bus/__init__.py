@@ -10,6 +10,9 @@ from flotilla.bus.housekeeping import BusHousekeeping
 from flotilla.bus.live import LiveRunWriter
 from flotilla.bus.publisher import Publisher
 
+Finish = HandlerResult
+"""Its former name, for consumers outside this repository."""
+
 __all__ = [
     "AWAY",
     "DONE",
@@ -19,6 +22,7 @@ __all__ = [
     "ConsumerOptions",
     "DeadLetters",
     "Delivery",
+    "Finish",
     "Handler",
     "HandlerResult",
     "LiveRunWriter",
