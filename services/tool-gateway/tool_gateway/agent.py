@@ -13,6 +13,7 @@ from tool_gateway.pins import AllowedTools
 
 _MAX_CALL_S = 4000.0
 """More than the longest `timeoutS`."""
+_MOST_CALLS = 1000
 
 
 class ToolChanged(Forbidden):
@@ -30,7 +31,13 @@ def mcp_agent(
 
     `run` holds arguments against the tools' schemas.
     """
-    agent = Agent(MCP_AGENT, version="1", concurrency=32, timeout_s=_MAX_CALL_S, gates_calls=True)
+    agent = Agent(
+        MCP_AGENT,
+        version="1",
+        concurrency=min(max(connections.max_calls, 1), _MOST_CALLS),
+        timeout_s=_MAX_CALL_S,
+        gates_calls=True,
+    )
 
     @agent.task
     async def call(ctx: TaskContext, task: McpCall) -> McpResult:
@@ -39,14 +46,17 @@ def mcp_agent(
         connection = connections.get(server)
         if connection is None:
             raise _refused(task.tool, "-", "unknown", ToolNotAllowed("there is no such MCP server"))
-        offer = await _allowed(ctx, connection, name, pins)
-        tool = GovernedMcpTool(offer, connection, run)
+        with connection.slots.hold(ctx.tenant_id):
+            tool = GovernedMcpTool(await _allowed(ctx, connection, name, pins), connection, run)
+            return await _governed(ctx, tool, task)
+
+    async def _governed(ctx: TaskContext, tool: GovernedMcpTool, task: McpCall) -> McpResult:
         arguments = tool.validated_arguments(task.arguments)
         await tool.check_arguments(arguments)
-        action = f"{MCP_AGENT}.{offer.name}"
+        action = f"{MCP_AGENT}.{tool.name}"
         rules = policy.current_policy
-        if rules.approval_requirement(action, rules.assess_risk(action, arguments, offer.risk)).required:
-            ctx.gated.add(offer.name, offer.risk)
+        if rules.approval_requirement(action, rules.assess_risk(action, arguments, tool.minimum_risk)).required:
+            ctx.gated.add(tool.name, tool.minimum_risk)
         return McpResult(**await ctx.call(tool, arguments))
 
     return agent

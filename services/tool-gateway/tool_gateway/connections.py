@@ -33,6 +33,7 @@ from tool_gateway.http import http_client_with_limit
 from tool_gateway.offers import MAX_OFFERED_BYTES, MAX_TOOLS, OfferedToolDefinition, is_tool_name, read_offer
 from tool_gateway.requests import limit_unanswered_requests
 from tool_gateway.servers import McpServerConfig, ServerSecrets
+from tool_gateway.slots import CallSlots
 from tool_gateway.stdio import start_stdio_server
 
 LOOK_AGAIN_S = 30.0
@@ -68,6 +69,7 @@ class ServerConnection:
     def __init__(self, name: str, server: McpServerConfig, on_offers: OnOffers) -> None:
         self.name = name
         self.server = server
+        self.slots = CallSlots(name, server)
         self.offers: dict[str, OfferedToolDefinition] = {}
         self._on_offers = on_offers
         self._secrets = ServerSecrets()
@@ -290,6 +292,11 @@ class ServerConnections(Mapping[str, ServerConnection]):
 
     def __len__(self) -> int:
         return len(self._all)
+
+    @property
+    def max_calls(self) -> int:
+        """How many calls all of them may have at a time."""
+        return sum(each.server.max_calls for each in self._all.values())
 
     def jobs(self) -> list[Job]:
         """Return what keeps each of them connected."""

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from flotilla.actions.arguments import canonical_numbers
 from flotilla.contracts.errors import Invalid
 from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.requests import RiskLevel
 from flotilla.contracts.tools import ToolOptions
 from flotilla.runtime.confined import FunctionRunner
 from flotilla.telemetry import metrics
@@ -37,6 +38,11 @@ class GovernedMcpTool:
     def name(self) -> str:
         """`<server>.<tool>`."""
         return self._offer.name
+
+    @property
+    def minimum_risk(self) -> RiskLevel:
+        """The least risk of a call; policy can raise it."""
+        return self._offer.risk
 
     @property
     def description(self) -> str:

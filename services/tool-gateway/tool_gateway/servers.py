@@ -50,8 +50,16 @@ class McpServerConfig(Struct, frozen=True, forbid_unknown_fields=True, rename="c
     """A larger result is replaced by an error."""
     max_message_bytes: Bytes = 10_000_000
     """What the server may send at once; at more the connection is closed."""
+    max_calls: Annotated[int, Meta(ge=1, le=1000)] = 32
+    """How many calls it has at a time; further ones are tried again."""
     tenants: list[str] | None = None
     """Whose administrators may allow its tools; None: the operators' tenant alone, `["*"]` every tenant."""
+
+    @property
+    def max_calls_per_tenant(self) -> int:
+        """How many of its calls one tenant may have at a time: of a server for several, half of them."""
+        is_shared = self.tenants is not None and (len(self.tenants) > 1 or "*" in self.tenants)
+        return max(1, self.max_calls // 2) if is_shared else self.max_calls
 
     def minimum_risk(self, tool: str) -> RiskLevel:
         """Return the least risk that the operators give `tool`."""

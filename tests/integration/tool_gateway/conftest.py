@@ -100,13 +100,19 @@ def configuration(tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
+def servers(configuration: dict[str, Any]) -> dict[str, Any]:
+    """All servers' entries."""
+    return {"desk": configuration}
+
+
+@pytest.fixture
 async def desk(
-    database: Database, redis_url: str, pool: Pool, tmp_path: Path, configuration: dict[str, Any]
+    database: Database, redis_url: str, pool: Pool, tmp_path: Path, servers: dict[str, Any]
 ) -> AsyncIterator[Desk]:
     """A tool gateway at work."""
     await open_session(pool)
     (tmp_path / "token").write_text(SECRET, "utf-8")
-    (tmp_path / "servers.json").write_text(json.dumps({"mcpServers": {"desk": configuration}}), "utf-8")
+    (tmp_path / "servers.json").write_text(json.dumps({"mcpServers": servers}), "utf-8")
     (tmp_path / "policy.toml").write_text(POLICY, "utf-8")
     settings = Settings.model_validate(
         {
@@ -115,6 +121,7 @@ async def desk(
             "ticket_public_key_file": PUBLIC_KEY_FILE,
             "mcp_servers_file": tmp_path / "servers.json",
             "approval_policy": str(tmp_path / "policy.toml"),
+            "drain_s": 3,
         }
     )
     async with connect_redis(redis_url) as client, service_running("tool-gateway", run, settings):

@@ -1,13 +1,14 @@
 """Calls of MCP tools as tasks of agent `mcp`: once, checked, allowed, limited, and without credentials in sight."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flotilla.telemetry import metrics
 from tests.integration.tool_gateway.conftest import SECRET, Desk
-from tests.support.agents import publish, session_events, task
+from tests.support.agents import publish, rows, session_events, task
 from tests.support.waiting import eventually
 
 
@@ -115,3 +116,30 @@ async def test_credentials_reach_the_server_and_nobody_else(desk: Desk, capfd: p
     assert not [name for name in names if name.startswith(("FLOTILLA_", "PG"))]
     logged = capfd.readouterr()
     assert SECRET not in logged.out + logged.err + json.dumps(await session_events(desk.pool))
+
+
+class TestOneServerHangs:
+    """Its calls take no slot of the others."""
+
+    @pytest.fixture
+    def servers(self, configuration: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+        other = tmp_path / "other"
+        other.mkdir()
+        arguments = [*configuration["args"][:-1], str(other)]
+        slow = {**configuration, "maxCalls": 2, "timeoutS": 600, "tenants": ["default"]}
+        return {"desk": slow, "other": {**slow, "args": arguments}}
+
+    async def test_a_server_that_hangs_leaves_the_others_their_slots(self, desk: Desk) -> None:
+        async def both_offer() -> bool:
+            servers = await rows(desk.pool, "SELECT DISTINCT server FROM flotilla_ops.offered_tools")
+            return len(servers) == 2
+
+        await eventually(both_offer, timeout_s=30)
+        await desk.allow_all()
+        for number in range(4):
+            wanted = {"tool": "desk.hang", "arguments": {}}
+            await publish(desk.pool, desk.redis, task(f"hang-{number}", "mcp", input=wanted))
+        await eventually(lambda: desk.calls() == ["hang", "hang"], timeout_s=30)
+        reply = await desk.call("other.add", "quick", a=1, b=2)
+        assert reply["result"]["structured"] == {"result": 3}
+        assert desk.calls() == ["hang", "hang"]

@@ -14,6 +14,9 @@ from gateway.schemas.pipelines import Task
 from gateway.schemas.runs import Run
 from gateway.services import PAUSE_S, GatewayServices
 
+FIRST_PAUSE_S = 0.01
+"""Before a task is looked at again: quick calls of tools take milliseconds. Later ones grow up to `PAUSE_S`."""
+
 
 async def wait_for_finished_run(
     services: GatewayServices, tenant_id: str, run_id: str, timeout_s: float, admission: StreamAccessCheck | None = None
@@ -52,9 +55,13 @@ async def wait_for_finished_task(services: GatewayServices, tenant_id: str, task
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
     with services.streams.hold(tenant_id):
+        pause_s = FIRST_PAUSE_S
         while True:
-            task = await with_current_status(services.temporal, await get_task(services.pool, tenant_id, task_id))
+            task = await get_task(services.pool, tenant_id, task_id)
             left_s = deadline - loop.time()
+            if pause_s >= PAUSE_S or left_s <= 0:  # until then its row is the first to know
+                task = await with_current_status(services.temporal, task)
             if task.finished_at is not None or left_s <= 0 or services.stopping.is_set():
                 return task
-            await services.sleep_or_stop(min(PAUSE_S, left_s))
+            await services.sleep_or_stop(min(pause_s, left_s))
+            pause_s = min(pause_s * 1.5, PAUSE_S)

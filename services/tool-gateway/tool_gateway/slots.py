@@ -1,0 +1,39 @@
+"""How many calls a server has at a time: one that hangs takes no slot of others, and no tenant has all of a server."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from flotilla.agent import ToolNotCalled
+from tool_gateway.servers import McpServerConfig
+
+
+class ServerBusy(ToolNotCalled):
+    """The server, or the tenant there, has as many calls as it may; nothing was sent, and the task is tried again."""
+
+
+class CallSlots:
+    """The calls of one server, counted over all tenants and for each."""
+
+    def __init__(self, name: str, server: McpServerConfig) -> None:
+        self._name = name
+        self._total = server.max_calls
+        self._per_tenant = server.max_calls_per_tenant
+        self._open: Counter[str] = Counter()
+
+    @contextmanager
+    def hold(self, tenant_id: str) -> Iterator[None]:
+        """One slot for as long as the block runs.
+
+        Raises:
+            ServerBusy: none is left for the tenant.
+        """
+        if self._open.total() >= self._total or self._open[tenant_id] >= self._per_tenant:
+            raise ServerBusy(f"MCP server {self._name} has {self._open.total()} calls at a time: maxCalls")
+        self._open[tenant_id] += 1
+        try:
+            yield
+        finally:
+            self._open[tenant_id] -= 1
+            if not self._open[tenant_id]:
+                del self._open[tenant_id]
