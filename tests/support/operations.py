@@ -43,6 +43,8 @@ INSERT INTO audit.tool_usage (tenant_id, session_id, seq, tool, agent, ok, durat
 INSERT INTO audit.requests (tenant_id, request_id, kind, requested_by) VALUES ('acme', 'acme-request', 'retry', 'olga');
 INSERT INTO audit.parked_events (tenant_id, kafka_partition, kafka_offset, session_id, seq, reason, detail, body)
     VALUES ('acme', 0, 0, 'acme-session', 9, 'gap', 'd', '');
+INSERT INTO flotilla.erasures (tenant_id, erasure_id, person, reason, requested_by)
+    VALUES ('acme', 'acme-erasure', 'user/flotilla/olga', 'r', 'otto');
 INSERT INTO flotilla.allowed_tools (tenant_id, server, tool, sha256, definition, allowed_by)
     VALUES ('acme', 'acme-desk', 'add', 'x', '{"name": "add", "title": null, "description": "d", "input_schema": {},
     "annotations": {}}', 'olga');
@@ -61,6 +63,7 @@ IDS = {
     "request_id": "acme-request",
     "schedule_id": "acme-schedule",
     "question_id": "acme-question",
+    "erasure_id": "acme-erasure",
     "step": "1",
     "response_id": "resp_acme-run",
     "tool_name": "acme-desk.add",

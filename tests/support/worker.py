@@ -16,6 +16,7 @@ from flotilla.bus import Redis, connect_redis
 from flotilla.contracts.envelope import AgentEvent, decode_event
 from flotilla.contracts.names import RAG_WORKFLOW, run_workflow_id
 from flotilla.contracts.requests import RAGRequest, RAGResponse
+from flotilla.encryption import open_keyring
 from flotilla.postgres import Pool, open_pool, tenant_transaction
 from flotilla.runtime import Runtime
 from flotilla.votes.roots import read_vote_roots
@@ -99,7 +100,7 @@ async def running_worker(
     async with (
         connect_redis(redis_url) as admin,
         connect_redis(own_url) as redis,
-        open_pool(dsn, application="workflow-worker") as own_pool,
+        open_pool(dsn, application="workflow-worker", keyring=open_keyring(settings)) as own_pool,
     ):
         deps = WorkerDependencies(
             own_pool,

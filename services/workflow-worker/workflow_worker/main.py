@@ -43,6 +43,7 @@ from workflow_worker.bridge import ReplyBridge
 from workflow_worker.delegates import Delegates
 from workflow_worker.delegations import SOURCE, TaskPublisher
 from workflow_worker.duties import load_known_agents, reconciled_kinds, report_gauges
+from workflow_worker.erasures import ErasureDuty
 from workflow_worker.installed_workflows import WorkflowPublisher, load_installed_workflows
 from workflow_worker.leader import LeaderElection, repeating_duty
 from workflow_worker.notices import NoticeDelivery, NoticeReceivers
@@ -202,6 +203,7 @@ def _leader(
         repeating_duty(RECONCILE_S, reconciler.run),
         repeating_duty(OPENED_S, reconciler.start_opened_runs),
         repeating_duty(RECONCILE_S, queue.run_once),
+        repeating_duty(RECONCILE_S, ErasureDuty(deps.pool, queue).run_once),
         repeating_duty(RECONCILE_S, ScheduleSyncDuty(deps.pool, deps.temporal, settings.task_queue).run),
         repeating_duty(RECONCILE_S, events),
         report_gauges(deps.pool),

@@ -30,7 +30,7 @@ class RunQueueDuty:
                 await self._open_next(row["tenant_id"], row["session_id"])
             else:
                 key = RunKey(tenant_id=row["tenant_id"], run_id=row["active_run_id"])
-                await self._interrupt(key, row["active_workflow_id"])
+                await self.cancel_run(key, row["active_workflow_id"])
 
     async def _open_next(self, tenant_id: str, session_id: str) -> None:
         async with tenant_transaction(self._pool, tenant_id) as connection:
@@ -38,7 +38,8 @@ class RunQueueDuty:
         if opened:
             log.info("queued_run_opened", session_id=session_id)
 
-    async def _interrupt(self, run: RunKey, workflow_id: str) -> None:
+    async def cancel_run(self, run: RunKey, workflow_id: str) -> None:
+        """Ask an active run to end. Repeating it changes nothing."""
         try:
             await self._client.get_workflow_handle(workflow_id).cancel()
         except RPCError as error:

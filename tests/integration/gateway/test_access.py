@@ -175,6 +175,14 @@ RULES = {
         DELETE /v1/notify
         POST /v1/keys
         DELETE /v1/keys/{key_id}
+        GET /v1/privacy/plan
+        GET /v1/privacy/erasures
+        GET /v1/privacy/erasures/{erasure_id}
+        POST /v1/privacy/erasures
+        POST /v1/privacy/erasures/{erasure_id}/confirm
+        GET /v1/privacy/holds
+        POST /v1/privacy/holds
+        DELETE /v1/privacy/holds
     """,
 }
 """Who may call what. An operation that is not here fails the tests: think about who may call it, then add it."""

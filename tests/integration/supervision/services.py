@@ -71,7 +71,7 @@ SERVICES = {
         restarting=frozenset(
             {
                 *("bridge", "former replies", "redrives", "leader", "policy", "policy record", "workflow catalog"),
-                *(f"leader duty {number}" for number in range(1, 9)),
+                *(f"leader duty {number}" for number in range(1, 10)),
             }
         ),
         fatal=frozenset({"temporal worker"}),

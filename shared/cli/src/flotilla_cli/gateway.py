@@ -97,9 +97,9 @@ class GatewayClient:
         """PATCH of changes that may be repeated."""
         return self._json("PATCH", path, json=body)
 
-    def delete(self, path: str) -> Any:
-        """DELETE."""
-        return self._json("DELETE", path)
+    def delete(self, path: str, **params: object) -> Any:
+        """DELETE; parameters that are None are left out."""
+        return self._json("DELETE", path, params=_given(params))
 
     def each(self, path: str, name: str, **params: object) -> Iterator[Document]:
         """Every row of a listing, a page at a time."""

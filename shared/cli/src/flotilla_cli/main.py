@@ -27,6 +27,7 @@ from flotilla_cli.verbs import (
     new,
     orders,
     outbox,
+    privacy,
     questions,
     runs,
     schedules,
@@ -110,6 +111,7 @@ for _name, _group in (
     ("backup", backup.app),
     ("keys", keys.app),
     ("signers", signers.app),
+    ("privacy", privacy.app),
 ):
     app.add_typer(_group, name=_name)
 

@@ -43,6 +43,8 @@ RESERVED_CHANGES: Mapping[str, frozenset[Party]] = MappingProxyType(
         "knowledge_document_": _GATEWAY,
         "mcp_tool_": _GATEWAY,
         "agent_route_": _GATEWAY,
+        "privacy_": _GATEWAY,
+        "subject_erased": _SERVICES,
     }
 )
 """The changes of `state_change` that not everybody may write, by the beginning of their names, and who may."""
@@ -54,6 +56,7 @@ AUDIT_CHANGES = (
     "knowledge_document_",
     "mcp_tool_",
     "agent_route_",
+    "privacy_",
 )
 """Those of the tenant's audit session, which holds nothing else."""
 

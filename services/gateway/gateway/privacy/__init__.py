@@ -1,0 +1,1 @@
+"""Erasure of people and legal holds."""

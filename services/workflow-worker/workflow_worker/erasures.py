@@ -1,0 +1,92 @@
+"""What follows a confirmed erasure: each session records it, the person's runs end, and then it is finished.
+
+The key is destroyed when this begins. Every step is a transaction or can be repeated, so it ends however often the
+worker is killed in between.
+"""
+
+import asyncpg
+import structlog
+
+from flotilla.contracts.event_builders import run_finished_event, state_change
+from flotilla.outbox import append
+from flotilla.postgres import Connection, Pool, tenant_transaction
+from flotilla.telemetry import metrics
+from flotilla.workflows.calls.runs import RunKey
+from workflow_worker.notices import queue_notice
+from workflow_worker.queue_duty import RunQueueDuty
+
+ERASED = "subject_erased"
+"""The `change` that each session of the person records."""
+BATCH = 200
+SOURCE = "/workflow-worker"
+_UNFINISHED = "SELECT * FROM flotilla.unfinished_erasures($1)"
+_LOCK = """
+SELECT event_seq IS NULL FROM flotilla.erasure_sessions
+WHERE tenant_id = $1 AND erasure_id = $2 AND session_id = $3 FOR UPDATE
+"""
+_RECORDED = """
+UPDATE flotilla.erasure_sessions SET event_seq = $4 WHERE tenant_id = $1 AND erasure_id = $2 AND session_id = $3
+"""
+_END_QUEUED = """
+UPDATE flotilla.runs SET status = 'cancelled', finished_at = now()
+WHERE tenant_id = $1 AND session_id = $2 AND status = 'queued' RETURNING run_id
+"""
+_ACTIVE = """
+SELECT run_id, workflow_id FROM flotilla.runs
+WHERE tenant_id = $1 AND session_id = $2 AND status IN ('pending', 'running', 'interrupted')
+"""
+_DONE = """
+UPDATE flotilla.erasure_sessions SET done_at = now() WHERE tenant_id = $1 AND erasure_id = $2 AND session_id = $3
+"""
+_FINISH = """
+UPDATE flotilla.erasures AS e SET finished_at = now() WHERE e.tenant_id = $1 AND e.erasure_id = $2
+    AND NOT EXISTS (SELECT FROM flotilla.erasure_sessions AS s
+                    WHERE s.tenant_id = $1 AND s.erasure_id = $2 AND s.done_at IS NULL)
+RETURNING 1
+"""
+log = structlog.get_logger(__name__)
+
+
+class ErasureDuty:
+    """Carries confirmed erasures on to their end."""
+
+    def __init__(self, pool: Pool, queue: RunQueueDuty) -> None:
+        self._pool = pool
+        self._queue = queue
+
+    async def run_once(self) -> None:
+        """One round: up to 200 sessions."""
+        rows = await self._pool.fetch(_UNFINISHED, BATCH)
+        for row in rows:
+            if row["session_id"] is not None:
+                await self._erase_session(row)
+        for tenant_id, erasure_id in {(row["tenant_id"], row["erasure_id"]) for row in rows}:
+            await self._finish(tenant_id, erasure_id)
+
+    async def _erase_session(self, row: asyncpg.Record) -> None:
+        tenant_id, erasure_id, session_id = row["tenant_id"], row["erasure_id"], row["session_id"]
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            if await connection.fetchval(_LOCK, tenant_id, erasure_id, session_id):
+                await _record(connection, tenant_id, erasure_id, session_id)
+            active = await connection.fetch(_ACTIVE, tenant_id, session_id)
+            if not active:
+                await connection.execute(_DONE, tenant_id, erasure_id, session_id)
+        for run in active:
+            await self._queue.cancel_run(RunKey(tenant_id=tenant_id, run_id=run["run_id"]), run["workflow_id"])
+
+    async def _finish(self, tenant_id: str, erasure_id: str) -> None:
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            finished = await connection.fetchval(_FINISH, tenant_id, erasure_id)
+        if finished:
+            log.info("erasure_finished", tenant=tenant_id, erasure_id=erasure_id)
+
+
+async def _record(connection: Connection, tenant_id: str, erasure_id: str, session_id: str) -> None:
+    """End the session's queued runs, and record the erasure."""
+    events = [state_change(ERASED, {"erasure_id": erasure_id}, SOURCE)]
+    for run in await connection.fetch(_END_QUEUED, tenant_id, session_id):
+        events.append(run_finished_event(run["run_id"], "cancelled", SOURCE))
+        await queue_notice(connection, tenant_id, run["run_id"], "run.finished")
+        metrics.RUNS.labels("cancelled").inc()
+    appended = await append(connection, tenant_id, session_id, events)
+    await connection.execute(_RECORDED, tenant_id, erasure_id, session_id, appended.first_seq)

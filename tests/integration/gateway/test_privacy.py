@@ -1,0 +1,184 @@
+"""Erasure of a person: who may ask and confirm, what it ends, and what is left for readers."""
+
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from temporalio.client import Client
+
+from flotilla.contracts.identity import user_name
+from flotilla.postgres import Connection, Pool, open_pool, tenant_transaction
+from tests.integration.gateway.conftest import Gate, Replica, answering
+from tests.support.encryption import key_file
+from tests.support.gateway import RunningGateway
+from tests.support.waiting import eventually
+from workflow_worker import erasures
+from workflow_worker.erasures import ErasureDuty
+from workflow_worker.queue_duty import RunQueueDuty
+
+__all__ = ["key_file"]
+ADA = user_name("flotilla", "ada")
+LEFT = """
+SELECT (SELECT count(*) FROM flotilla.erasure_sessions WHERE done_at IS NULL),
+    (SELECT count(*) FROM flotilla.erasures WHERE finished_at IS NULL)
+"""
+
+
+@pytest.fixture
+async def encrypting(replica: Replica, key_file: Path) -> AsyncIterator[RunningGateway]:
+    """A replica that encrypts."""
+    async with replica(encryption="on", encryption_key_file=key_file) as running:
+        yield running
+
+
+async def asked_for(gateway: RunningGateway, subject: str = "ada") -> str:
+    """An erasure that one admin asked for."""
+    one = await gateway.client_of("otto", "admin", person=True)
+    answer = await one.post("/v1/privacy/erasures", json={"subject": subject, "reason": "request 17"})
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["erasure_id"])
+
+
+async def confirmed(gateway: RunningGateway, subject: str = "ada") -> str:
+    erasure_id = await asked_for(gateway, subject)
+    other = await gateway.client_of("petra", "admin", person=True)
+    answer = await other.post(f"/v1/privacy/erasures/{erasure_id}/confirm")
+    assert answer.status_code == 202, answer.text
+    return erasure_id
+
+
+async def events(client: Any, session: str) -> list[dict[str, Any]]:
+    return list((await client.get(f"/v1/sessions/{session}/events")).json()["events"])
+
+
+async def test_an_erasure_ends_runs_and_leaves_marks(
+    encrypting: RunningGateway,
+    *,
+    redis_url: str,
+    temporal_address: str,
+    gate: Gate,
+    key_file: Path,
+    unique: Callable[[str], str],
+) -> None:
+    canary, session = secrets.token_hex(16), unique("s")
+    ada = await encrypting.client_of("ada", "operator", person=True)
+    keys: dict[str, Any] = {"encryption": "on", "encryption_key_file": key_file}
+    async with answering(encrypting, redis_url, temporal_address, gate, **keys):
+        started = await ada.post(f"/v1/sessions/{session}/runs", json={"query": f"Who is {canary}?"})
+        assert canary in (await ada.get(f"/v1/sessions/{session}/events")).text
+        erasure_id = await confirmed(encrypting)
+        admin = await encrypting.client_of("otto", "admin", person=True)
+
+        async def finished() -> bool:
+            return bool((await admin.get(f"/v1/privacy/erasures/{erasure_id}")).json()["finished_at"])
+
+        await eventually(finished, 60)
+        run = await ada.get(f"/v1/runs/{started.json()['run_id']}")
+    assert run.json()["status"] == "cancelled"
+    shown = await events(ada, session)
+    assert canary not in str(shown)
+    assert [event["data"]["content"] for event in shown if "content" in event["data"]] == ["[erased]"]
+    changes = [event["data"] for event in shown if event["data"].get("change") == "subject_erased"]
+    assert [change["details"]["erasure_id"] for change in changes] == [erasure_id]
+    state = await ada.get(f"/v1/sessions/{session}/state")
+    assert [message["content"] for message in state.json()["messages"]] == ["[erased]"]
+
+
+async def test_it_takes_a_second_person(encrypting: RunningGateway, unique: Callable[[str], str]) -> None:
+    ada = await encrypting.client_of("ada", "operator", person=True)
+    session = unique("s")
+    await ada.post(f"/v1/sessions/{session}/runs", json={"query": "Why?"})
+    erasure_id = await asked_for(encrypting)
+    path = f"/v1/privacy/erasures/{erasure_id}/confirm"
+    one = await encrypting.client_of("otto", "admin", person=True)
+    service = await encrypting.client_of("robot", "admin")
+    stranger = await encrypting.client_of("eve", "admin", tenant="globex", person=True)
+    assert [(await who.post(path)).status_code for who in (one, service, stranger)] == [403, 403, 404]
+    assert "Why?" in str(await events(ada, session))
+    other = await encrypting.client_of("petra", "admin", person=True)
+    assert [(await other.post(path)).status_code for _ in range(2)] == [202, 409]
+    assert "Why?" not in str(await events(ada, session))
+
+
+async def test_a_legal_hold_refuses_with_its_reason(encrypting: RunningGateway, unique: Callable[[str], str]) -> None:
+    ada = await encrypting.client_of("ada", "operator", person=True)
+    session = unique("s")
+    await ada.post(f"/v1/sessions/{session}/runs", json={"query": "Why?"})
+    erasure_id = await asked_for(encrypting)
+    admin = await encrypting.client_of("petra", "admin", person=True)
+    body = {"subject": "ada", "reason": "case 4 O 17"}
+    assert [(await admin.post("/v1/privacy/holds", json=body)).status_code for _ in range(2)] == [201, 409]
+    for path, sent in ((f"/v1/privacy/erasures/{erasure_id}/confirm", None), ("/v1/privacy/erasures", body)):
+        refused = await admin.post(path, json=sent)
+        assert (refused.status_code, "case 4 O 17" in refused.text) == (409, True)
+    assert "Why?" in str(await events(ada, session))
+    assert [hold["person"] for hold in (await admin.get("/v1/privacy/holds")).json()["holds"]] == [ADA]
+    assert (await admin.delete("/v1/privacy/holds", params={"subject": "ada"})).status_code == 204
+    assert (await admin.post(f"/v1/privacy/erasures/{erasure_id}/confirm")).status_code == 202
+
+
+async def test_a_plan_counts_and_changes_nothing(encrypting: RunningGateway, unique: Callable[[str], str]) -> None:
+    ada = await encrypting.client_of("ada", "operator", person=True)
+    session = unique("s")
+    await ada.post(f"/v1/sessions/{session}/runs", json={"query": "Why?"})
+    await ada.post("/v1/sessions", json={"session_id": unique("empty")})
+    admin = await encrypting.client_of("otto", "admin", person=True)
+    plan = (await admin.get("/v1/privacy/plan", params={"subject": "ada"})).json()
+    assert plan == {"person": ADA, "encrypted_sessions": 1, "clear_sessions": 1, "open_runs": 1, "held_for": None}
+    assert "Why?" in str(await events(ada, session))
+    nobody = await admin.post("/v1/privacy/erasures", json={"subject": "nobody", "reason": "r"})
+    assert nobody.status_code == 404
+
+
+@pytest.mark.parametrize("commits", range(4))
+async def test_an_erasure_ends_wherever_the_worker_is_killed(
+    encrypting: RunningGateway,
+    *,
+    key_file: Path,
+    temporal_client: Client,
+    unique: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+    commits: int,
+) -> None:
+    ada = await encrypting.client_of("ada", "operator", person=True)
+    sessions = [unique("s") for _ in range(2)]
+    for session in sessions:
+        run_id = (await ada.post(f"/v1/sessions/{session}/runs", json={"query": "Why?"})).json()["run_id"]
+        await encrypting.finish(run_id)
+    await confirmed(encrypting)
+    async with open_pool(encrypting.database.dsn("flotilla_worker"), application="test") as pool:
+        # No run is active here, so no workflow is asked to end.
+        duty = ErasureDuty(pool, RunQueueDuty(pool, temporal_client, None))  # type: ignore[arg-type]
+        with monkeypatch.context() as patch:
+            patch.setattr(erasures, "tenant_transaction", killed_after(commits))
+            if commits < 3:
+                with pytest.raises(Killed):
+                    await duty.run_once()
+        await duty.run_once()
+    assert [tuple(row) for row in await encrypting.rows(LEFT)] == [(0, 0)]
+    for session in sessions:
+        changes = [event["data"].get("change") for event in await events(ada, session)]
+        assert changes.count("subject_erased") == 1
+
+
+class Killed(BaseException):
+    """Ends what the duty does, as the end of the process would: nothing catches it."""
+
+
+def killed_after(commits: int) -> Any:
+    """`tenant_transaction`, but that the process ends after so many commits."""
+    left = commits
+
+    @asynccontextmanager
+    async def dying(pool: Pool, tenant_id: str) -> AsyncIterator[Connection]:
+        nonlocal left
+        async with tenant_transaction(pool, tenant_id) as connection:
+            yield connection
+            if left == 0:
+                raise Killed
+        left -= 1
+
+    return dying
