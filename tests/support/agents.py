@@ -129,9 +129,10 @@ async def running(
 ) -> AsyncIterator[Consumer]:
     """The agent at work in the database of `pool`, as its own role, as long as the block.
 
-    `executor` is by what it judges votes, `money` which budgets it keeps.
+    `executor` is by what it judges votes, `money` which budgets it keeps, `keyring` what it encrypts with.
     """
-    async with open_pool(await agent_dsn(pool, agent.name), application=agent.name) as own_pool:
+    keyring = options.pop("keyring", None)
+    async with open_pool(await agent_dsn(pool, agent.name), application=agent.name, keyring=keyring) as own_pool:
         handler = TaskHandler(
             agent,
             pool=own_pool,
