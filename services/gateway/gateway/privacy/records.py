@@ -144,4 +144,4 @@ def _check_not_held(person: str, reason: str | None) -> None:
 
 
 async def _record(connection: Connection, caller: Principal, change: str, details: Mapping[str, JsonValue]) -> None:
-    await admin_log.record(connection, caller.tenant_id, SOURCE, (change, {**details, **caller.by}))
+    await admin_log.record_admin_changes(connection, caller.tenant_id, SOURCE, (change, {**details, **caller.by}))
