@@ -7,7 +7,7 @@ from flotilla.contracts.errors import Conflict, Forbidden, NotFound
 from flotilla.contracts.identity import user_name
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.json_types import JsonValue
-from flotilla.postgres import Connection, keyring_of
+from flotilla.postgres import Connection
 from gateway.auth.principal import Principal
 from gateway.names import SOURCE
 from gateway.schemas.privacy import Erasure, ErasurePlan, LegalHold, PersonBody
@@ -81,12 +81,6 @@ async def confirm_erasure(connection: Connection, caller: Principal, erasure_id:
         _check_not_held(erasure.person, "removed just now: try again" if hold is None else hold["reason"])
     await _record(connection, caller, "privacy_erasure_confirmed", {"erasure_id": erasure_id, "person": erasure.person})
     return erasure
-
-
-def forget_keys(connection: Connection) -> None:
-    """Have this process look all keys up again; the others do within a minute."""
-    if (keyring := keyring_of(connection)) is not None:
-        keyring.forget()
 
 
 async def get_erasure(connection: Connection, tenant_id: str, erasure_id: str) -> Erasure:
