@@ -1322,6 +1322,73 @@ export interface components {
             user?: string | null;
         };
         /**
+         * Erasure
+         * @description A request to erase a person, and how far it is.
+         */
+        Erasure: {
+            /** Erasure Id */
+            erasure_id: string;
+            /** Person */
+            person: string;
+            /** Reason */
+            reason: string;
+            /** Requested By */
+            requested_by: string;
+            /**
+             * Requested At
+             * Format: date-time
+             */
+            requested_at: string;
+            /**
+             * Confirmed By
+             * @description A second person. The key is destroyed with the confirmation.
+             */
+            confirmed_by: string | null;
+            /** Confirmed At */
+            confirmed_at: string | null;
+            /**
+             * Finished At
+             * @description When no run was left, and each session had recorded it.
+             */
+            finished_at: string | null;
+        };
+        /**
+         * ErasureList
+         * @description Erasures, newest first.
+         */
+        ErasureList: {
+            /** Erasures */
+            erasures: components["schemas"]["Erasure"][];
+        };
+        /**
+         * ErasurePlan
+         * @description What an erasure would reach.
+         */
+        ErasurePlan: {
+            /** Person */
+            person: string;
+            /**
+             * Encrypted Sessions
+             * @description Their text becomes `[erased]`.
+             */
+            encrypted_sessions: number;
+            /**
+             * Clear Sessions
+             * @description Sessions from before encryption was on: their text stays.
+             */
+            clear_sessions: number;
+            /**
+             * Open Runs
+             * @description They end.
+             */
+            open_runs: number;
+            /**
+             * Held For
+             * @description Why it would be refused: the reason of a legal hold.
+             */
+            held_for: string | null;
+        };
+        /**
          * Feedback
          * @description One person's verdict.
          */
@@ -1775,6 +1842,34 @@ export interface components {
         KeyLogin: {
             /** Key */
             key: string;
+        };
+        /**
+         * LegalHold
+         * @description Why a person's data must be kept.
+         */
+        LegalHold: {
+            /** Person */
+            person: string;
+            /** Reason */
+            reason: string;
+            /** Added By */
+            added_by: string;
+            /**
+             * Added At
+             * Format: date-time
+             */
+            added_at: string;
+        };
+        /**
+         * LegalHoldList
+         * @description All legal holds of the tenant.
+         */
+        LegalHoldList: {
+            /**
+             * Holds
+             * @description The newest first.
+             */
+            holds: components["schemas"]["LegalHold"][];
         };
         /**
          * Lineage
@@ -2383,6 +2478,29 @@ export interface components {
             rp_id: string;
             /** Origins */
             origins: string[];
+        };
+        /**
+         * PersonBody
+         * @description A person, and why.
+         * @example {
+         *       "reason": "request 2031-17",
+         *       "subject": "ada"
+         *     }
+         */
+        PersonBody: {
+            /** Subject */
+            subject: string;
+            /**
+             * Issuer
+             * @description Who says that it is that person: the OpenID provider's address, or `flotilla` for API keys.
+             * @default flotilla
+             */
+            issuer: string;
+            /**
+             * Reason
+             * @description It is kept, and shown: write no personal data into it.
+             */
+            reason: string;
         };
         /**
          * PersonName
