@@ -13,7 +13,7 @@ import pytest
 
 from flotilla.backup.manifest import MANIFEST, SIGNATURE
 from flotilla.backup.table_restore import MADE_BY_INSTALL
-from flotilla.backup.tables import LEFT_OUT, SCHEMAS, is_copied
+from flotilla.backup.tables import LEFT_OUT, SCHEMAS, Progress, is_copied
 from flotilla.config.signing import load_signer
 from flotilla.contracts.errors import ConfigurationError, Conflict, Invalid, Refused
 from flotilla.postgres import Pool, open_pool
@@ -88,21 +88,21 @@ async def test_what_kafka_has_and_the_snapshot_has_not_is_cut_and_named(
 
 async def test_a_restore_that_stopped_anywhere_goes_on(saved: Stores, another: Stores, tmp_path: Path) -> None:
     await saved.back_up(tmp_path / "backup")
-    steps = 0
 
     class Stopped(Exception):
         pass
 
-    def stopping_at(step: int) -> None:
-        nonlocal steps
-        steps += 1
-        if steps == step:
-            raise Stopped
+    def stopping_at(place: str) -> Progress:
+        def progress(what: str, _done: int, _total: int) -> None:
+            if what == place:
+                raise Stopped
 
-    for step in (30, 40, 60, 90, 110):
-        steps = 0
+        return progress
+
+    topic = another.kafka.kafka_session_events_topic
+    for place in ("table flotilla.runs", f"{topic}-5", f"comparing {topic}-2"):
         with pytest.raises(Stopped):
-            await another.restore(tmp_path / "backup", lambda _what, _done, _total, at=step: stopping_at(at))  # type: ignore[misc]
+            await another.restore(tmp_path / "backup", stopping_at(place))
     await another.restore(tmp_path / "backup")
     assert await contents(another.database) == await contents(saved.database)
     assert len(await read_topic(another.kafka)) == len(await read_topic(saved.kafka))
@@ -120,6 +120,10 @@ async def test_a_fleet_that_is_not_empty_is_left_as_it_is(saved: Stores, another
     into_used_topics = Stores(another.database, saved.kafka, saved.folder)
     with pytest.raises(Refused, match="has, or had, 50 records"):
         await into_used_topics.restore(tmp_path / "first")
+
+
+async def test_a_second_backup_is_not_restored_over_the_first(saved: Stores, another: Stores, tmp_path: Path) -> None:
+    await saved.back_up(tmp_path / "first")
     await saved.back_up(tmp_path / "second")
     await another.restore(tmp_path / "first")
     with pytest.raises(Refused, match="restored before"):
