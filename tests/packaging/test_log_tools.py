@@ -74,7 +74,10 @@ async def test_go_verifies_checkpoints_tiles_proofs_and_an_export(
         tmp_path / "former",
         tmp_path / "export",
     ]
-    assert await asyncio.to_thread(succeed, *command) == f"{log_origin(AUDIT_LOG_ORIGIN, LANE)} {FORMER} of {SIZE} {SIZE} 1\n"
+    assert (
+        await asyncio.to_thread(succeed, *command)
+        == f"{log_origin(AUDIT_LOG_ORIGIN, LANE)} {FORMER} of {SIZE} {SIZE} 1\n"
+    )
     changed = (tmp_path / "export").read_bytes().replace(b'"index":1999', b'"index":1998')
     (tmp_path / "export").write_bytes(changed)
     assert (await asyncio.to_thread(run, *command)).returncode == 1
