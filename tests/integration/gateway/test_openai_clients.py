@@ -287,6 +287,16 @@ async def test_run_without_an_answer_is_an_error_with_its_reason(
     assert response.error.message == "no credit left"
 
 
+async def test_key_that_is_revoked_waits_for_no_answer(replica: Replica, client_of: ClientOf) -> None:
+    async with replica(key_cache_s=0) as gateway:
+        client = await client_of(gateway, await gateway.key("olga", ["operator"]))
+        asking = asyncio.create_task(client.chat.completions.create(model=MODEL, messages=ASKED))
+        await runs_of(gateway, 1)
+        await gateway.as_superuser("UPDATE flotilla.api_keys SET revoked_at = now()")
+        with pytest.raises(openai.PermissionDeniedError, match="no longer read run"):
+            await asking
+
+
 async def test_response_continues_its_session_and_is_read_again(
     gateway: RunningGateway, client: AsyncOpenAI, feed: LiveRunWriter
 ) -> None:

@@ -5,12 +5,13 @@ import struct
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Tag
 
 from flotilla.contracts.errors import Invalid, NotFound
 from flotilla.knowledge.embedding import Embedder
 from gateway.auth.principal import Principal
 from gateway.embedding_turns import EmbeddingTurns
+from gateway.openai.messages import BY_FORM
 from gateway.schemas.common import Text
 
 MAX_TEXTS = 256
@@ -32,7 +33,11 @@ class EmbeddingsRequest(BaseModel):
     )
 
     model: Annotated[Text, StringConstraints(min_length=1, max_length=200)]
-    input: _OneText | Annotated[list[_OneText], Field(min_length=1, max_length=MAX_TEXTS)]
+    input: Annotated[
+        Annotated[_OneText, Tag("text")]
+        | Annotated[list[_OneText], Field(min_length=1, max_length=MAX_TEXTS), Tag("parts")],
+        BY_FORM,
+    ]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Field(ge=1)] | None = None
     user: Annotated[Text, StringConstraints(max_length=256)] | None = None
