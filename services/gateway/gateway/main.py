@@ -107,17 +107,19 @@ async def _services(
     settings: Settings, runtime: Runtime, pool: Pool, redis: Redis, stack: AsyncExitStack
 ) -> GatewayServices:
     action_argument_types()  # A package that adds a wrong one stops the start, not a request.
+    knowledge = create_knowledge_base(
+        pool,
+        settings,
+        await stack.enter_async_context(open_vector_store(settings, connect_redis)),
+        run=(await stack.enter_async_context(_readers(settings))).run,
+    )
+    stack.push_async_callback(knowledge.close)
     return GatewayServices(
         pool=pool,
         redis=redis,
         temporal=TemporalGateway(settings, settings.task_queue),
         kafka_log=await stack.enter_async_context(open_kafka_log(settings)),
-        knowledge=create_knowledge_base(
-            pool,
-            settings,
-            await stack.enter_async_context(open_vector_store(settings, connect_redis)),
-            run=(await stack.enter_async_context(_readers(settings))).run,
-        ),
+        knowledge=knowledge,
         embedding_turns=EmbeddingTurns(),
         run_confined=(await stack.enter_async_context(_checkers())).run,
         policies=ReloadingPolicyFile(settings.approval_policy),

@@ -17,7 +17,7 @@ from flotilla.contracts.session_events import Source
 from flotilla.contracts.tasks import Passage
 from flotilla.knowledge import indexing
 from flotilla.knowledge.documents import Document, DocumentChange, Note, ParsedDocument, StoreResult, UploadedDocument
-from flotilla.knowledge.embedding import SEARCH_TIMEOUT_S, Embedder, PassageEmbedding
+from flotilla.knowledge.embedding import SEARCH_TIMEOUT_S, ClosableEmbedder, Embedder, PassageEmbedding
 from flotilla.knowledge.embedding_outside import ExternalPassageEmbedding, vector_index_name
 from flotilla.knowledge.indexing import DocumentIndexEntry
 from flotilla.knowledge.languages import check_language
@@ -119,6 +119,11 @@ class KnowledgeBase:
     def embedder(self) -> Embedder | None:
         """The model of searches by meaning; None where words alone decide."""
         return self._embedder
+
+    async def close(self) -> None:
+        """Release what the model of searches holds."""
+        if isinstance(self._embedder, ClosableEmbedder):
+            await self._embedder.close()
 
     async def add(self, tenant_id: str, upload: UploadedDocument, note: Note = _unnoted) -> StoreResult:
         """Read, cut and index one document. The same `uri` with other content replaces it in one transaction: a

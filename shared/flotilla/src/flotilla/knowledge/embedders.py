@@ -111,6 +111,10 @@ class EndpointEmbedder:
             raise RetryLater(f"{self._url} sent {len(vectors)} vectors for {len(texts)} texts, or of several sizes")
         return vectors
 
+    async def close(self) -> None:
+        """Release the connections to the endpoint."""
+        await self._client.aclose()
+
 
 class _Vector(msgspec.Struct):
     index: int

@@ -6,7 +6,7 @@ the tenant were embedded by it, and ranks by words alone until then. No transact
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import asyncpg
 import structlog
@@ -63,6 +63,14 @@ class Embedder(Protocol):
         Raises:
             RetryLater: the model does not answer.
         """
+
+
+@runtime_checkable
+class ClosableEmbedder(Embedder, Protocol):
+    """One that holds connections."""
+
+    async def close(self) -> None:
+        """Release them."""
 
 
 def as_halfvec(vector: Sequence[float]) -> str:
