@@ -52,7 +52,7 @@ def test_a_document_is_uploaded_and_found(console: Console, tmp_path: Path) -> N
     page.goto("/documents")
     file = tmp_path / "lighthouse.md"
     file.write_text("# Lighthouse\n\nThe lighthouse keeper lights the lamp at sunset.\n")
-    page.get_by_label("Documents to add").set_input_files(file)
+    page.get_by_label("Files to add").set_input_files(file)
     expect(page.get_by_label("Uploads")).to_contain_text("1 passage")
     page.get_by_placeholder("What an agent would find").fill("who lights the lamp")
     results = page.get_by_role("list", name="Passages, best first")
@@ -89,7 +89,7 @@ _DROP = """() => {
 def test_dropped_files_are_uploaded_and_one_that_is_refused_says_why(console: Console) -> None:
     page = console.person()
     page.goto("/documents")
-    expect(page.get_by_text("Drop documents here (Markdown, HTML, text, CSV, PDF")).to_be_visible()
+    expect(page.get_by_text("Drop files or folders here (Markdown, HTML, text, CSV, PDF")).to_be_visible()
     # False: the page takes them, so the browser does not open them instead.
     assert page.evaluate(_DROP) == [False, False]
     uploads = page.get_by_label("Uploads").get_by_role("listitem")

@@ -95,6 +95,11 @@ export const operate = (order_id: string, step: number, verb: "retry" | "skip" |
 
 export const listDocuments = (cursor?: string) =>
   get<Page<"documents", t.Document>>("/v1/documents", { cursor, limit: 100 });
+/** What the uris of a session's attachments begin with; then comes the file's name. */
+export const attachmentPrefix = (session: string) => `session:${session}/`;
+export const listAttachments = (session: string, cursor?: string) =>
+  get<Page<"documents", t.Document>>("/v1/documents", { prefix: attachmentPrefix(session), cursor, limit: 100 });
+export const attachmentsOf = (session: string) => path("/v1/sessions", session, "attachments");
 export const removeDocument = (id: string) => remove<unknown>(path("/v1/documents", id));
 export const getDocument = (id: string) => get<t.DocumentText>(path("/v1/documents", id));
 export const search = (q: string, k: number, signal?: AbortSignal) =>

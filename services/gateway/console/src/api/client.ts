@@ -83,12 +83,13 @@ async function answered(method: string, to: string, options: Options): Promise<R
 export function upload<T>(
   to: string,
   file: File,
+  name: string,
   fields: Record<string, string>,
   onProgress: (part: number) => void,
 ): Promise<T> {
   const form = new FormData();
-  for (const [name, value] of Object.entries(fields)) form.set(name, value);
-  form.set("file", file, file.name);
+  for (const [field, value] of Object.entries(fields)) form.set(field, value);
+  form.set("file", file, name);
   return new Promise((resolve, reject) => {
     // fetch does not tell how much of a body is sent.
     const request = new XMLHttpRequest();

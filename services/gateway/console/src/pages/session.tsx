@@ -16,6 +16,7 @@ import { Badge, Button, Empty, Id, Loading, Page, Problem, Tabs, When } from "..
 import { VirtualList } from "../ui/virtual-list";
 import { isActive } from "./ask";
 import { SessionAccess } from "./session-access";
+import { SessionAttachments } from "./session-attachments";
 import { ComparePanel, EventPanel, StatePanel } from "./session-panels";
 import { ChainStatus, ForkDialog, LineageTree, RollbackDialog } from "./session-tools";
 
@@ -148,6 +149,7 @@ function History({ session, reload }: { session: Session; reload: () => Promise<
         </section>
       </div>
       {hasEvents && <LineageTree session={id} />}
+      {hasEvents && <SessionAttachments session={id} />}
       {hasEvents && <SessionAccess session={id} />}
       {dialog === "fork" && <ForkDialog session={id} at={at} onClose={() => setDialog(null)} />}
       {dialog === "rollback" && (
@@ -205,6 +207,7 @@ function Bar({ session, head, isLive, isConnected, isVerified }: BarProps) {
       <span>
         begun by <strong>{whoAsked(session.user_id, session.acted_by)}</strong> <When at={session.created_at} />
       </span>
+      {session.kind === "replay" && <Badge tone="warn">replay</Badge>}
       {session.parent_session_id !== null && (
         <span>
           fork of <Id value={session.parent_session_id} href={`/sessions/${encodeURIComponent(session.parent_session_id)}`} />{" "}
