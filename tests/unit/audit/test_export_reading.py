@@ -18,7 +18,7 @@ from flotilla.audit.export_lines import NotAnExport
 from flotilla.audit.export_trees import WitnessPolicy
 from flotilla.audit.notes import LOG_KEY, WITNESS_KEY, NoteKey
 from flotilla.audit.proof import NO_CHECKPOINT, Statement, head_leaf, link, merkle_root
-from flotilla.audit.verify_export import EXIT_BAD, EXIT_MISUSE, ExportVerdict, main, verify_export
+from flotilla.audit.verify_export import EXIT_BAD, EXIT_GOOD, EXIT_MISUSE, ExportVerdict, main, verify_export
 from flotilla.config.signing import PublicKeys, Signer
 from flotilla.contracts.envelope import AgentEvent, encode_event
 from flotilla.contracts.errors import ConfigurationError
@@ -157,6 +157,7 @@ def test_an_export_of_the_former_format_stays_good_but_proves_no_tree() -> None:
     "policy",
     [
         WitnessPolicy([], 1, "x/audit"),
+        WitnessPolicy([], -1, "x/audit"),
         WitnessPolicy([NoteKey("w", WITNESS_KEY, Signer(PRIVATE).public_key)] * 2, 2, "x/audit"),
         WitnessPolicy([NoteKey("w", WITNESS_KEY, Signer(PRIVATE).public_key)], 1, None),
         WitnessPolicy([NoteKey("w", LOG_KEY, Signer(PRIVATE).public_key)], 1, "x/audit"),
@@ -165,6 +166,18 @@ def test_an_export_of_the_former_format_stays_good_but_proves_no_tree() -> None:
 def test_witnesses_that_can_not_be_had_are_misuse(policy: WitnessPolicy) -> None:
     with pytest.raises(ConfigurationError):
         verify_export(*export(), policy=policy)
+
+
+def test_witnesses_that_are_named_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not to name how many would otherwise check nothing, and say `GOOD`."""
+    file = tmp_path / "s1.jsonl"
+    file.write_bytes(b"".join(export()[0]))
+    witness = NoteKey("w", WITNESS_KEY, Signer(PRIVATE).public_key).to_text()
+    command = [str(file), "--public-key", str(public_key(tmp_path)), "--witness", witness, "--origin", "x/audit"]
+    assert main(command) == EXIT_BAD
+    assert "is in no tree that 1 of the given witnesses cosigned" in capsys.readouterr().out
+    assert main([*command, "--witnesses", "0"]) == EXIT_GOOD
+    assert main([*command, "--witnesses", "-1"]) == EXIT_MISUSE
 
 
 def test_a_file_that_is_no_export_is_misuse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ from flotilla.audit.notes import (
     cosigned_bytes,
     cosigners,
     head_problem,
+    log_keys,
     read_head,
     read_note,
     read_note_key,
@@ -124,6 +125,16 @@ def test_a_cosignature_is_for_its_time_and_text_only() -> None:
     ):
         assert cosigners(note, [WITNESS_NOTE_KEY]) == set()
     assert cosigners(Note(NOTE.text, [later, signature]), [WITNESS_NOTE_KEY]), "a wrong one hides no right one"
+
+
+def test_a_log_has_a_key_for_each_partition_which_verifies_its_notes() -> None:
+    keys = log_keys("flotilla.example.com/audit", PublicKeys.of(LOG))
+    assert [key.name for key in keys] == [f"flotilla.example.com/audit/{number}" for number in range(12)]
+    assert [key.name for key in keys if key.signature_of(NOTE)] == [HEAD.origin]
+    assert read_note_key(keys[3].to_text()).signature_of(NOTE) is not None
+    for name in ("a b", "a+b", "ä.example.com", "x" * 255):
+        with pytest.raises(ConfigurationError, match="no log's name"):
+            log_keys(name, PublicKeys.of(LOG))
 
 
 def test_keys_are_read_as_tools_write_them() -> None:

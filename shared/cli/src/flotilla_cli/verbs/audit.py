@@ -10,9 +10,9 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from flotilla_cli.errors import CliError, Misuse
-from flotilla_cli.printing import TableColumn, age, print_notice, print_table, say
+from flotilla_cli.printing import OutputFormat, TableColumn, age, print_json, print_notice, print_table, say
 from flotilla_cli.target import ADMIN
-from flotilla_cli.verb import Limit, VerbCall, examples_epilog, new_verb_group, verb
+from flotilla_cli.verb import Limit, Output, VerbCall, docstring_as_help, examples_epilog, new_verb_group, verb
 from flotilla_cli.verbs import audit_parked
 from flotilla_cli.verbs.audit_requests import REQUESTS, Reason, Wait, wait_and_print_outcome
 
@@ -72,10 +72,16 @@ def verify(
         typer.Option("--witness", metavar="KEY", help="A witness's key, NAME+ID+KEY; repeat it for several."),
     ] = None,
     witnesses: Annotated[
-        int, typer.Option("--witnesses", metavar="N", help="How many of them have to have cosigned the log's tree.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            "--witnesses",
+            metavar="N",
+            help="How many of them have to have cosigned the log's tree. Default: all.",
+            show_default=False,
+        ),
+    ] = None,
     origin: Annotated[
-        str | None, typer.Option("--origin", help="The log's name, which --witnesses needs.", show_default=False)
+        str | None, typer.Option("--origin", help="The log's name, which --witness needs.", show_default=False)
     ] = None,
 ) -> None:
     """Check hash chains and signed checkpoints; name the first event that was changed, if any.
@@ -102,12 +108,11 @@ def _verify_export(
     vote_roots: Path | None,
     audit_session: Path | None,
     *,
-    cosigned: tuple[list[str], int, str | None],
+    cosigned: tuple[list[str], int | None, str | None],
 ) -> dict[str, Any]:
     """The verdict on an export, in the shape of the gateway's."""
     from flotilla.audit.export_lines import NotAnExport, read_lines
     from flotilla.audit.export_trees import WitnessPolicy
-    from flotilla.audit.notes import read_note_key
     from flotilla.audit.verify_export import load_signers, verify_export
     from flotilla.config.signing import load_public_keys
     from flotilla.contracts.errors import ConfigurationError
@@ -118,7 +123,7 @@ def _verify_export(
         with file.open("rb") as opened:
             roots = read_vote_roots(vote_roots) if vote_roots else None
             keys = load_public_keys(keys_file)
-            policy = WitnessPolicy([read_note_key(key) for key in cosigned[0]], *cosigned[1:])
+            policy = WitnessPolicy.of(*cosigned)
             signers = load_signers(audit_session, keys, policy) if audit_session else None
             found = verify_export(read_lines(opened), keys, roots, signers, policy)
     except OSError as error:
@@ -126,8 +131,47 @@ def _verify_export(
     except NotAnExport as error:
         raise Misuse(f"{file}: {error}", "nothing of it is proven: have it exported again") from error
     except ConfigurationError as error:
-        raise Misuse(str(error), "--public-key takes the audit consumer's public key, PEM") from error
+        raise Misuse(str(error), "flotilla audit verify --help says what each option takes") from error
     return _as_verdict(found)
+
+
+def log_keys(
+    origin: Annotated[
+        str,
+        typer.Option(
+            "--origin", metavar="NAME", envvar="FLOTILLA_AUDIT_LOG_ORIGIN", help="The log's name.", show_default=False
+        ),
+    ],
+    public_key: PublicKey = None,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Print the keys of the log's trees, NAME+ID+KEY, one of each partition: what a witness or monitor has to know.
+
+    They are computed from the public key, without a server. With two public keys in the file, each tree has two.
+    """
+    from flotilla.audit.notes import log_keys as keys_of
+    from flotilla.config.signing import load_public_keys
+    from flotilla.contracts.errors import ConfigurationError
+
+    try:
+        found = [key.to_text() for key in keys_of(origin, load_public_keys(find_checkpoint_key_file(public_key)))]
+    except ConfigurationError as error:
+        raise Misuse(str(error), "--origin takes a name, --public-key the audit consumer's public key, PEM") from error
+    if output is OutputFormat.JSON:
+        print_json({"keys": found})
+        return
+    for key in found:
+        sys.stdout.write(f"{key}\n")
+
+
+app.command(
+    "log-keys",
+    help=docstring_as_help(log_keys),
+    epilog=examples_epilog(
+        "flotilla audit log-keys --origin flotilla.example.com/audit",
+        "flotilla audit log-keys --origin flotilla.example.com/audit --public-key audit.pub -o json",
+    ),
+)(log_keys)
 
 
 def find_checkpoint_key_file(given: Path | None) -> Path:

@@ -4,7 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from flotilla.audit.export_format import Anchor, Inclusion
-from flotilla.audit.notes import WITNESS_KEY, Note, NoteKey, TreeHead, cosigners, head_problem, read_head, read_note
+from flotilla.audit.notes import (
+    WITNESS_KEY,
+    Note,
+    NoteKey,
+    TreeHead,
+    cosigners,
+    head_problem,
+    read_head,
+    read_note,
+    read_note_key,
+)
 from flotilla.audit.proof import root_from_path
 from flotilla.audit.tree import leaf_hash
 from flotilla.config.signing import PublicKeys
@@ -23,12 +33,24 @@ class WitnessPolicy:
     origin: str | None = None
     """The log's name. With witnesses it is needed: they cosign other people's logs, too."""
 
+    @classmethod
+    def of(cls, keys: Sequence[str], needed: int | None, origin: str | None) -> "WitnessPolicy":
+        """The policy of a command line. Witnesses that are named are asked for: all of them, unless `needed` says how many.
+
+        Raises:
+            ConfigurationError: a key is not `NAME+ID+KEY`.
+        """
+        witnesses = [read_note_key(key) for key in keys]
+        return cls(witnesses, len({one.raw for one in witnesses}) if needed is None else needed, origin)
+
     def check(self) -> None:
         """Check that the policy can be met, and means something.
 
         Raises:
             ConfigurationError: it can't, or does not.
         """
+        if self.needed < 0:
+            raise ConfigurationError(f"{self.needed} witnesses can't be asked for: --witnesses takes 0 or more")
         if any(witness.kind != WITNESS_KEY for witness in self.witnesses):
             raise ConfigurationError("a witness signs with a key of its own kind: NAME+ID+KEY, where KEY begins with B")
         if self.needed > len({witness.raw for witness in self.witnesses}):

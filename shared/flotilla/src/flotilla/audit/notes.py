@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from flotilla.audit.proof import HASH_BYTES
 from flotilla.config.signing import PublicKeys, Signer
 from flotilla.contracts.errors import ConfigurationError
+from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS, log_origin
 
 MAX_NOTE_BYTES = 64 * 1024
 MAX_SIGNATURES = 32
@@ -198,6 +199,21 @@ def head_problem(note: Note, head: TreeHead, keys: PublicKeys) -> str | None:
 def cosigners(note: Note, witnesses: Iterable[NoteKey]) -> set[bytes]:
     """The keys of those witnesses whose signature is under the note. One key counts once, whatever its names."""
     return {witness.raw for witness in witnesses if witness.signature_of(note) is not None}
+
+
+def log_keys(origin: str, keys: PublicKeys) -> list[NoteKey]:
+    """The keys of each partition's tree in the log `origin`, in the order of partitions.
+
+    Raises:
+        ConfigurationError: no log may have this name.
+    """
+    if not is_origin(f"{origin}/00"):
+        raise ConfigurationError(
+            f"{origin[:200]!r} is no log's name: printable ASCII without spaces and plus signs, as "
+            "flotilla.example.com/audit"
+        )
+    partitions = range(SESSION_EVENTS_PARTITIONS)
+    return [NoteKey(log_origin(origin, partition), LOG_KEY, key) for partition in partitions for key in keys.each()]
 
 
 def is_origin(text: str) -> bool:

@@ -22,7 +22,6 @@ from flotilla.audit.export_format import FORMER_FORMAT, Anchor, End, Event, Head
 from flotilla.audit.export_lines import BadLine, ExportLines, NotAnExport, printable_excerpt, read_lines
 from flotilla.audit.export_trees import ANY_TREE, ExportedTrees, WitnessPolicy
 from flotilla.audit.export_votes import ExportedVoteChecker
-from flotilla.audit.notes import read_note_key
 from flotilla.audit.proof import Statement, head_leaf, root_from_path
 from flotilla.config.signing import PublicKeys, load_public_keys
 from flotilla.contracts.errors import ConfigurationError
@@ -351,11 +350,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     add(
         "--witness", action="append", default=[], metavar="KEY", help="a witness's key, NAME+ID+KEY; as often as needed"
     )
-    add("--witnesses", type=int, default=0, metavar="N", help="how many of them have to have cosigned the log's tree")
+    add(
+        "--witnesses", type=int, metavar="N", help="how many of them have to have cosigned the log's tree; default: all"
+    )
     add("--origin", help="the log's name, for example flotilla.example.com/audit")
     arguments = parser.parse_args(argv)
     try:
-        policy = WitnessPolicy([read_note_key(key) for key in arguments.witness], arguments.witnesses, arguments.origin)
+        policy = WitnessPolicy.of(arguments.witness, arguments.witnesses, arguments.origin)
         keys, roots = load_public_keys(arguments.public_key), _roots(arguments.vote_roots)
         signers = load_signers(arguments.audit_session, keys, policy) if arguments.audit_session else None
         with arguments.file.open("rb") as file:

@@ -12,7 +12,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON audit.log_cosignatures TO flotilla_audit
 ALTER TABLE audit.log_cosignatures OWNER TO flotilla_definer;
 
 -- The signed tree that proves most about the entries of a checkpoint: of this or a later one, with the most cosignatures,
--- and the newest of those. Without a checkpoint: of all that Kafka has a copy of.
+-- and the newest of those. Without a checkpoint: of all. What Kafka has no copy of yet can be lost, and is not shown.
 CREATE FUNCTION audit.provable_tree(partition_number integer, from_number bigint)
     RETURNS TABLE (number bigint, tree_size bigint, tree_note bytea, cosignatures text[])
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog
@@ -29,7 +29,7 @@ CREATE FUNCTION audit.provable_tree(partition_number integer, from_number bigint
         SELECT w.line FROM audit.log_cosignatures AS w
         WHERE w.kafka_partition = partition_number AND w.number = c.number ORDER BY w.witness) AS cosignatures
     FROM candidates JOIN audit.checkpoints AS c ON c.kafka_partition = partition_number AND c.number = candidates.number
-    WHERE c.tree_note IS NOT NULL
+    WHERE c.tree_note IS NOT NULL AND c.published_at IS NOT NULL
     ORDER BY cardinality(array(
         SELECT 1 FROM audit.log_cosignatures AS w
         WHERE w.kafka_partition = partition_number AND w.number = c.number)) DESC, c.number DESC
