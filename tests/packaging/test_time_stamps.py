@@ -19,6 +19,8 @@ from tests.support.time_stamps import Authority, openssl
 
 __all__ = ["gateway", "log_topics", "replica"]
 LANE = lane_of("default", "s1")
+GRANTED_WITHOUT_STAMP = bytes.fromhex("30053003020100")
+"""An answer in DER: status 0, and no token."""
 
 
 async def test_openssl_verifies_the_stamps_of_checkpoints(gateway: RunningGateway, tmp_path: Path) -> None:
@@ -34,7 +36,7 @@ async def test_openssl_verifies_the_stamps_of_checkpoints(gateway: RunningGatewa
             for records in (found[:2], found[2:]):
                 await project_directly(pool, records, signer)
                 await gateway.as_superuser("UPDATE audit.checkpoints SET published_at = now()")
-                for wrong in (b"", b"no stamp", b"0" * 100_000, await earlier(pool)):
+                for wrong in (b"", b"no stamp", GRANTED_WITHOUT_STAMP, b"0" * 100_000, await earlier(pool)):
                     authority.answer = wrong
                     await job.stamp_all()
                 authority.answer = None

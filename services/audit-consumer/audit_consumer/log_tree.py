@@ -15,6 +15,7 @@ from flotilla.audit.notes import read_head, read_note
 from flotilla.audit.proof import HASH_BYTES, split_leaves
 from flotilla.audit.tree import TILE_WIDTH, TilePlace, Tree, edge_tiles, tree_from_edge
 from flotilla.contracts.checkpoints import CheckpointRecord
+from flotilla.contracts.errors import RetryLater
 from flotilla.postgres import Connection, Pool
 from flotilla.telemetry import metrics
 
@@ -105,9 +106,20 @@ def _head(row: asyncpg.Record, upto_seq: int, entries: Sequence[bytes]) -> Taken
 
 
 async def load_tree(connection: Connection, partition: int) -> Tree:
-    """The partition's tree as its newest checkpoint left it."""
+    """The partition's tree as its newest checkpoint left it.
+
+    Raises:
+        RetryLater: a tile in PostgreSQL was removed or cut: without it the tree can't grow.
+    """
     size = await connection.fetchval(_SIZE, partition) or 0
-    return tree_from_edge(size, await read_tiles(connection, partition, edge_tiles(size)))
+    tiles = await read_tiles(connection, partition, edge_tiles(size))
+    try:
+        return tree_from_edge(size, tiles)
+    except ValueError as error:
+        raise RetryLater(
+            f"the tree of partition {partition} can't grow: {error}. Restore audit.log_tiles and audit.checkpoints "
+            "together from a backup"
+        ) from error
 
 
 async def store_tiles(connection: Connection, partition: int, tiles: dict[TilePlace, bytes]) -> None:

@@ -1,11 +1,13 @@
 """Has checkpoints of the log's trees stamped by a time-stamp authority (RFC 3161): they existed at that time.
 
-An answer is kept if it grants what was asked: this checkpoint's hash, this nonce. Whether the authority's signature
+An answer is kept if it is granted, and of this checkpoint's hash and this nonce. Whether the authority's signature
 holds is for those who trust the authority, with `openssl ts -verify`; a wrong one proves nothing, and costs nothing.
 """
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from hashlib import sha256
 
 import httpx
@@ -14,7 +16,6 @@ from rfc3161_client import (
     HashAlgorithm,
     PKIStatus,
     TimestampRequestBuilder,
-    TimeStampResponse,
     decode_timestamp_response,
 )
 
@@ -35,11 +36,20 @@ log = structlog.get_logger(__name__)
 
 
 class NotStamped(Exception):
-    """The authority did not give a stamp for what was asked."""
+    """The authority did not stamp what it was asked to."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stamp:
+    """A stamp that grants what was asked."""
+
+    response: bytes
+    """The authority's answer, DER."""
+    stamped_at: datetime
 
 
 class StampJob:
-    """Has the newest checkpoints of the partitions that `owned` gives stamped, unless they are already."""
+    """Has the newest checkpoints of the partitions that `owned` returns stamped, unless they are already."""
 
     def __init__(
         self, pool: Pool, http: httpx.AsyncClient, url: str, *, timeout_s: float, owned: Callable[[], Mapping[int, int]]
@@ -61,7 +71,7 @@ class StampJob:
         for partition in self._owned():
             try:
                 await self._stamp(partition)
-            except (NotStamped, httpx.HTTPError, TimeoutError, OSError, *AWAY) as error:
+            except (NotStamped, httpx.HTTPError, TimeoutError, *AWAY) as error:
                 metrics.AUDIT_STAMP_FAILURES.inc()
                 log.warning("checkpoint_not_stamped", partition=partition, reason=str(error) or type(error).__name__)
 
@@ -72,27 +82,27 @@ class StampJob:
         if tree is None or tree.number == newest:
             return
         stamp = await self._ask(tree)
-        raw, stamped_at = stamp.as_bytes(), stamp.tst_info.gen_time
-        await self._pool.execute(_KEEP, partition, tree.number, raw, stamped_at)
+        await self._pool.execute(_KEEP, partition, tree.number, stamp.response, stamp.stamped_at)
 
-    async def _ask(self, tree: SignedTree) -> TimeStampResponse:
+    async def _ask(self, tree: SignedTree) -> _Stamp:
         """The authority's stamp of the tree's signed note.
 
         Raises:
-            NotStamped: it gave none, or one of something else.
+            NotStamped: it made none, or one of something else.
         """
         request = TimestampRequestBuilder().data(tree.note).hash_algorithm(HashAlgorithm.SHA256).build()
         body = await self._post(request.as_bytes())
         try:
             stamp = decode_timestamp_response(body)
+            if stamp.status not in _GRANTED:
+                raise NotStamped(f"it refuses with status {stamp.status}: {stamp.status_string}")
+            info = stamp.tst_info  # only now it is parsed
+            is_of_tree = info.message_imprint.message == sha256(tree.note).digest()
+            if not is_of_tree or info.nonce != request.nonce:
+                raise NotStamped("its stamp is of something else")
+            return _Stamp(stamp.as_bytes(), info.gen_time)
         except ValueError as error:
             raise NotStamped(f"its answer is not a valid time-stamp: {error}") from error
-        if stamp.status not in _GRANTED:
-            raise NotStamped(f"it refuses with status {stamp.status}: {stamp.status_string}")
-        info = stamp.tst_info
-        if info.message_imprint.message != sha256(tree.note).digest() or info.nonce != request.nonce:
-            raise NotStamped("its stamp is of something else")
-        return stamp
 
     async def _post(self, request: bytes) -> bytes:
         answer = b""

@@ -73,7 +73,7 @@ def _witness(word: str) -> LogWitness:
 
 
 class WitnessJob:
-    """Has the newest checkpoints of the partitions that `owned` gives cosigned."""
+    """Has the newest checkpoints of the partitions that `owned` returns cosigned."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class WitnessJob:
                 metrics.AUDIT_COSIGNED_AGE.labels(str(partition)).set_function(partial(self._age_s, partition))
             try:
                 await self._ask(partition)
-            except (*AWAY, TimeoutError) as error:
+            except (*AWAY, TimeoutError, ValueError) as error:  # ValueError: a tile or note in PostgreSQL was changed
                 log.warning("witnesses_wait", partition=partition, reason=str(error) or type(error).__name__)
 
     def _age_s(self, partition: int) -> float:
@@ -140,7 +140,7 @@ class WitnessJob:
         place = (tree.partition, witness.key.name)
         try:
             signature = await self._add_checkpoint(tree, witness, self._sizes.get(place, 0))
-        except (Refused, httpx.HTTPError, TimeoutError, OSError, *AWAY) as error:
+        except (Refused, httpx.HTTPError, TimeoutError, *AWAY) as error:
             reason = error.reason if isinstance(error, Refused) else "away"
             metrics.AUDIT_WITNESS_FAILURES.labels(witness.key.name, reason).inc()
             level = log.warning if reason == "away" else log.error

@@ -15,6 +15,7 @@ from flotilla.audit.tree import leaf_hash
 from flotilla.config import KafkaSettings
 from flotilla.config.signing import load_signer, signer_with_new_key
 from flotilla.contracts.envelope import AgentEvent, encode_event
+from flotilla.contracts.errors import RetryLater
 from flotilla.kafka.lanes import lane_of
 from flotilla.kafka.session_log import open_kafka_log
 from flotilla.postgres import Pool
@@ -120,6 +121,15 @@ async def test_events_of_a_former_version_enter_the_tree(audit_pool: Pool, proje
     await project_directly(audit_pool, found[3:], signer)
     _, entries = await tree_of(audit_pool)
     assert entries == await hashes_of(projected, "s1")
+
+
+async def test_a_tree_whose_tiles_are_gone_waits_to_be_restored(audit_pool: Pool, projected: Projected) -> None:
+    signer = signer_with_new_key()
+    found = records_of(records(events_of("s1", range(1, 6))))
+    await project_directly(audit_pool, found[:3], signer)
+    await projected.execute("DELETE FROM audit.log_tiles")
+    with pytest.raises(RetryLater, match=r"can't grow.*Restore audit\.log_tiles"):
+        await project_directly(audit_pool, found[3:], signer)
 
 
 async def test_a_rebuild_leaves_the_tree_and_adds_nothing_to_it_twice(

@@ -103,6 +103,25 @@ async def test_an_export_proves_a_session_with_trees_that_witnesses_cosigned(
     assert main([*command[:-2], "--witnesses", "2"]) == 2, "witnesses cosign other logs, too"
 
 
+async def test_a_tree_that_kafka_has_no_copy_of_is_not_shown(watched: Watched) -> None:
+    """PostgreSQL may lose it, and the next tree of that size be another one."""
+    await watched.ground.projected.execute("UPDATE audit.checkpoints SET published_at = NULL")
+    found = watched.verified(await watched.exported(), needed=0)
+    assert (found.word, found.inclusions) == ("GOOD", 0)
+    await watched.publish()
+    assert watched.verified(await watched.exported(), needed=0).inclusions == 1
+
+
+async def test_a_tree_whose_tiles_are_gone_ends_no_job(watched: Watched) -> None:
+    await watched.job().ask_all()
+    await watched.ground.projected.execute("DELETE FROM audit.log_cosignatures")
+    for witness in watched.witnesses:
+        witness.answer = (409, b"1\n")
+    await watched.ground.projected.execute("DELETE FROM audit.log_tiles")
+    await watched.job().ask_all()
+    assert await watched.cosigned() == []
+
+
 async def test_a_history_forged_with_the_stolen_key_is_refused_by_witnesses(watched: Watched) -> None:
     await watched.job().ask_all()
     ground, (first, _) = watched.ground, watched.witnesses
