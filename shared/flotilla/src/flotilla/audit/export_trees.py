@@ -35,7 +35,7 @@ class WitnessPolicy:
 
     @classmethod
     def of(cls, keys: Sequence[str], needed: int | None, origin: str | None) -> "WitnessPolicy":
-        """The policy of a command line. Witnesses that are named are asked for: all of them, unless `needed` says how many.
+        """The policy of a command line: all witnesses that are named have to sign, unless `needed` says how many.
 
         Raises:
             ConfigurationError: a key is not `NAME+ID+KEY`.
