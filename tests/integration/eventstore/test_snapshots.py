@@ -123,3 +123,14 @@ async def test_time_travel_in_a_long_session_finds_the_event_within_a_snapshot(
         expected = max((seq for seq, time in enumerate(times, start=1) if time <= seconds), default=0)
         found = await store.state_at("s1", time=at(seconds))
         assert found.at_seq == expected, seconds
+
+
+async def test_time_travel_finds_events_between_the_last_snapshot_and_a_fork(
+    store: AgentEventStore, pool: Pool, database: Database, audit_pool: Pool
+) -> None:
+    await append_at(pool, "s1", range(1, 1501))
+    await store.fork("s1", 1500, "s2")
+    await append_at(pool, "s2", range(1501, 2601))
+    await project(database, audit_pool)
+    for seconds in (999, 1000, 1001, 1300, 1500, 1501, 2600):
+        assert (await store.state_at("s2", time=at(seconds))).at_seq == seconds

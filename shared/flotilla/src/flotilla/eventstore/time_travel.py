@@ -31,10 +31,11 @@ SELECT s.seq, s.summary, s.counts, s.messages, s.tool_calls, s.tool_results, s.e
 FROM unnest($2::text[], $3::bigint[]) AS w (session_id, seq)
 JOIN audit.snapshots AS s ON s.tenant_id = $1 AND s.session_id = w.session_id AND s.seq = w.seq
 """
-# The newest event of a stretch that is not later than $5.
+# The newest event of some stretches that is not later than $5.
 _NOT_LATER = """
-SELECT max(e.seq) FROM audit.session_events AS e
-WHERE e.tenant_id = $1 AND e.session_id = $2 AND e.seq BETWEEN $3 AND $4 AND e.occurred_at <= $5
+SELECT max(e.seq) FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS l (session_id, after_seq, upto_seq)
+JOIN audit.session_events AS e ON e.tenant_id = $1 AND e.session_id = l.session_id
+    AND e.seq > l.after_seq AND e.seq <= l.upto_seq AND e.occurred_at <= $5
 """
 
 
@@ -62,7 +63,8 @@ class _Landmarks:
 
     @property
     def covered_seq(self) -> int:
-        """Every event up to here is in a snapshot, or is a rollback."""
+        """The end of the last snapshot. What no snapshot before it holds: rollbacks, the last events before a fork,
+        stretches with encrypted events."""
         return max((known.seq for known in self.snapshots), default=0)
 
 
@@ -97,15 +99,22 @@ class SessionStateReader:
         tail = await self._events(session_id, marks.covered_seq, head)
         candidates = [event.sequence or 0 for event in tail if event.time <= time]
         candidates += [mark.seq for mark in marks.rollbacks if mark.time <= time]
+        stretches = _uncovered(segments, marks)
         holding = [known for known in marks.snapshots if known.earliest <= time]
         if holding:
             newest = max(holding, key=lambda known: known.seq)
+            stretches.append(LineageSegment(newest.session_id, newest.first_seq - 1, newest.seq))
+        if stretches:
             async with tenant_transaction(self._pool, self._tenant_id) as connection:
-                candidates.append(
-                    await connection.fetchval(
-                        _NOT_LATER, self._tenant_id, newest.session_id, newest.first_seq, newest.seq, time
-                    )
+                newest_seq = await connection.fetchval(
+                    _NOT_LATER,
+                    self._tenant_id,
+                    [stretch.session_id for stretch in stretches],
+                    [stretch.after_seq for stretch in stretches],
+                    [stretch.upto_seq for stretch in stretches],
+                    time,
                 )
+            candidates.append(newest_seq or 0)
         return max(candidates, default=0)
 
     async def _landmarks(self, segments: Sequence[LineageSegment], upto_seq: int) -> _Landmarks:
@@ -159,6 +168,17 @@ class SessionStateReader:
 
 def _known(row: "asyncpg.Record") -> _Known:
     return _Known(row["session_id"], row["first_seq"], row["seq"], row["earliest"])
+
+
+def _uncovered(segments: Iterable[LineageSegment], marks: _Landmarks) -> list[LineageSegment]:
+    """The stretches before the last snapshot's end that no snapshot holds."""
+    gaps = _gaps(SeqRange(0, marks.covered_seq), marks.snapshots)
+    cut = [
+        LineageSegment(s.session_id, max(s.after_seq, gap.after_seq), min(s.upto_seq, gap.upto_seq))
+        for gap in gaps
+        for s in segments
+    ]
+    return [stretch for stretch in cut if stretch.after_seq < stretch.upto_seq]
 
 
 def _gaps(stretch: SeqRange, inside: Iterable[_Known]) -> list[SeqRange]:
