@@ -59,9 +59,16 @@ class ErasureDuty:
         rows = await self._pool.fetch(_UNFINISHED, BATCH)
         for row in rows:
             if row["session_id"] is not None:
-                await self._erase_session(row)
+                await self._try_session(row)
         for tenant_id, erasure_id in {(row["tenant_id"], row["erasure_id"]) for row in rows}:
             await self._finish(tenant_id, erasure_id)
+
+    async def _try_session(self, row: asyncpg.Record) -> None:
+        """What fails in one session keeps none of the others waiting: it is tried again in the next round."""
+        try:
+            await self._erase_session(row)
+        except Exception:
+            log.exception("erasure_postponed", session_id=row["session_id"], erasure_id=row["erasure_id"])
 
     async def _erase_session(self, row: asyncpg.Record) -> None:
         tenant_id, erasure_id, session_id = row["tenant_id"], row["erasure_id"], row["session_id"]
