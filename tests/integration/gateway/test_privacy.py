@@ -100,6 +100,36 @@ async def test_it_takes_a_second_person(encrypting: RunningGateway, unique: Call
     assert "Why?" not in str(await events(ada, session))
 
 
+@pytest.mark.parametrize("asks_first", ["maker", "made"])
+async def test_an_admin_is_no_second_person_by_a_key_that_they_issued(
+    encrypting: RunningGateway, unique: Callable[[str], str], asks_first: str
+) -> None:
+    ada = await encrypting.client_of("ada", "operator", person=True)
+    session = unique("s")
+    await ada.post(f"/v1/sessions/{session}/runs", json={"query": "Why?"})
+    maker = await encrypting.client_of("otto", "admin", person=True)
+    key = await maker.post("/v1/keys", json={"name": "puppet", "roles": ["admin"], "person": True})
+    made = encrypting.client(key.json()["key"])
+    first, second = (maker, made) if asks_first == "maker" else (made, maker)
+    asked = await first.post("/v1/privacy/erasures", json={"subject": "ada", "reason": "request 17"})
+    path = f"/v1/privacy/erasures/{asked.json()['erasure_id']}/confirm"
+    refused = await second.post(path)
+    assert (refused.status_code, "issued a key of puppet" in refused.text) == (403, True), refused.text
+    assert "Why?" in str(await events(ada, session))
+    other = await encrypting.client_of("petra", "admin", person=True)
+    assert (await other.post(path)).status_code == 202
+
+
+async def test_an_erasure_without_a_key_to_destroy_is_refused(replica: Replica, unique: Callable[[str], str]) -> None:
+    async with replica() as clear:
+        ada = await clear.client_of("ada", "operator", person=True)
+        await ada.post(f"/v1/sessions/{unique('s')}/runs", json={"query": "Why?"})
+        admin = await clear.client_of("otto", "admin", person=True)
+        refused = await admin.post("/v1/privacy/erasures", json={"subject": "ada", "reason": "request 17"})
+        assert (refused.status_code, "nothing of" in refused.text) == (409, True), refused.text
+        assert (await admin.get("/v1/privacy/erasures")).json()["erasures"] == []
+
+
 async def test_a_legal_hold_refuses_with_its_reason(encrypting: RunningGateway, unique: Callable[[str], str]) -> None:
     ada = await encrypting.client_of("ada", "operator", person=True)
     session = unique("s")
@@ -160,6 +190,32 @@ async def test_an_erasure_ends_wherever_the_worker_is_killed(
     for session in sessions:
         changes = [event["data"].get("change") for event in await events(ada, session)]
         assert changes.count("subject_erased") == 1
+
+
+async def test_a_session_that_fails_keeps_no_other_waiting(
+    encrypting: RunningGateway, temporal_client: Client, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await encrypting.client_of("ada", "operator", person=True)
+    sessions = sorted(unique("s") for _ in range(2))
+    for session in sessions:
+        run_id = (await ada.post(f"/v1/sessions/{session}/runs", json={"query": "Why?"})).json()["run_id"]
+        await encrypting.finish(run_id)
+    await confirmed(encrypting)
+    record = erasures._record
+
+    async def broken(connection: Connection, tenant_id: str, erasure_id: str, session_id: str) -> None:
+        if session_id == sessions[0]:
+            raise RuntimeError("this session fails")
+        await record(connection, tenant_id, erasure_id, session_id)
+
+    async with open_pool(encrypting.database.dsn("flotilla_worker"), application="test") as pool:
+        duty = ErasureDuty(pool, RunQueueDuty(pool, temporal_client, None))  # type: ignore[arg-type]
+        with monkeypatch.context() as patch:
+            patch.setattr(erasures, "_record", broken)
+            await duty.run_once()
+        assert [row["session_id"] for row in await pool.fetch(UNFINISHED)] == [sessions[0]]
+        await duty.run_once()
+        assert await pool.fetch(UNFINISHED) == []
 
 
 class Killed(BaseException):

@@ -8,6 +8,7 @@ from flotilla.contracts.identity import user_name
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.json_types import JsonValue
 from flotilla.postgres import Connection
+from gateway.auth.issuers import key_issuers_of_subject
 from gateway.auth.principal import Principal
 from gateway.names import SOURCE
 from gateway.schemas.privacy import Erasure, ErasurePlan, LegalHold, PersonBody
@@ -45,13 +46,18 @@ async def request_erasure(connection: Connection, caller: Principal, body: Perso
 
     Raises:
         NotFound: the person has no session.
-        Conflict: a legal hold refuses it.
+        Conflict: a legal hold refuses it, or nothing of the person is encrypted.
     """
     person = user_name(body.issuer, body.subject)
     plan = await plan_erasure(connection, caller.tenant_id, person)
     _check_not_held(person, plan.held_for)
     if plan.encrypted_sessions + plan.clear_sessions == 0:
         raise NotFound(f"{person} has no session: look how its owner is written (flotilla sessions access S)")
+    if plan.encrypted_sessions == 0:
+        raise Conflict(
+            f"nothing of {person} is encrypted, so there is no key to destroy: the text of {plan.clear_sessions} "
+            "sessions would stay (docs/privacy.md)"
+        )
     erasure_id = new_id()
     await connection.execute(_ASK, caller.tenant_id, erasure_id, person, body.reason, caller.subject)
     erasure = await get_erasure(connection, caller.tenant_id, erasure_id)
@@ -65,11 +71,12 @@ async def confirm_erasure(connection: Connection, caller: Principal, erasure_id:
 
     Raises:
         NotFound: no such erasure.
-        Forbidden: the caller asked for it, or is a service.
+        Forbidden: the caller asked for it, is a service, or issued a key of who asked, or the other way round.
         Conflict: it is confirmed already, or a legal hold refuses it.
     """
     if not caller.is_person:
         raise Forbidden(f"{caller.subject} is a service: a second person has to confirm erasure {erasure_id}")
+    await _check_keys_of_two(connection, caller, await get_erasure(connection, caller.tenant_id, erasure_id))
     outcome = await connection.fetchval(_CONFIRM, caller.tenant_id, erasure_id, caller.subject)
     erasure = await get_erasure(connection, caller.tenant_id, erasure_id)
     if outcome == "same":
@@ -130,6 +137,17 @@ async def remove_hold(connection: Connection, caller: Principal, subject: str, i
     if await connection.fetchval(_REMOVE_HOLD, caller.tenant_id, person) is None:
         raise NotFound(f"{person} is under no legal hold")
     await _record(connection, caller, "privacy_hold_removed", {"person": person})
+
+
+async def _check_keys_of_two(connection: Connection, caller: Principal, erasure: Erasure) -> None:
+    """Raises Forbidden: one of the two issued a key of the other, and may hold a copy."""
+    both = (caller.subject, erasure.requested_by)
+    for one, other in (both, both[::-1]):
+        if one in await key_issuers_of_subject(connection, caller.tenant_id, other):
+            raise Forbidden(
+                f"{one} issued a key of {other}, so the two do not count as two people: "
+                f"another admin has to confirm erasure {erasure.erasure_id}"
+            )
 
 
 def _check_not_held(person: str, reason: str | None) -> None:
