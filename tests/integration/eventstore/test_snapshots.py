@@ -133,4 +133,5 @@ async def test_time_travel_finds_events_between_the_last_snapshot_and_a_fork(
     await append_at(pool, "s2", range(1501, 2601))
     await project(database, audit_pool)
     for seconds in (999, 1000, 1001, 1300, 1500, 1501, 2600):
-        assert (await store.state_at("s2", time=at(seconds))).at_seq == seconds
+        expected = seconds if seconds <= 1500 else seconds + 1  # the fork is an event, too
+        assert (await store.state_at("s2", time=at(seconds))).at_seq == expected, seconds
