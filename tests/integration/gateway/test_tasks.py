@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 
@@ -92,8 +93,10 @@ async def test_a_task_that_no_worker_has_begun_is_cancelled(
         await reached(operator, f"/v1/tasks/{task_id}", "cancelled")
 
 
-async def follow(client: httpx.AsyncClient, task_id: str, after: str | None = None) -> list[tuple[str, str, Any]]:
-    """The stream's events until it ends: name, id, data."""
+async def follow(
+    client: httpx.AsyncClient, task_id: str, after: str | None = None, began: asyncio.Event | None = None
+) -> list[tuple[str, str, Any]]:
+    """The stream's events until it ends: name, id, data. `began` is set by the first one."""
     headers = {"Last-Event-ID": after} if after else {}
     found, fields = [], dict[str, str]()
     async with client.stream("GET", f"/v1/tasks/{task_id}/events", headers=headers) as answer:
@@ -105,6 +108,8 @@ async def follow(client: httpx.AsyncClient, task_id: str, after: str | None = No
             elif "event" in fields:
                 found.append((fields["event"], fields["id"], json.loads(fields["data"])))
                 fields = {}
+                if began is not None:
+                    began.set()
     return found
 
 
@@ -124,6 +129,33 @@ async def test_a_task_is_followed_to_its_end_and_again_from_any_event(
     assert other not in about
     rest = await asyncio.wait_for(follow(operator, task_id, after=followed[0][1]), 20)
     assert rest == followed[1:]
+
+
+async def test_the_stream_ends_with_what_the_log_says_of_the_end(
+    gateway: RunningGateway, operator: httpx.AsyncClient, worker: RunningWorker, gate: Gate
+) -> None:
+    task_id = await submit(operator, steps=["research"])
+
+    async def is_begun() -> bool:
+        return bool(await gateway.rows("SELECT 1 FROM flotilla.delegations WHERE task_id = $1", task_id))
+
+    await eventually(is_begun, timeout_s=30)
+    connection = await asyncpg.connect(gateway.database.superuser_dsn)
+    try:
+        closing = connection.transaction()
+        await closing.start()
+        await connection.execute("SELECT FROM flotilla.pipelines WHERE task_id = $1 FOR UPDATE", task_id)
+        gate.is_open.set()
+        await reached(operator, f"/v1/tasks/{task_id}", "success")
+        began = asyncio.Event()
+        following = asyncio.create_task(follow(operator, task_id, began=began))
+        await began.wait()
+        await closing.rollback()
+    finally:
+        await connection.close()
+    followed = await asyncio.wait_for(following, 40)
+    assert followed[-1][0] == "done"
+    assert followed[-2][2]["data"]["change"] == "task_finished"
 
 
 @pytest.mark.parametrize("after", ["x", "-1", "1;2", "9" * 30])

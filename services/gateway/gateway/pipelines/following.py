@@ -10,8 +10,7 @@ from flotilla.contracts.envelope import AgentEvent, decode_event, to_json
 from flotilla.contracts.errors import Invalid, NotFound, RetryLater
 from flotilla.postgres import AWAY
 from gateway.live.admission import StreamAccessCheck
-from gateway.pipelines.ending import with_current_status
-from gateway.pipelines.records import get_task
+from gateway.pipelines.records import read_recorded_end
 from gateway.schemas.pipelines import Task
 from gateway.services import GatewayServices
 
@@ -59,14 +58,12 @@ class TaskEventStream:
                 await self.services.sleep_or_stop()
 
     async def _look(self) -> AsyncIterator[ServerSentEvent]:
-        # The status is read first: what it says is in the log.
-        task = await with_current_status(
-            self.services.temporal, await get_task(self.services.pool, self.tenant_id, self.task.task_id)
-        )
+        # The row is read first: once it is closed, all of the task's events are in the log.
+        status = await read_recorded_end(self.services.pool, self.tenant_id, self.task.task_id)
         async for event in self._new():
             yield event
-        if task.finished_at is not None:
-            yield self._event("done", to_json({"status": task.status}).decode())
+        if status is not None:
+            yield self._event("done", to_json({"status": status}).decode())
 
     async def _new(self) -> AsyncIterator[ServerSentEvent]:
         store = self.services.event_store(self.tenant_id)

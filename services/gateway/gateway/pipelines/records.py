@@ -49,6 +49,10 @@ LEFT JOIN flotilla.agent_tasks AS t ON t.tenant_id = p.tenant_id AND t.task_id =
 WHERE p.tenant_id = $1
 """
 _GET = f"{_SELECT} AND p.task_id = $2"
+_RECORDED_END = """
+SELECT CASE WHEN finished_at IS NOT NULL THEN status END AS status FROM flotilla.pipelines
+WHERE tenant_id = $1 AND task_id = $2
+"""
 # A page, newest first; $3 and $4 are the last row of the page before.
 _LIST = f"""
 SELECT * FROM ({_SELECT}
@@ -149,6 +153,21 @@ async def get_task(pool: Pool, tenant_id: str, task_id: str) -> Task:
     """
     async with tenant_transaction(pool, tenant_id) as connection:
         return await _get(connection, tenant_id, task_id)
+
+
+async def read_recorded_end(pool: Pool, tenant_id: str, task_id: str) -> str | None:
+    """Return how a pipeline ended once its last event is in the session's log, which is later than `get_task` knows it;
+    None before.
+
+    Raises:
+        NotFound: the tenant has no such pipeline.
+    """
+    async with tenant_transaction(pool, tenant_id) as connection:
+        row = await connection.fetchrow(_RECORDED_END, tenant_id, task_id)
+    if row is None:
+        raise NotFound(f"no task {task_id}")
+    status: str | None = row["status"]
+    return status
 
 
 async def list_tasks(
