@@ -190,6 +190,14 @@ async def test_an_answer_that_was_sent_is_not_kept_for_the_next_call(house: Hous
     assert house.desk.calls() == ["add 1 2"] * 3
 
 
+async def test_a_call_is_new_where_the_row_of_the_one_before_is_not_closed_yet(house: House) -> None:
+    async with house.client(await house.key()) as client:
+        await client.call_tool("mcp__desk__add", {"a": 1, "b": 2})
+        await house.gateway.as_superuser("UPDATE flotilla.pipelines SET status = 'running', finished_at = NULL")
+        await client.call_tool("mcp__desk__add", {"a": 1, "b": 2})
+    assert house.desk.calls() == ["add 1 2"] * 2
+
+
 @pytest.mark.parametrize("mode", MODES)
 async def test_a_call_waits_for_two_people_and_the_client_sees_who_decides(house: House, mode: str) -> None:
     said: list[str] = []

@@ -41,13 +41,16 @@ _ADD = """
 INSERT INTO flotilla.mcp_calls (tenant_id, call_id, is_run, session_id, principal, digest, request)
 VALUES ($1, $2, $3, $4, $5, $6, $7)
 """
+# A task is over with its last hop's answer, as for those who read it: its row is closed a moment later.
 _LAST = f"""
-SELECT c.call_id, c.is_run, c.session_id, coalesce(t.finished_at, r.finished_at) IS NULL
-    OR ((c.is_to_repeat OR NOT c.is_answered)
-        AND coalesce(t.finished_at, r.finished_at) > now() - interval '{ANSWERS_KEPT}') AS continues
+SELECT c.call_id, c.is_run, c.session_id, e.finished_at IS NULL
+    OR ((c.is_to_repeat OR NOT c.is_answered) AND e.finished_at > now() - interval '{ANSWERS_KEPT}') AS continues
 FROM flotilla.mcp_calls AS c
 LEFT JOIN flotilla.pipelines AS t ON NOT c.is_run AND t.tenant_id = c.tenant_id AND t.task_id = c.call_id
+LEFT JOIN flotilla.agent_tasks AS a
+    ON a.tenant_id = t.tenant_id AND a.task_id = t.result_task_id AND a.status = 'done'
 LEFT JOIN flotilla.runs AS r ON c.is_run AND r.tenant_id = c.tenant_id AND r.run_id = c.call_id
+CROSS JOIN LATERAL (SELECT coalesce(t.finished_at, a.finished_at, r.finished_at) AS finished_at) AS e
 WHERE c.tenant_id = $1 AND c.principal = $2 AND c.digest = $3 ORDER BY c.created_at DESC LIMIT 1
 """  # noqa: S608 - a constant
 _OF_REQUEST = """
