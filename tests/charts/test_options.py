@@ -59,6 +59,20 @@ def test_services_and_their_ports_speak_ipv6(render: Render, values: tuple[str, 
     assert (environment["FLOTILLA_METRICS_HOST"], environment["FLOTILLA_HTTP_HOST"]) == ("::", "::")
 
 
+def test_mcp_clients_reach_the_gateway_by_the_names_that_the_cluster_knows(render: Render) -> None:
+    ingress = ("ingress.enabled=true", "ingress.hosts[0]=f.example.com")
+    manifests = render("gateway", *ALONE, *ingress)
+
+    [metadata] = [each["metadata"] for each in of_kind(manifests, "Service") if each["spec"]["ports"][0]["port"] == 80]
+    name, namespace = metadata["name"], metadata["namespace"]
+    hosts = _environment(_pod(manifests)["containers"][0])["FLOTILLA_MCP_HOSTS"].split(",")
+    inside = f"{name}.{namespace}"
+    assert hosts == [name, inside, f"{inside}.svc", f"{inside}.svc.cluster.local", "f.example.com"]
+    own = render("gateway", *ALONE, *ingress, "settings.FLOTILLA_MCP_HOSTS=fleet.internal")
+    assert _environment(_pod(own)["containers"][0])["FLOTILLA_MCP_HOSTS"] == "fleet.internal"
+    assert "FLOTILLA_MCP_HOSTS" not in _environment(_pod(render("outbox-relay", *ALONE))["containers"][0])
+
+
 def test_a_pod_takes_further_containers_and_its_own_stays_the_first(render: Render) -> None:
     values = (
         "initContainers[0].name=wait", "initContainers[0].image=busybox:1",

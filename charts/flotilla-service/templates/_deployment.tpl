@@ -188,6 +188,13 @@ tolerations:
 - name: FLOTILLA_BUILD_ID
   value: {{ . | quote }}
 {{- end }}
+{{- if and .Values.service (eq (include "flotilla-service.service" .) "gateway") (not (hasKey (.Values.settings | default dict) "FLOTILLA_MCP_HOSTS")) }}
+{{- $name := include "flotilla-service.fullname" . }}
+{{- $inNamespace := printf "%s.%s" $name (include "flotilla-service.namespace" .) }}
+{{- $hosts := list $name $inNamespace (printf "%s.svc" $inNamespace) (printf "%s.svc.cluster.local" $inNamespace) }}
+- name: FLOTILLA_MCP_HOSTS
+  value: {{ join "," (concat $hosts (.Values.ingress.enabled | ternary .Values.ingress.hosts list)) | quote }}
+{{- end }}
 {{- range $name, $value := .Values.settings }}
 - name: {{ $name }}
   value: {{ $value | quote }}
