@@ -73,7 +73,7 @@ class Verifier:
         anchor |= {"statement": stated.to_bytes().decode(), "signature": signature}
         header, end = lines[0], lines[-1]
         header["segments"][0] |= {"upto_seq": len(events), "signed_seq": len(events)}
-        end |= {"events": len(events), "witnesses": 0, "anchors": 1}
+        end |= {"events": len(events), "witnesses": 0, "anchors": 1, "inclusions": 0}
         return [header, *events, anchor, end]
 
 

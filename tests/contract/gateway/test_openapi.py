@@ -46,6 +46,8 @@ TAKES_NOTHING = {
     "/.well-known/agent-card.json",
     "/.well-known/jwks.json",
     "/a2a/workflows/rag/.well-known/agent-card.json",
+    "/.well-known/oauth-protected-resource",
+    "/.well-known/oauth-protected-resource/mcp",
 }
 """No parameter, no body, no credentials: nothing about a request can be unfit."""
 MODES = [
@@ -111,7 +113,7 @@ def test_every_operation_says_who_may_call_it_and_how_it_refuses(target: Target)
     assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
     for route in guarded_routes():
         for method in route.methods or ():
-            operation = document["paths"][route.path][method.lower()]
+            operation = document["paths"][route.path_format][method.lower()]
             assert operation.get("security", []) == ([{"bearer": []}, {"console": []}] if route.access.roles else [])
             assert operation.get("x-roles", []) == sorted(route.access.roles)
             for status in ("401", "403", "422", "429", "503"):

@@ -20,6 +20,7 @@ from gateway.services import Caller, GatewayServices, Wired
 router = guarded_router("mcp")
 PATH = "/mcp"
 _CANCELLED = "notifications/cancelled"
+_JSON_RPC_ERROR = {"application/json": {"schema": {"type": "object"}}}
 METADATA = "/.well-known/oauth-protected-resource"
 
 
@@ -46,9 +47,10 @@ class ProtectedResource(BaseModel):
 @router.post(
     PATH,
     responses={
-        200: {"description": "The answer.", "content": {EVENT_STREAM_MEDIA_TYPE: {"schema": {"type": "string"}}}},
+        200: {"description": "Its answers, each a JSON-RPC message.", "content": {EVENT_STREAM_MEDIA_TYPE: {}}},
         202: {"description": "A notification was taken."},
         **documented_errors(413, 415, 421),
+        400: {"description": "A message that the protocol does not have.", "content": _JSON_RPC_ERROR},
     },
 )
 @allow(EVERYONE, free_json=True, for_others=True, any_query=True)

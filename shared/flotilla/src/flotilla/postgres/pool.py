@@ -217,8 +217,8 @@ async def _set(connection: Connection, settings: Mapping[str, str]) -> None:
 
 
 def keyring_of(connection: Connection) -> Keyring | None:
-    """The keyring of the pool that the connection is of."""
-    return cast("LimitedConnection", connection).keyring
+    """The keyring of the pool that the connection is of; None for a connection that no pool of `open_pool` opened."""
+    return cast("Keyring | None", getattr(connection, "keyring", None))
 
 
 async def writing_cipher(connection: Connection, tenant_id: str, session_id: str) -> Cipher | None:
