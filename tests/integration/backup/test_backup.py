@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import stat
 from base64 import b64encode
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import asyncpg
 import pytest
 
 from flotilla.backup.manifest import MANIFEST, SIGNATURE
+from flotilla.backup.private_files import put_private
 from flotilla.backup.table_restore import MADE_BY_INSTALL
 from flotilla.backup.tables import LEFT_OUT, SCHEMAS, Progress, is_copied
 from flotilla.config.signing import load_signer
@@ -136,6 +138,78 @@ async def test_services_that_run_keep_a_restore_from_beginning(saved: Stores, an
         await pool.fetchval("SELECT 1")
         with pytest.raises(Refused, match="connections of flotilla_worker"):
             await another.restore(tmp_path / "backup")
+
+
+async def test_services_that_run_keep_a_killed_restore_from_going_on(
+    saved: Stores, another: Stores, tmp_path: Path
+) -> None:
+    await saved.back_up(tmp_path / "backup")
+
+    class Stopped(Exception):
+        pass
+
+    def stop(what: str, _done: int, _total: int) -> None:
+        if what == "table flotilla.runs":
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        await another.restore(tmp_path / "backup", stop)
+    async with open_pool(another.database.dsn("flotilla_worker"), application="workflow-worker") as pool:
+        await pool.fetchval("SELECT 1")
+        with pytest.raises(Refused, match=r"connections of flotilla_worker.*stop the services"):
+            await another.restore(tmp_path / "backup")
+
+
+@pytest.mark.parametrize("name", ["postgres/flotilla.sessions.copy.gz", "keys/sealed"])
+async def test_a_file_that_is_exchanged_after_it_was_checked_is_not_believed(
+    saved: Stores, another: Stores, tmp_path: Path, name: str
+) -> None:
+    """By somebody who can write to where backups are kept."""
+    backup = tmp_path / "backup"
+    await saved.back_up(backup)
+    hashes = 0
+
+    def exchange(what: str, done: int, total: int) -> None:
+        nonlocal hashes
+        hashes += what == "hashes"
+        if what == "hashes" and done == total - 1:  # its last file is a public key
+            file = backup / name
+            content = file.read_bytes()
+            if name.endswith(".gz"):
+                file.write_bytes(gzip.compress(gzip.decompress(content).replace(b"default", b"another")))
+            else:
+                file.write_bytes(content[:-1])
+
+    with pytest.raises(Invalid, match="was changed while it was read"):
+        await another.restore(backup, exchange)
+    assert hashes > 1
+    if name.endswith(".gz"):
+        assert (await contents(another.database))["flotilla.sessions"] == []
+
+
+async def test_a_file_of_public_keys_that_holds_more_by_now_stays(
+    saved: Stores, another: Stores, tmp_path: Path
+) -> None:
+    """A restore that was killed after new keys were added goes on."""
+    await saved.back_up(tmp_path / "backup")
+    restored = saved.folder / "restored"
+    restored.mkdir()
+    both = (saved.folder / "audit.pub").read_bytes() + (saved.folder / "backup.pub").read_bytes()
+    (restored / "audit.pub").write_bytes(both)
+    await another.restore(tmp_path / "backup")
+    assert (restored / "audit.pub").read_bytes() == both
+
+
+async def test_a_place_that_can_not_be_written_is_named(saved: Stores, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(ConfigurationError, match=r"file/backup can't be written"):
+        await saved.back_up(tmp_path / "file" / "backup")
+
+
+def test_a_private_file_is_written_over_what_a_killed_process_left(tmp_path: Path) -> None:
+    (tmp_path / f".key.pem.{os.getpid()}").write_text("half a k")
+    put_private(tmp_path / "key.pem", b"key")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"key.pem": b"key"}
 
 
 @pytest.mark.parametrize("damage", ["changed", "shorter", "missing", "manifest"])

@@ -3,9 +3,11 @@
 import asyncio
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from flotilla.backup.files import problem_of
 from flotilla.backup.manifest import Manifest
 from flotilla.backup.private_files import OWNER_ONLY_FOLDER, put_private
 from flotilla.backup.restore import Restored, read_verified_manifest, restore_backup
@@ -84,6 +86,8 @@ def _place_temporal(state: StateDir, folder: Path, manifest: Manifest) -> None:
     state.temporal_file.parent.mkdir(mode=OWNER_ONLY_FOLDER, parents=True, exist_ok=True)
     unfinished = state.temporal_file.with_name(".restoring.db")
     shutil.copy(folder / manifest.temporal.name, unfinished)
+    if problem_of(unfinished.parent, replace(manifest.temporal, name=unfinished.name)):
+        raise Refused(f"{manifest.temporal.name} of the backup was changed while it was read")
     unfinished.replace(state.temporal_file)
 
 
@@ -96,7 +100,10 @@ def _replace_missing_keys(state: StateDir) -> None:
         if private.exists():
             continue
         old = public.read_bytes() if public.exists() else b""
-        public.unlink(missing_ok=True)
-        create_key_pair(private, public)
-        if old:
-            put_private(public, old.rstrip() + b"\n" + public.read_bytes())
+        # In this order a kill in between loses no old key, and makes the next run go on with the same new one.
+        fresh, fresh_public = (file.with_name(f".{file.name}.fresh") for file in (private, public))
+        create_key_pair(fresh, fresh_public)
+        if (new := fresh_public.read_bytes()) not in old:
+            put_private(public, old.rstrip() + b"\n" + new if old else new)
+        fresh.replace(private)
+        fresh_public.unlink()

@@ -4,6 +4,7 @@ One point in time, by the order of copying: Temporal first, then PostgreSQL's sn
 not know yet is repeated by it, which all activities bear. What Kafka knows already and the snapshot does not is cut.
 """
 
+import errno
 import fcntl
 import os
 import shutil
@@ -35,6 +36,9 @@ from flotilla.kafka.whole_topics import Extent, TopicReader
 
 PARTIAL = ".partial"
 KEYS = "keys/sealed"
+_DISK_ERRORS = frozenset(
+    {errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.ENOTDIR, errno.EROFS}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +76,17 @@ async def create_backup(settings: BackupSettings, to: Path, progress: Progress) 
         RetryLater: a server does not answer.
     """
     signer, keys = load_signer(settings.backup_signing_key_file), _Keys.read(settings)
-    with _partial_folder(to) as folder:
-        manifest = await _create(settings, folder, keys, progress)
-        _finish(folder, manifest, signer, to)
+    try:
+        with _partial_folder(to) as folder:
+            manifest = await _create(settings, folder, keys, progress)
+            _finish(folder, manifest, signer, to)
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        raise ConfigurationError(
+            f"{to} can't be written: {error.strerror}. What was written of it was removed. Name a folder on a disk "
+            "with enough space"
+        ) from error
     return manifest
 
 
@@ -133,8 +145,6 @@ def _read_all(files: Sequence[Path]) -> dict[str, bytes]:
 @contextmanager
 def _partial_folder(to: Path) -> Iterator[Path]:
     """Where the backup grows. What a killed process left there is removed: a snapshot can't be continued."""
-    if to.exists():
-        raise Refused(f"{to} exists: name a new folder")
     folder = to.with_name(to.name + PARTIAL)
     lock = to.with_name(f".{to.name}.lock")
     to.parent.mkdir(parents=True, exist_ok=True)
@@ -144,6 +154,8 @@ def _partial_folder(to: Path) -> Iterator[Path]:
         except BlockingIOError:
             raise Conflict(f"another process creates a backup in {to}") from None
         try:
+            if to.exists():
+                raise Refused(f"{to} exists: name a new folder")
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(mode=OWNER_ONLY_FOLDER)
             yield folder

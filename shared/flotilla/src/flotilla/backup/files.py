@@ -3,6 +3,7 @@
 import gzip
 import io
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import file_digest, sha256
@@ -19,6 +20,7 @@ _LEVEL = 1
 """Rows and events shrink to a fifth; more costs three times the processor for a tenth less."""
 _LENGTH = struct.Struct(">I")
 MAX_RECORD_BYTES = 64 * 1024 * 1024
+_CHANGED = "{name} of the backup was changed while it was read: nobody may write to a backup during its restore"
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True):
@@ -110,15 +112,58 @@ def problem_of(folder: Path, stored: StoredFile) -> str | None:
     return None if digest == stored.sha256 else f"{stored.name} is not the file that was backed up"
 
 
+def read_stored(folder: Path, stored: StoredFile) -> bytes:
+    """A small file's content.
+
+    Raises:
+        Invalid: it is not the one that the manifest names.
+    """
+    content = _inside(folder, stored.name).read_bytes()
+    if sha256(content).hexdigest() != stored.sha256:
+        raise Invalid(_CHANGED.format(name=stored.name))
+    return content
+
+
+class _HashingReader:
+    """Hashes what is read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.digest = sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self.digest.update(data)
+        return data
+
+
+@contextmanager
+def _decompressed(folder: Path, stored: StoredFile) -> Iterator[gzip.GzipFile]:
+    """What a compressed file holds. Its hash is checked again at the end: somebody may write to where backups are kept.
+
+    Raises:
+        Invalid: it was read to its end, and is not the file that the manifest names; or it can't be read.
+    """
+    try:
+        with _inside(folder, stored.name).open("rb") as raw:
+            hashing = _HashingReader(raw)
+            with gzip.GzipFile(fileobj=hashing, mode="rb") as file:  # type: ignore[call-overload]
+                yield file
+    except (OSError, EOFError, zlib.error) as error:
+        raise Invalid(f"{stored.name} of the backup can't be read: {error}") from error
+    if hashing.digest.hexdigest() != stored.sha256:
+        raise Invalid(_CHANGED.format(name=stored.name))
+
+
 def read_compressed_lines(folder: Path, stored: StoredFile) -> Iterator[bytes]:
     """The lines of a compressed file, each with its end."""
-    with gzip.open(_inside(folder, stored.name)) as file:
+    with _decompressed(folder, stored) as file:
         yield from file
 
 
 def read_compressed_blocks(folder: Path, stored: StoredFile, size: int = 1024 * 1024) -> Iterator[bytes]:
     """A compressed file, block by block."""
-    with gzip.open(_inside(folder, stored.name)) as file:
+    with _decompressed(folder, stored) as file:
         yield from iter(lambda: file.read(size), b"")
 
 
@@ -128,7 +173,7 @@ def read_backup_records(folder: Path, stored: StoredFile) -> Iterator[Record]:
     Raises:
         Invalid: it holds something else.
     """
-    with gzip.open(_inside(folder, stored.name)) as file:
+    with _decompressed(folder, stored) as file:
         while head := file.read(_LENGTH.size):
             yield _one(stored.name, head, file.read)
 

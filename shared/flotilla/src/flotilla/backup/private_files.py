@@ -22,6 +22,7 @@ def new_private_file(path: Path) -> Iterator[IO[bytes]]:
 def put_private(path: Path, content: bytes) -> None:
     """Write a file for its owner alone: all of it, or nothing."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.unlink(missing_ok=True)  # of a killed process: in a container all have the same id
     with new_private_file(unfinished) as file:
         file.write(content)
     unfinished.replace(path)

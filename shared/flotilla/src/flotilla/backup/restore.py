@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psycopg
 
+from flotilla.backup.files import read_stored
 from flotilla.backup.manifest import Manifest, SignedManifest, read_manifest
 from flotilla.backup.other_work import refuse_work
 from flotilla.backup.private_files import OWNER_ONLY_FOLDER, put_private
@@ -63,6 +64,8 @@ async def _restore(
         await topics.refuse_records()
         await refuse_work(settings)
         await tables.begin_restore()
+    else:
+        await tables.refuse_services()
     await tables.restore_rows(progress)
     await topics.restore_records(progress)
     await tables.finish_restore()
@@ -95,7 +98,7 @@ def _opened_keys(settings: RestoreSettings, folder: Path, manifest: Manifest) ->
         return {}
     if settings.backup_passphrase_file is None:
         return {}
-    sealed = (folder / manifest.sealed_keys.name).read_bytes()
+    sealed = read_stored(folder, manifest.sealed_keys)
     return unseal_key_files(sealed, read_passphrase(settings.backup_passphrase_file), manifest.backup_id)
 
 
@@ -104,12 +107,14 @@ def _write_keys(settings: RestoreSettings, folder: Path, manifest: Manifest, key
     if to is None:
         return []
     to.mkdir(mode=OWNER_ONLY_FOLDER, parents=True, exist_ok=True)
-    public = {Path(stored.name).name: (folder / stored.name).read_bytes() for stored in manifest.public_keys}
+    public = {Path(stored.name).name: read_stored(folder, stored) for stored in manifest.public_keys}
     written = []
     for name, content in {**public, **keys}.items():
         path = to / Path(name).name
-        if path.exists() and path.read_bytes() != content:
+        present = path.read_bytes() if path.exists() else None
+        if present in (None, content):
+            put_private(path, content)
+        elif not (name in public and content.strip() in present):  # public keys may have been added by now
             raise Refused(f"{path} exists, and is another file than the backup's")
-        put_private(path, content)
         written.append(path)
     return written

@@ -109,6 +109,15 @@ class RestoredTables:
         """Whether this restore was begun before, and is to go on."""
         return bool(await self._connection.fetchval(_HAS_BEGUN, self._manifest.backup_id))
 
+    async def refuse_services(self) -> None:
+        """Return if no service is connected to the database.
+
+        Raises:
+            Refused: one is.
+        """
+        if found := await self._connected_services():
+            raise Refused(f"the database has {', '.join(found[:_SHOWN])}: stop the services, then repeat the restore")
+
     async def begin_restore(self) -> None:
         """Empty the tables, and write down that this restore has begun."""
         tables = [row["name"] for row in await self._tables() if row["name"] not in _OWN_STATE]
@@ -175,6 +184,9 @@ class RestoredTables:
             found.setdefault(row["name"], set()).add(row["refers_to"])
         return found
 
+    async def _connected_services(self) -> list[str]:
+        return [f"connections of {row['name']}" for row in await self._connection.fetch(_SERVICES)]
+
     async def _refuse_what_is_there(self, states: Sequence[asyncpg.Record]) -> None:
         found = [f"backup {row['backup_id']}, restored before" for row in states]
         for row in await self._tables():
@@ -183,8 +195,7 @@ class RestoredTables:
                 continue
             if count := await self._connection.fetchval(f"SELECT count(*) FROM {quoted_name(name)}"):  # noqa: S608 - quoted
                 found.append(f"{count} rows in {name}")
-        services = [row["name"] for row in await self._connection.fetch(_SERVICES)]
-        found += [f"connections of {name}" for name in services]
+        found += await self._connected_services()
         if found:
             shown = ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
             raise Refused(f"the fleet is not empty, so nothing was changed. The database has {shown}")

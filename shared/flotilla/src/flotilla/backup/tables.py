@@ -30,7 +30,7 @@ LEFT_OUT = frozenset(
         "flotilla_ops.restored_tables",
     }
 )
-"""Logins that are under way: people log in again. And where a restore stands."""
+"""Logins that are under way: people log in again. And the progress of a restore."""
 
 # Each table with its columns, and in the order of its key: the history of a session is then read as it is chained.
 _TABLES = """
@@ -53,6 +53,8 @@ _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _LIMITS = (
     "SELECT set_config('statement_timeout', '0', true), set_config('idle_in_transaction_session_timeout', '0', true)"
 )
+_GONE = (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, asyncpg.InsufficientResourcesError)
+"""Also a disk that is full there."""
 _POINT = "SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
 
 
@@ -70,7 +72,7 @@ async def connect_without_time_limits(settings: PostgresSettings) -> AsyncIterat
     """A connection without the time limits of services: copying a table takes as long as it takes.
 
     Raises:
-        RetryLater: PostgreSQL does not answer, or refuses the login.
+        RetryLater: PostgreSQL does not answer, refuses the login, or ends the connection.
     """
     connector = PostgresConnector(settings.postgres_dsn.get_secret_value(), settings.postgres_ca_file)
     try:
@@ -81,6 +83,8 @@ async def connect_without_time_limits(settings: PostgresSettings) -> AsyncIterat
         ) from error
     try:
         yield connection
+    except (*_GONE, asyncpg.InterfaceError) as error:
+        raise RetryLater(f"PostgreSQL ended the copying: {error}. Repeat it once that is resolved") from error
     finally:
         await connection.close()
 

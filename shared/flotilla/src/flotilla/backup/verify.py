@@ -78,7 +78,7 @@ def verify_backup(folder: Path, keys: PublicKeys, audit_keys: PublicKeys | None,
     reading = _Contents(folder, signed.manifest, verdict, audit_keys, progress)
     try:
         reading.check()
-    except (OSError, EOFError, UnicodeDecodeError) as error:  # gzip's errors are OSErrors
+    except ValueError as error:
         raise Invalid(f"{folder} can't be read: {error}") from error
     return verdict
 
@@ -191,8 +191,8 @@ class _Contents:
             problem = check.problem
             self._verdict.note(f"session {session[1]} event {problem.seq}: {problem.kind}: {problem.detail}")
         elif head is None or head[2] != check.last_seq:
-            stands = "no row" if head is None else f"{head[2]}"
-            self._verdict.note(f"session {session[1]}: its events end at {check.last_seq}, its head is {stands}")
+            recorded = "no row" if head is None else f"{head[2]}"
+            self._verdict.note(f"session {session[1]}: its events end at {check.last_seq}, its head is {recorded}")
 
     def _compare_with_kafka(self, session: _Session, seq: int, body: bytes, partition: int, offset: int) -> None:
         start = (offset - self._starts.get(partition, 0)) * _DIGEST_BYTES
