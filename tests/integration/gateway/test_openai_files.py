@@ -16,6 +16,8 @@ from starlette.routing import Route
 
 from flotilla.bus import connect_redis
 from flotilla.bus.live import LiveRunWriter
+from flotilla.contracts.errors import RetryLater
+from flotilla.knowledge import KnowledgeBase
 from flotilla.postgres import open_pool
 from flotilla.runtime.health import http_server
 from gateway.openai import files
@@ -113,6 +115,27 @@ async def test_files_of_a_question_are_found_in_its_session_alone(
     assert len(await gateway.rows("SELECT 1 FROM flotilla.documents")) == 2
     await client.files.delete(sent.id)
     assert await found(session_id=row["session_id"]) == ["gate.txt"]
+
+
+async def test_deletion_that_was_interrupted_can_be_asked_for_again(
+    gateway: RunningGateway, client: AsyncOpenAI, feed: LiveRunWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = await client.files.create(file=("sluice.md", PAGE), purpose="user_data")
+    question = asked({"type": "input_file", "file_id": sent.id})
+    asking = asyncio.create_task(client.responses.create(model=MODEL, input=question))
+    await answer_next(gateway, feed, 1)
+    await asking
+
+    async def interrupted(*_: Any) -> None:
+        raise RetryLater("the gateway was stopped")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(KnowledgeBase, "remove", interrupted)
+        with pytest.raises(openai.InternalServerError):
+            await client.with_options(max_retries=0).files.delete(sent.id)
+    await client.files.delete(sent.id)
+    assert await gateway.rows("SELECT 1 FROM flotilla.documents") == []
+    assert await gateway.rows("SELECT 1 FROM flotilla.openai_files") == []
 
 
 async def test_nothing_is_attached_to_a_session_of_somebody_else(

@@ -7,6 +7,7 @@ that session alone.
 import base64
 import binascii
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Literal, TypeAlias
 
@@ -137,12 +138,17 @@ async def delete_file(services: GatewayServices, caller: Principal, file_id: str
     Raises:
         NotFound: there is none.
     """
+    place = (caller.tenant_id, caller.name, file_id)
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
-        if await connection.execute(_DELETE, caller.tenant_id, caller.name, file_id) != "DELETE 1":
+        if await connection.fetchrow(_GET, *place) is None:
             raise _no_file(file_id)
         attached = await connection.fetch(_ATTACHED, caller.tenant_id, file_id)
     for row in attached:
-        await services.knowledge.remove(caller.tenant_id, row["document_id"])
+        with suppress(NotFound):  # an equal request removed it
+            await services.knowledge.remove(caller.tenant_id, row["document_id"])
+    # The file goes last: a deletion that was interrupted can be asked for again.
+    async with tenant_transaction(services.pool, caller.tenant_id) as connection:
+        await connection.execute(_DELETE, *place)
 
 
 async def attach(services: GatewayServices, caller: Principal, session_id: str, files: Sequence[FileRef]) -> None:
@@ -158,25 +164,29 @@ async def attach(services: GatewayServices, caller: Principal, session_id: str, 
     if len(files) > MAX_IN_REQUEST:
         raise Invalid(f"the request has {len(files)} files, {MAX_IN_REQUEST} are allowed")
     tenant_id = caller.tenant_id
+    wanted: list[UploadedDocument | str] = []
     async with tenant_transaction(services.pool, tenant_id) as connection:
         await ensure_session(connection, tenant_id, session_id, caller.subject, services.access_for_new_session(caller))
-        uploads = [await _upload(connection, caller, session_id, file) for file in files]
-    for upload in uploads:
-        if upload is not None:
-            await services.knowledge.add(tenant_id, upload)
+        for file in files:
+            if file.file_id is None:
+                wanted.append(_attachment(session_id, file.filename or "", _decoded(file.file_data or "")))
+            elif not await _is_attached(connection, tenant_id, session_id, file.file_id):
+                if await connection.fetchrow(_GET, tenant_id, caller.name, file.file_id) is None:
+                    raise _no_file(file.file_id)
+                wanted.append(file.file_id)
+    for one in wanted:  # of those that are stored, one is in memory at a time
+        upload = one if isinstance(one, UploadedDocument) else await _stored(services, caller, session_id, one)
+        await services.knowledge.add(tenant_id, upload)
 
 
-async def _upload(connection: Connection, caller: Principal, session_id: str, file: FileRef) -> UploadedDocument | None:
-    """What is to be attached; None for a file that is."""
-    if file.file_id is None:
-        return _attachment(session_id, file.filename or "", _decoded(file.file_data or ""))
-    place = f"{session_id}/{file.file_id}"
-    if await connection.fetchrow(_IS_ATTACHED, caller.tenant_id, session_id, f"session:{place}/") is not None:
-        return None
-    row = await connection.fetchrow(_CONTENT, caller.tenant_id, caller.name, file.file_id)
-    if row is None:
-        raise _no_file(file.file_id)
-    return _attachment(session_id, f"{file.file_id}/{row['filename']}", row["content"])
+async def _is_attached(connection: Connection, tenant_id: str, session_id: str, file_id: str) -> bool:
+    place = f"session:{session_id}/{file_id}/"
+    return await connection.fetchrow(_IS_ATTACHED, tenant_id, session_id, place) is not None
+
+
+async def _stored(services: GatewayServices, caller: Principal, session_id: str, file_id: str) -> UploadedDocument:
+    row = await _row(services, caller, _CONTENT, file_id)
+    return _attachment(session_id, f"{file_id}/{row['filename']}", row["content"])
 
 
 def _attachment(session_id: str, name: str, content: bytes) -> UploadedDocument:
