@@ -48,6 +48,7 @@ class Recorder:
         records = records_of(await outbox_bodies(self.database))
         await project_directly(self.audit_pool, records[self._projected :], self._signer if signed else None)
         self._projected = len(records)
+        await self.audit_pool.execute("UPDATE audit.checkpoints SET published_at = now()")  # as if Kafka had a copy
 
     async def export(self, session_id: str) -> bytes:
         return b"".join([line async for line in export_session(self.pool, TENANT, session_id)])
