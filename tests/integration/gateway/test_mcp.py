@@ -113,6 +113,16 @@ async def test_messages_come_one_at_a_time_and_within_limits(replica: Replica) -
         assert (await client.get("/mcp", headers=ACCEPT)).status_code == 405
 
 
+@pytest.mark.parametrize("name", ["\0", "\ud800", 7, None, ["x"]])
+async def test_a_request_of_any_name_can_be_cancelled(client: httpx.AsyncClient, name: Any) -> None:
+    message = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": name}}
+    body: dict[str, Any] = {
+        "content": json.dumps(message),
+        "headers": {"Mcp-Session-Id": "s", "Content-Type": "application/json"},
+    }
+    assert (await client.post("/mcp", **body)).status_code == 202
+
+
 @asynccontextmanager
 async def connected(gateway: RunningGateway) -> AsyncIterator[Client]:
     """The SDK's client of a person who shares nothing."""

@@ -57,4 +57,5 @@ class Door:
         session = self.request.headers.get(SESSION_HEADER)
         if self.is_modern or session is None:
             return None
-        return f"{session[:_MAX_NAME_CHARS]} {str(request_id)[:_MAX_NAME_CHARS]}"
+        # In ASCII: PostgreSQL stores neither NUL nor half a surrogate pair.
+        return f"{session[:_MAX_NAME_CHARS]} {ascii(str(request_id))[:_MAX_NAME_CHARS]}"
