@@ -203,7 +203,7 @@ class Dying(RedisVectors):
         async with self._dying():
             await super().put(tenant_id, model, vectors)
 
-    async def remove(self, tenant_id: str, model: str, passages: Any) -> None:
+    async def remove_vectors(self, tenant_id: str, model: str, passages: Any) -> None:
         async with self._dying():
             await super().remove_vectors(tenant_id, model, passages)
 
@@ -244,7 +244,7 @@ class Overtaken(RedisVectors):
         await self._overtake()
         await super().put(tenant_id, model, vectors)
 
-    async def count(self, tenant_id: str, model: str) -> int:
+    async def count_vectors(self, tenant_id: str, model: str) -> int:
         await self._overtake()
         return await super().count_vectors(tenant_id, model)
 

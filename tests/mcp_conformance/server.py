@@ -133,7 +133,7 @@ def application() -> Starlette:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with endpoint(server, {}, 2_000_000) as served:
+        async with endpoint(server, dict, 2_000_000) as served:
             app.state.mcp = served
             yield
 

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from functools import partial
+from functools import cache, partial
 from urllib.parse import quote
 
 import structlog
@@ -77,7 +77,7 @@ async def serving_early(settings: Settings, runtime: Runtime) -> AsyncIterator[i
         silence_sdk_logs()
         app = create_application(services, _guard(settings, services), runtime.health, settings.cors_origins)
         app.state.mcp = await stack.enter_async_context(
-            endpoint(make_server(VERSION), reads(app.routes), settings.max_body_bytes)
+            endpoint(make_server(VERSION), cache(partial(reads, app.routes)), settings.max_body_bytes)
         )
         announcements = AnnouncementListener(redis_url, services.watch)
         jobs = (

@@ -35,7 +35,7 @@ class Broker(KafkaServer):
         self._voters = ",".join(f"{node}@{LOOPBACK}:{port}" for node, port in controllers.items())
         self._advertised = advertised
 
-    def settings(self, data: Path, ports: dict[str, int]) -> dict[str, str]:
+    def server_properties(self, data: Path, ports: dict[str, int]) -> dict[str, str]:
         """See KafkaServer; with three replicas of everything, two of which must have an event."""
         alone = super().server_properties(data, ports)
         del alone["controller.quorum.bootstrap.servers"]

@@ -180,7 +180,7 @@ class _Early(KafkaLog):
     event: Callable[[], Awaitable[object]]
     has_read = False
 
-    async def checkpoints(self, from_offset: int | None = None) -> dict[tuple[int, int], CheckpointRecord]:
+    async def read_checkpoints(self, from_offset: int | None = None) -> dict[tuple[int, int], CheckpointRecord]:
         found = await super().read_checkpoints(from_offset) if self.has_read else {}
         self.has_read = True
         return found

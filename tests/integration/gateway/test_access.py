@@ -200,6 +200,8 @@ SHARES = "PATCH /v1/sessions/{session_id}/access"
 """For the session's owner, and for who operates all sessions."""
 ENROLLS = "POST /v1/signers"
 """For people, whatever their role; these keys are services'."""
+CONFIRMS = "POST /v1/privacy/erasures/{erasure_id}/confirm"
+"""For a second person."""
 NOTIFIES = "PUT /v1/notify"
 """Of listed hosts only, and none is listed here."""
 APPENDS = "POST /v1/sessions/{session_id}/events"
@@ -276,6 +278,8 @@ async def test_the_rules_hold_for_every_role_of_the_tenant(
                 assert (answer.status_code, answer.json()["code"]) == (403, "not_a_person")
             elif operation.name == ENROLLS:
                 assert (answer.status_code, "person" in answer.text) == (403, True)
+            elif operation.name == CONFIRMS:
+                assert (answer.status_code, "is a service" in answer.text) == (403, True)
             elif operation.name == APPENDS:
                 assert (answer.status_code, "may not append" in answer.text) == (403, True)
             elif operation.name == NOTIFIES:

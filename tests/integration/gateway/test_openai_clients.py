@@ -265,7 +265,7 @@ async def test_errors_are_openais_for_whatever_goes_wrong(
     with pytest.raises(openai.PermissionDeniedError):
         await viewer.chat.completions.create(model=MODEL, messages=ASKED)
     with pytest.raises(openai.NotFoundError):
-        await client.post("/embeddings", body={}, cast_to=object)
+        await client.post("/audio/speech", body={}, cast_to=object)
     with pytest.raises(openai.NotFoundError, match="no model gpt-9"):
         await client.chat.completions.create(model="gpt-9", messages=ASKED)
 

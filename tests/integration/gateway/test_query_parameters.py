@@ -7,7 +7,7 @@ from gateway.auth.principal import ROLES
 from tests.support.gateway import RunningGateway
 
 FROM_A_PROVIDER = "/auth/oidc/callback"
-OF_PROTOCOLS = ("/openai/", "/a2a/", "/.well-known/")
+OF_PROTOCOLS = ("/openai/", "/a2a/", "/.well-known/", "/mcp")
 
 
 async def test_every_route_refuses_a_parameter_that_it_does_not_have(gateway: RunningGateway) -> None:

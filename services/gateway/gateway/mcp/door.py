@@ -1,6 +1,7 @@
 """One request of an MCP client: who asks, and what the client can do."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,11 +42,10 @@ class Door:
         takes_tasks = is_modern and capabilities is not None and TASKS in (capabilities.extensions or {})
         return cls(request.app.state.services, request, request.state.principal, takes_tasks, is_modern)
 
-    @property
-    def reads(self) -> Mapping[str, Read]:
-        """What may be read, by the tools' names."""
-        reads: Mapping[str, Read] = self.request.app.state.mcp.reads
-        return reads
+    async def reads(self) -> Mapping[str, Read]:
+        """Return what may be read, by the tools' names."""
+        read_operations: Callable[[], Mapping[str, Read]] = self.request.app.state.mcp.read_operations
+        return await asyncio.to_thread(read_operations)
 
     @property
     def base_url(self) -> str:

@@ -1,7 +1,7 @@
 """One HTTP request of an MCP client, handed to the SDK, which speaks every version of the protocol."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -68,12 +68,14 @@ class Endpoint:
     """What answers messages."""
 
     manager: StreamableHTTPSessionManager
-    reads: Mapping[str, Read]
-    """The operations of the API that are tools."""
+    read_operations: Callable[[], Mapping[str, Read]]
+    """The operations of the API that are tools; describing them takes a moment the first time."""
 
 
 @asynccontextmanager
-async def endpoint(server: Server[Any], reads: Mapping[str, Read], max_body_bytes: int) -> AsyncIterator[Endpoint]:
+async def endpoint(
+    server: Server[Any], read_operations: Callable[[], Mapping[str, Read]], max_body_bytes: int
+) -> AsyncIterator[Endpoint]:
     """Serve messages with `server` for as long as the block runs, which may begin and end in different tasks."""
     manager = StreamableHTTPSessionManager(app=server, stateless=True, max_request_body_size=max_body_bytes)
     ready, ended = asyncio.Event(), asyncio.Event()
@@ -86,7 +88,7 @@ async def endpoint(server: Server[Any], reads: Mapping[str, Read], max_body_byte
     serving = asyncio.create_task(serve(), name="mcp")
     await ready.wait()
     try:
-        yield Endpoint(manager, reads)
+        yield Endpoint(manager, read_operations)
     finally:
         ended.set()
         await serving
