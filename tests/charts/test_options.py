@@ -295,7 +295,7 @@ CONNECTIONS = [
     (("gateway.settings.FLOTILLA_POSTGRES_POOL_MAX=5",), "gateway 35,"),
     (("gateway.maxSurge=50%",), "gateway 180,"),
     (("outbox-relay.settings.FLOTILLA_POSTGRES_POOL_MAX=50",), "outbox-relay 28,"),
-    (("gateway.enabled=false",), "(KEDA 1, audit-consumer 78, install 4"),
+    (("gateway.enabled=false",), "(KEDA 1, audit-consumer 78, backup 0, install 4"),
     (("agents.translate.replicas=2",), "translate-agent 30,"),
     (("workers.briefings.replicas=2",), "briefings-worker 60,"),
     (("agents.translate.settings.FLOTILLA_POSTGRES_POOL_MAX=3", "agents.translate.replicas=2"), "translate-agent 9,"),
