@@ -128,7 +128,8 @@ async def test_the_model_rewrites_a_follow_up_unless_it_writes_something_else(
     system, user = asked["messages"]
     assert "passwords" not in system["content"]
     assert "passwords" in user["content"]
-    assert len(await rows(pool, "SELECT 1 FROM flotilla.llm_calls WHERE task_id = 't1'")) == 1
+    stored = await rows(pool, "SELECT 1 FROM flotilla.llm_calls WHERE task_id = 't1'")
+    assert len(stored) == (1 if says else 0)  # an empty answer is an error, which is not stored
 
 
 async def test_rules_rewrite_where_the_model_is_away_or_was_switched_off_and_first_questions_cost_nothing(

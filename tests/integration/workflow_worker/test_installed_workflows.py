@@ -71,7 +71,7 @@ def test_what_a_workflow_takes_and_returns_is_published_as_json_schema(tmp_path:
         tmp_path, "briefings", BRIEFINGS.read_text(), {"flotilla.workflows": {"brief": "briefings:BriefWorkflow"}}
     )
     with installed(tmp_path, "briefings"):
-        (_, declared) = load_installed_workflows()  # after those of the worker itself
+        (*_, declared) = load_installed_workflows()  # after those of the worker itself
         taken, returned = declared.schemas()
     assert taken["required"] == ["topic"]
     assert taken["additionalProperties"] is False

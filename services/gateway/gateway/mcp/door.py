@@ -1,6 +1,5 @@
 """One request of an MCP client: who asks, and what the client can do."""
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,10 +41,10 @@ class Door:
         takes_tasks = is_modern and capabilities is not None and TASKS in (capabilities.extensions or {})
         return cls(request.app.state.services, request, request.state.principal, takes_tasks, is_modern)
 
-    async def reads(self) -> Mapping[str, Read]:
+    def reads(self) -> Mapping[str, Read]:
         """Return what may be read, by the tools' names."""
         read_operations: Callable[[], Mapping[str, Read]] = self.request.app.state.mcp.read_operations
-        return await asyncio.to_thread(read_operations)
+        return read_operations()
 
     @property
     def base_url(self) -> str:

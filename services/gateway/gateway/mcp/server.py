@@ -72,7 +72,7 @@ def _no_headers(_tool: str) -> None:
 
 async def _list_tools(context: Context, params: PaginatedRequestParams | None) -> ListToolsResult:
     door = Door.of(context)
-    tools: dict[str, Tool] = {name: one.tool() for name, one in (await door.reads()).items()}
+    tools: dict[str, Tool] = {name: one.tool() for name, one in door.reads().items()}
     tools |= {name: one.tool() for name, one in (await callables(door)).items()}
     after = params.cursor if params else None
     names = sorted(name for name in tools if after is None or name > after)
@@ -103,7 +103,7 @@ def _located(error: ValidationError) -> list[Any]:
 async def _called(context: Context, params: CallToolRequestParams) -> Json:
     door = Door.of(context)
     arguments: Json = dict(params.arguments or {})
-    if (read := (await door.reads()).get(params.name)) is not None:
+    if (read := door.reads().get(params.name)) is not None:
         return await read.call(door.request, arguments)
     tool = (await callables(door)).get(params.name)
     if tool is None:
