@@ -82,6 +82,7 @@ LOCAL = {
     "new agent",
     "new workflow",
     "audit verify",
+    "audit log-keys",
     "backup create",
     "backup verify",
     "backup restore",

@@ -86,7 +86,7 @@ def header_of(*parts: Part) -> Header:
 def test_a_signed_revocation_is_proven(tmp_path: Path, signer: Signer) -> None:
     header = header_of(Part(session=AUDIT_SESSION, parent=None, after_seq=0, upto_seq=1, signed_seq=1))
     event = revocation(AUDIT_SESSION)
-    end = End(events=1, witnesses=0, anchors=1)
+    end = End(events=1, witnesses=0, anchors=1, inclusions=0)
     found = proven(tmp_path, header, event, anchor_of(event, signer), end)
     assert (found["tenant"], found["revoked_by_event"], found["signed_to"]) == ("acme", 1, 1)
 
@@ -95,7 +95,7 @@ def test_a_signed_revocation_is_proven(tmp_path: Path, signer: Signer) -> None:
 def test_a_revocation_that_nobody_signed_is_not(tmp_path: Path) -> None:
     header = header_of(Part(session=AUDIT_SESSION, parent=None, after_seq=0, upto_seq=1, signed_seq=1))
     with pytest.raises(CliError, match="not among the 0 events that are signed"):
-        proven(tmp_path, header, revocation(AUDIT_SESSION), End(events=1, witnesses=0, anchors=0))
+        proven(tmp_path, header, revocation(AUDIT_SESSION), End(events=1, witnesses=0, anchors=0, inclusions=0))
 
 
 @pytest.mark.usefixtures("signer")
@@ -103,4 +103,9 @@ def test_a_revocation_in_a_session_that_is_given_as_the_logs_parent_is_not(tmp_p
     parent = Part(session="invented", parent=None, after_seq=0, upto_seq=1, signed_seq=1)
     own = Part(session=AUDIT_SESSION, parent="invented", after_seq=1, upto_seq=1, signed_seq=1)
     with pytest.raises(CliError, match="has no parent"):
-        proven(tmp_path, header_of(parent, own), revocation("invented"), End(events=1, witnesses=0, anchors=0))
+        proven(
+            tmp_path,
+            header_of(parent, own),
+            revocation("invented"),
+            End(events=1, witnesses=0, anchors=0, inclusions=0),
+        )
