@@ -2,14 +2,14 @@ import { useState } from "preact/hooks";
 import * as api from "../api/calls";
 import type { Document, Passage as Found } from "../api/types";
 import { mayOperate } from "../lib/account";
-import { bytes, lastPart, number } from "../lib/format";
+import { lastPart } from "../lib/format";
 import { useLoaded, usePages, useRested, useTitle } from "../lib/hooks";
 import { currentQuery, setQuery } from "../lib/router";
 import { oneLine } from "../lib/text";
 import { Passage, WholeDocument } from "../ui/answer";
+import { DocumentTable } from "../ui/document-table";
 import { Icon } from "../ui/icon";
-import { Async, Card, Empty, More, Page, When } from "../ui/parts";
-import { RemoveDocument } from "../ui/remove-document";
+import { Async, Card, Empty, More, Page } from "../ui/parts";
 import { Uploads } from "../ui/uploads";
 import type { Source } from "../api/types";
 
@@ -41,7 +41,23 @@ export function DocumentsPage() {
                   Without documents there is nothing to cite.
                 </Empty>
               ) : (
-                <Table documents={documents} onOpen={setOpen} reload={() => loaded.reload()} />
+                <DocumentTable
+                  label="Documents of the knowledge base"
+                  heading="Title"
+                  documents={documents}
+                  reload={() => loaded.reload()}
+                >
+                  {(one) => (
+                    <>
+                      <button type="button" class="link-button" onClick={() => setOpen(one)}>
+                        {one.title}
+                      </button>
+                      <div class="faint break" title={one.uri}>
+                        {lastPart(one.uri)}
+                      </div>
+                    </>
+                  )}
+                </DocumentTable>
               )}
               <More cursor={next_cursor} onMore={loaded.more} />
             </>
@@ -50,66 +66,6 @@ export function DocumentsPage() {
       </Card>
       {open !== null && <WholeDocument document={open} onClose={() => setOpen(null)} />}
     </Page>
-  );
-}
-
-interface TableProps {
-  documents: Document[];
-  onOpen: (document: Document) => void;
-  reload: () => Promise<void>;
-}
-
-function Table({ documents, onOpen, reload }: TableProps) {
-  return (
-    <table class="list" aria-label="Documents of the knowledge base">
-      <thead>
-        <tr>
-          <th scope="col">Title</th>
-          <th scope="col" class="num">
-            Passages
-          </th>
-          <th scope="col" class="num">
-            Size
-          </th>
-          <th scope="col">Changed</th>
-          {mayOperate.value && (
-            <th scope="col">
-              <span class="hidden">Actions</span>
-            </th>
-          )}
-        </tr>
-      </thead>
-      <tbody>
-        {documents.map((one) => (
-          <tr key={one.document_id}>
-            <th scope="row" data-label="Title">
-              <div>
-                <button type="button" class="link-button" onClick={() => onOpen(one)}>
-                  {one.title}
-                </button>
-                <div class="faint break" title={one.uri}>
-                  {lastPart(one.uri)}
-                </div>
-              </div>
-            </th>
-            <td data-label="Passages" class="num">
-              {number(one.passages)}
-            </td>
-            <td data-label="Size" class="num">
-              {bytes(one.size_bytes)}
-            </td>
-            <td data-label="Changed">
-              <When at={one.updated_at} />
-            </td>
-            {mayOperate.value && (
-              <td>
-                <RemoveDocument document={one} reload={reload} />
-              </td>
-            )}
-          </tr>
-        ))}
-      </tbody>
-    </table>
   );
 }
 
