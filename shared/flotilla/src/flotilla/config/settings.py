@@ -240,7 +240,7 @@ class LlmSettings(TokenBudgetSettings):
     """A file (TOML) of what is different for single models: endpoint, key, dialect, rate limit (docs/models.md)."""
     llm_replay_models: Names = ()
     """Models that a replay (`flotilla eval replay --model`) may ask for instead, comma-separated;
-    `flotilla-extractive-1` is the built-in one. What is different for each stands in FLOTILLA_LLM_MODELS."""
+    `flotilla-extractive-1` is the built-in one. FLOTILLA_LLM_MODELS says what differs between them."""
     llm_prices: Path | None = None
     """A file (TOML) of what models cost per million tokens; unset: nothing is counted in money."""
     llm_budget_per_run: Decimal | None = Field(default=None, gt=0)
