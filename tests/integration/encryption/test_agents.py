@@ -43,9 +43,12 @@ async def test_an_agent_has_the_key_of_its_tasks_session_only(sealing: Pool, key
     proof = TaskProof(task_id=held.task_id, attempt=held.attempt, secret=held.secret or "")
     stolen = TaskProof(task_id=held.task_id, attempt=held.attempt, secret="guessed")
     ring = Keyring(KeyFile(key_file), writes=True)
-    async with open_pool(await agent_dsn(sealing, "adder"), application="adder", keyring=ring) as own:
+    async with (
+        open_pool(await agent_dsn(sealing, "adder"), application="adder", keyring=ring) as own,
+        own.acquire() as connection,
+    ):
         with acting_for_task(stolen):
-            assert await session_cipher(own, "default", SESSION) is None
+            assert await session_cipher(connection, "default", SESSION) is None
         with acting_for_task(proof):
-            assert await session_cipher(own, "default", "other") is None
-            assert await session_cipher(own, "default", SESSION) is not None
+            assert await session_cipher(connection, "default", "other") is None
+            assert await session_cipher(connection, "default", SESSION) is not None

@@ -255,7 +255,8 @@ async def test_an_agent_without_a_task_gets_no_key(store: AgentEventStore, datab
     async with encrypting_pool(database, key_file, "flotilla_agent") as agents:
         async with tenant_transaction(agents, "default") as connection:
             assert await connection.fetchrow("SELECT * FROM flotilla.session_key('default', 's1')") is None
-        assert await session_cipher(agents, "default", "s1") is None
+        async with agents.acquire() as connection:
+            assert await session_cipher(connection, "default", "s1") is None
 
 
 async def test_an_event_that_is_too_large_encrypted_is_refused(store: AgentEventStore) -> None:

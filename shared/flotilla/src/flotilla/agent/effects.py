@@ -136,16 +136,17 @@ class AnswerStore:
         """Write the outcome in one round trip; False, and nothing is written, where earlier calls of tools are to be
         recorded with it."""
         events = outcome.events if outcome.is_recorded else []
-        cipher = await session_cipher(self._pool, task.tenant_id, task.session_id) if events else None
-        prepared = prepare_events(task.tenant_id, task.session_id, events, source=self._source, cipher=cipher)
         try:
-            found = await self._pool.fetchval(
-                _FINISH,
-                *_proof(task),
-                *_written(outcome, entry_id),
-                *_actions(task, outcome, events),
-                *prepared.sql_arguments,
-            )
+            async with self._pool.acquire() as connection:
+                cipher = await session_cipher(connection, task.tenant_id, task.session_id) if events else None
+                prepared = prepare_events(task.tenant_id, task.session_id, events, source=self._source, cipher=cipher)
+                found = await connection.fetchval(
+                    _FINISH,
+                    *_proof(task),
+                    *_written(outcome, entry_id),
+                    *_actions(task, outcome, events),
+                    *prepared.sql_arguments,
+                )
         except asyncpg.NoDataFoundError as error:
             raise session_not_found(task.session_id) from error
         if found == "answered":

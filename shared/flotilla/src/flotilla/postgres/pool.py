@@ -232,15 +232,15 @@ async def writing_cipher(connection: Connection, tenant_id: str, session_id: str
     return None if keyring is None else await keyring.writing(connection, tenant_id, session_id)
 
 
-async def session_cipher(pool: Pool, tenant_id: str, session_id: str) -> Cipher | None:
-    """`writing_cipher` for a caller that has no transaction; opens one only where the key has to be looked up."""
-    async with pool.acquire() as connection:
-        keyring = keyring_of(connection)
+async def session_cipher(connection: Connection, tenant_id: str, session_id: str) -> Cipher | None:
+    """`writing_cipher` for a caller that has no transaction; begins one only where the key has to be looked up."""
+    keyring = keyring_of(connection)
     if keyring is None or not keyring.encrypts(session_id):
         return None
     if (known := keyring.remembered(tenant_id, session_id)) is not None:
         return known
-    async with tenant_transaction(pool, tenant_id) as connection:
+    async with connection.transaction():
+        await set_tenant(connection, tenant_id)
         return await keyring.writing(connection, tenant_id, session_id)
 
 
