@@ -88,16 +88,15 @@ def reads(routes: Iterable[BaseRoute]) -> dict[str, Read]:
     by_path = {
         route.path: route for route in routes if isinstance(route, GuardedRoute) and "GET" in (route.methods or ())
     }
-    return {tool: _read(tool, by_path[path]) for tool, path in _OPERATIONS.items()}
+    document = get_openapi(title="", version="", routes=[by_path[path] for path in _OPERATIONS.values()])
+    return {tool: _read(tool, path, document["paths"][path]["get"]) for tool, path in _OPERATIONS.items()}
 
 
-def _read(name: str, route: GuardedRoute) -> Read:
-    document = get_openapi(title="", version="", routes=[route])
-    operation = document["paths"][route.path]["get"]
+def _read(name: str, path: str, operation: Mapping[str, Any]) -> Read:
     shown = [one for one in operation.get("parameters", ()) if one["in"] in ("path", "query")]
     return Read(
         name=name,
-        path=route.path,
+        path=path,
         description=operation["description"],
         parameters={one["name"]: _described(one) for one in shown},
         required=tuple(one["name"] for one in shown if one.get("required")),
