@@ -101,7 +101,7 @@ typescript: setup ## Build the npm packages: clients/typescript
 	$(CLIENTS)/npm build
 
 # The package indexes are asked for what the caches of uv and npm do not hold.
-test-packaging: setup ## What others install: each service from its lock, wheels, new agents and workflows with their own checks
+test-packaging: setup ## What others install: each service from its lock, wheels, new agents and workflows; Go and OpenSSL check the log
 	$(PYTEST) tests/packaging --timeout 300
 
 test-browser: setup console ## The console in Chromium (apt-get install chromium), on the real stack

@@ -11,7 +11,7 @@ from tests.support.catalog import CATALOG, SERVICES
 UV = BIN / "uv"
 # What an image must not carry: agents need no Temporal, the event path no language model and no HTTP framework.
 ABSENT = {
-    "research-agent": {"temporalio", "aiokafka", "fastapi", "openai"},
+    "research-agent": {"temporalio", "aiokafka", "fastapi"},
     "writer-agent": {"temporalio", "aiokafka", "fastapi"},
     "tool-gateway": {"temporalio", "aiokafka", "fastapi", "openai"},
     "outbox-relay": {"temporalio", "redis", "fastapi", "openai"},
