@@ -45,6 +45,8 @@ INSERT INTO audit.parked_events (tenant_id, kafka_partition, kafka_offset, sessi
     VALUES ('acme', 0, 0, 'acme-session', 9, 'gap', 'd', '');
 INSERT INTO flotilla.erasures (tenant_id, erasure_id, person, reason, requested_by)
     VALUES ('acme', 'acme-erasure', 'user/flotilla/olga', 'r', 'otto');
+INSERT INTO flotilla.privacy_requests (tenant_id, request_id, kind, person, reason, requested_by, confirmations_needed)
+    VALUES ('acme', 'acme-request', 'export', 'user/flotilla/olga', 'r', 'otto', 1);
 INSERT INTO flotilla.allowed_tools (tenant_id, server, tool, sha256, definition, allowed_by)
     VALUES ('acme', 'acme-desk', 'add', 'x', '{"name": "add", "title": null, "description": "d", "input_schema": {},
     "annotations": {}}', 'olga');

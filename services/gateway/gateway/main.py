@@ -48,6 +48,7 @@ from gateway.mcp.exchange import endpoint
 from gateway.mcp.reads import reads
 from gateway.mcp.server import make_server
 from gateway.open_work import OpenWorkLimits
+from gateway.privacy.expired_documents import ExpiredDocumentsJob
 from gateway.retention import RetentionJob
 from gateway.services import GatewayServices, LoginSetup
 from gateway.settings import Settings
@@ -85,6 +86,7 @@ async def serving_early(settings: Settings, runtime: Runtime) -> AsyncIterator[i
             Job(name="run watch", work=services.watch.run),
             Job(name="announcements", work=announcements.run),
             Job(name="retention", work=RetentionJob(pool).run),
+            Job(name="expired documents", work=ExpiredDocumentsJob(pool, services.knowledge).run),
             Job(name="policy", work=services.policies.reload_until_stopped),
             Job(name="knowledge", work=services.knowledge.maintain_index),
             Job(

@@ -52,6 +52,7 @@ from workflow_worker.recent_hops import RecentHops
 from workflow_worker.reconciler import WorkflowReconciler
 from workflow_worker.redrives import RedriveHandler
 from workflow_worker.reply_streams import ReplyStreamConsumers
+from workflow_worker.retention import RetentionDuty
 from workflow_worker.risk_review import RiskReviewer
 from workflow_worker.run_events import deliver_run_events
 from workflow_worker.schedule_duty import ScheduleSyncDuty
@@ -64,6 +65,7 @@ from workflow_worker.workflows.catalog import WORKFLOWS
 
 SERVICE = "workflow-worker"
 RECONCILE_S = 5.0
+RETENTION_S = 60.0
 OPENED_S = 0.5
 HTTP_TIMEOUT_S = 20.0
 REDIS_CONNECTIONS = 1_000
@@ -204,6 +206,7 @@ def _leader(
         repeating_duty(OPENED_S, reconciler.start_opened_runs),
         repeating_duty(RECONCILE_S, queue.run_once),
         repeating_duty(RECONCILE_S, ErasureDuty(deps.pool, queue).run_once),
+        repeating_duty(RETENTION_S, RetentionDuty(deps.pool).run_once),
         repeating_duty(RECONCILE_S, ScheduleSyncDuty(deps.pool, deps.temporal, settings.task_queue).run),
         repeating_duty(RECONCILE_S, events),
         report_gauges(deps.pool),

@@ -1,8 +1,11 @@
 """What proves a history needs no key: checks, exports and analytics say the same after a key is destroyed."""
 
 import asyncio
+import io
+import json
 import secrets
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -10,12 +13,14 @@ import pytest
 from audit_consumer.rebuild import rebuild
 from flotilla.audit.verify import Verifier
 from flotilla.config import KafkaSettings
+from flotilla.contracts.identity import user_name
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.encryption import Keyring
 from flotilla.postgres import Pool
+from gateway.privacy.export import PersonExport
 from tests.support.audit import Projected, audit_settings, outbox_bodies, publish_bodies
-from tests.support.encryption import rows_with
+from tests.support.encryption import encrypting_pool, rows_with
 from tests.support.exports import Recorder, recorded
 from tests.support.postgres import Database
 
@@ -96,3 +101,22 @@ async def test_a_rebuild_needs_no_key_and_brings_no_word_back(
     state = await recorder.store.state_at("s1")
     assert [call.args for call in state.tool_calls] == [{"text": "[erased]"}]
     assert [(result.error, result.duration_ms) for result in state.tool_results] == [("[erased]", 7.5)]
+
+
+async def test_an_export_of_a_person_carries_proofs_that_others_check(
+    recorder: Recorder, database: Database, key_file: Path
+) -> None:
+    canary = secrets.token_hex(16)
+    await recorded(recorder)
+    await recorder.store.append("plain", used(canary))
+    await recorder.project()
+    async with encrypting_pool(database, key_file, "flotilla_gateway") as gateway:
+        export = PersonExport(gateway, None, "default", user_name("flotilla", "ada"))
+        whole = io.BytesIO(b"".join([data async for data in export.stream()]))
+    archive = zipfile.ZipFile(whole)
+    for session in ("plain", "rolled", "governed", "fork", "below"):
+        assert archive.read(f"proofs/{session}.jsonl") == await recorder.export(session)
+    assert "GOOD" in await verdict_on(recorder, archive.read("proofs/plain.jsonl"))
+    assert canary in archive.read("events/plain.jsonl").decode()
+    own = [json.loads(line) for line in archive.read("events/fork.jsonl").splitlines()]
+    assert {event["subject"] for event in own} == {"fork"}  # its parent's are in the parent's file

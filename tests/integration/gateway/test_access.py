@@ -180,6 +180,14 @@ RULES = {
         GET /v1/privacy/erasures/{erasure_id}
         POST /v1/privacy/erasures
         POST /v1/privacy/erasures/{erasure_id}/confirm
+        GET /v1/privacy/requests
+        GET /v1/privacy/requests/{request_id}
+        POST /v1/privacy/requests/{request_id}/confirm
+        POST /v1/privacy/exports
+        GET /v1/privacy/exports/{request_id}/archive
+        GET /v1/privacy/retention
+        GET /v1/privacy/retention/plan
+        POST /v1/privacy/retention
         GET /v1/privacy/holds
         POST /v1/privacy/holds
         DELETE /v1/privacy/holds
@@ -200,8 +208,10 @@ SHARES = "PATCH /v1/sessions/{session_id}/access"
 """For the session's owner, and for who operates all sessions."""
 ENROLLS = "POST /v1/signers"
 """For people, whatever their role; these keys are services'."""
-CONFIRMS = "POST /v1/privacy/erasures/{erasure_id}/confirm"
-"""For a second person."""
+CONFIRMS = ("POST /v1/privacy/erasures/{erasure_id}/confirm", "POST /v1/privacy/requests/{request_id}/confirm")
+"""For a further person."""
+FETCHES = "GET /v1/privacy/exports/{request_id}/archive"
+"""For who asked for it."""
 NOTIFIES = "PUT /v1/notify"
 """Of listed hosts only, and none is listed here."""
 APPENDS = "POST /v1/sessions/{session_id}/events"
@@ -265,7 +275,8 @@ async def test_every_operation_refuses_who_has_no_credentials_or_wrong_ones(
 
 REFUSED_FOR = {
     ENROLLS: "person",
-    CONFIRMS: "is a service",
+    **dict.fromkeys(CONFIRMS, "is a service"),
+    FETCHES: "nobody else fetches it",
     APPENDS: "may not append",
     NOTIFIES: "FLOTILLA_NOTIFY_HOSTS",
 }

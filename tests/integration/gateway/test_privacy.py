@@ -1,11 +1,14 @@
 """Erasure of a person: who may ask and confirm, what it ends, and what is left for readers."""
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from temporalio.client import Client
 
@@ -145,6 +148,125 @@ async def test_a_legal_hold_refuses_with_its_reason(encrypting: RunningGateway, 
     assert [hold["person"] for hold in (await admin.get("/v1/privacy/holds")).json()["holds"]] == [ADA]
     assert (await admin.delete("/v1/privacy/holds", params={"subject": "ada"})).status_code == 204
     assert (await admin.post(f"/v1/privacy/erasures/{erasure_id}/confirm")).status_code == 202
+
+
+async def test_a_hold_that_comes_while_a_confirmation_waits_wins(
+    encrypting: RunningGateway, unique: Callable[[str], str]
+) -> None:
+    ada = await encrypting.client_of("ada", "operator", person=True)
+    session = unique("s")
+    await ada.post(f"/v1/sessions/{session}/runs", json={"query": "Why?"})
+    erasure_id = await asked_for(encrypting)
+    admin = await encrypting.client_of("petra", "admin", person=True)
+    connection = await asyncpg.connect(encrypting.database.superuser_dsn)
+    try:
+        async with connection.transaction():
+            # As a session does that gets its key at this moment.
+            await connection.execute("SELECT FROM flotilla.person_keys WHERE person = $1 FOR KEY SHARE", ADA)
+            await connection.execute("INSERT INTO flotilla.legal_holds VALUES ('acme', $1, 'case 4 O 17', 'otto')", ADA)
+            confirming = asyncio.create_task(admin.post(f"/v1/privacy/erasures/{erasure_id}/confirm"))
+            await eventually(partial(waiting_for_a_lock, encrypting))
+        refused = await confirming
+    finally:
+        await connection.close()
+    assert (refused.status_code, "case 4 O 17" in refused.text) == (409, True), refused.text
+    assert "Why?" in str(await events(ada, session))
+
+
+async def test_a_hold_waits_for_a_confirmation_that_came_first(
+    encrypting: RunningGateway, unique: Callable[[str], str]
+) -> None:
+    ada = await encrypting.client_of("ada", "operator", person=True)
+    session = unique("s")
+    await ada.post(f"/v1/sessions/{session}/runs", json={"query": "Why?"})
+    erasure_id = await asked_for(encrypting)
+    admin = await encrypting.client_of("petra", "admin", person=True)
+    body = {"subject": "ada", "reason": "case 4 O 17"}
+    async with tenant_transaction(encrypting.pool, "acme") as connection:
+        await connection.execute("SELECT flotilla_ops.lock_person('acme', $1)", ADA)  # as `confirm_erasure` does
+        adding = asyncio.create_task(admin.post("/v1/privacy/holds", json=body))
+        await eventually(partial(waiting_for_a_lock, encrypting))
+    assert (await adding).status_code == 201
+    refused = await admin.post(f"/v1/privacy/erasures/{erasure_id}/confirm")
+    assert refused.status_code == 409
+
+
+async def waiting_for_a_lock(gateway: RunningGateway) -> bool:
+    """Whether a statement of this database waits for a lock."""
+    connection = await asyncpg.connect(gateway.database.superuser_dsn)
+    try:
+        return bool(
+            await connection.fetchval(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+        )
+    finally:
+        await connection.close()
+
+
+async def test_the_policy_says_how_many_people_confirm(
+    replica: Replica, key_file: Path, tmp_path: Path, unique: Callable[[str], str]
+) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text('extends = "builtin:production"\nversion = "1"\n[privacy]\nerase = 2\n')
+    async with replica(encryption="on", encryption_key_file=key_file, approval_policy=str(policy)) as gateway:
+        ada = await gateway.client_of("ada", "operator", person=True)
+        session = unique("s")
+        await ada.post(f"/v1/sessions/{session}/runs", json={"query": "Why?"})
+        path = f"/v1/privacy/requests/{await asked_for(gateway)}"
+        petra, paul = [await gateway.client_of(name, "admin", person=True) for name in ("petra", "paul")]
+        assert [(await petra.post(f"{path}/confirm")).status_code for _ in range(2)] == [202, 409]
+        waiting = (await petra.get(path)).json()
+        assert (waiting["confirmations"], waiting["confirmations_needed"]) == (["petra"], 2)
+        assert (waiting["kind"], waiting["confirmed_at"]) == ("erase", None)
+        assert "Why?" in str(await events(ada, session))
+        assert (await paul.post(f"{path}/confirm")).status_code == 202
+        assert "Why?" not in str(await events(ada, session))
+        recorded = await events(petra, "flotilla:audit")
+        confirmed = [e["data"]["details"] for e in recorded if e["data"].get("change") == "privacy_erasure_confirmed"]
+        assert [(one["by"], one["missing"]) for one in confirmed] == [("petra", 1), ("paul", 0)]
+
+
+async def test_sessions_that_are_stuck_keep_no_others_waiting(
+    encrypting: RunningGateway, temporal_client: Client, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await encrypting.client_of("ada", "operator", person=True)
+    sessions = sorted(unique("s") for _ in range(4))
+    for session in sessions:
+        run_id = (await ada.post(f"/v1/sessions/{session}/runs", json={"query": "Why?"})).json()["run_id"]
+        await encrypting.finish(run_id)
+    await confirmed(encrypting)
+    record = erasures._record
+
+    async def broken(connection: Connection, tenant_id: str, erasure_id: str, session_id: str) -> None:
+        if session_id in sessions[:2]:
+            raise RuntimeError("this session fails")
+        await record(connection, tenant_id, erasure_id, session_id)
+
+    monkeypatch.setattr(erasures, "_record", broken)
+    monkeypatch.setattr(erasures, "BATCH", 2)  # no more than are stuck
+    async with open_pool(encrypting.database.dsn("flotilla_worker"), application="test") as pool:
+        duty = ErasureDuty(pool, RunQueueDuty(pool, temporal_client, None))  # type: ignore[arg-type]
+        for _ in range(2):
+            await duty.run_once()
+        assert {row["session_id"] for row in await pool.fetch(UNFINISHED)} == set(sessions[:2])
+
+
+async def test_an_erasure_takes_calls_of_mcp_clients_with_it(
+    encrypting: RunningGateway, unique: Callable[[str], str]
+) -> None:
+    ada = await encrypting.client_of("ada", "operator", person=True)
+    hers, others = unique("s"), unique("o")
+    await ada.post(f"/v1/sessions/{hers}/runs", json={"query": "Why?"})
+    bob = await encrypting.client_of("bob", "operator", person=True)
+    await bob.post(f"/v1/sessions/{others}/runs", json={"query": "Why?"})
+    for session, who in ((hers, "ada"), (others, "bob")):
+        await encrypting.as_superuser(
+            "INSERT INTO flotilla.mcp_calls (tenant_id, call_id, is_run, session_id, principal, digest) "
+            f"VALUES ('acme', '{session}', true, '{session}', '{who}', 'x')"
+        )
+    await confirmed(encrypting)
+    assert [row["session_id"] for row in await encrypting.rows("SELECT session_id FROM flotilla.mcp_calls")] == [others]
 
 
 async def test_a_plan_counts_and_changes_nothing(encrypting: RunningGateway, unique: Callable[[str], str]) -> None:

@@ -61,7 +61,16 @@ SERVICES = {
         gateway.main.run,
         "flotilla_gateway",
         restarting=frozenset(
-            {"live feed", "run watch", "announcements", "retention", "policy", "knowledge", "sampler"}
+            {
+                "live feed",
+                "run watch",
+                "announcements",
+                "retention",
+                "expired documents",
+                "policy",
+                "knowledge",
+                "sampler",
+            }
         ),
     ),
     "workflow-worker": Service(
@@ -71,7 +80,7 @@ SERVICES = {
         restarting=frozenset(
             {
                 *("bridge", "former replies", "redrives", "leader", "policy", "policy record", "workflow catalog"),
-                *(f"leader duty {number}" for number in range(1, 10)),
+                *(f"leader duty {number}" for number in range(1, 11)),
             }
         ),
         fatal=frozenset({"temporal worker"}),

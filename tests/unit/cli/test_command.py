@@ -86,6 +86,7 @@ LOCAL = {
     "backup create",
     "backup verify",
     "backup restore",
+    "privacy rotate-root",
 }
 
 

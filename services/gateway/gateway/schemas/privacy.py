@@ -1,13 +1,15 @@
-"""Erasure of people's data, and legal holds against it."""
+"""Erasure and export of people's data, legal holds, and what is asked for and confirmed."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import ConfigDict, Field, StringConstraints
 
+from flotilla.approvals.policy import PrivacyKind
 from flotilla.contracts.identity import LOCAL_ISSUER
 from gateway.schemas.common import WRITTEN, Answer, Reason, RequestBody
 
+RetentionKind: TypeAlias = Literal["sessions", "runs", "model_calls", "documents", "dead_letters", "mcp_calls"]
 PersonName = Annotated[str, StringConstraints(min_length=1, max_length=256), WRITTEN]
 
 
@@ -45,8 +47,10 @@ class Erasure(Answer):
     reason: str
     requested_by: str
     requested_at: datetime
+    confirmations_needed: int
+    """How many further people have to confirm it: the policy's number when it was asked for."""
     confirmed_by: str | None
-    """A second person. The key is destroyed with the confirmation."""
+    """The last of them. The key is destroyed with the last confirmation."""
     confirmed_at: datetime | None
     finished_at: datetime | None
     """When no run was left, and each session had recorded it."""
@@ -56,6 +60,75 @@ class ErasureList(Answer):
     """Erasures, newest first."""
 
     erasures: list[Erasure]
+
+
+class PrivacyRequest(Answer):
+    """What somebody asked for, and who confirmed it."""
+
+    request_id: str
+    """Of an erasure its `erasure_id`."""
+    kind: PrivacyKind
+    person: str | None
+    """Whom it is about; of a change of retention nobody."""
+    details: dict[str, Any]
+    """Of a change of retention the kind and its days."""
+    reason: str
+    requested_by: str
+    requested_at: datetime
+    confirmations_needed: int
+    confirmations: list[str]
+    """The people who confirmed it, in their order."""
+    confirmed_at: datetime | None
+    """When the last confirmation came: an export can be fetched from then on, the others are done."""
+    finished_at: datetime | None
+    """Of an erasure when no run was left, and each session had recorded it."""
+
+
+class PrivacyRequestList(Answer):
+    """Erasures, exports and changes of retention, newest first."""
+
+    requests: list[PrivacyRequest]
+
+
+class RetentionBody(RequestBody):
+    """For how long what is over is kept, and why."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"kind": "sessions", "days": 365, "reason": "data policy of 2031"}]}
+    )
+
+    kind: RetentionKind
+    days: Annotated[int, Field(ge=1, le=36_500)] | None
+    """Null keeps it for good."""
+    reason: Reason
+
+
+class RetentionPolicy(Answer):
+    """For how long the tenant keeps what is over of a kind."""
+
+    kind: RetentionKind
+    days: int | None
+    """Null: for good; calls of MCP clients then for 7 days."""
+    changed_at: datetime | None
+    request_id: str | None
+    """The request that changed it."""
+
+
+class RetentionPolicyList(Answer):
+    """One for each kind."""
+
+    policies: list[RetentionPolicy]
+
+
+class RetentionPlan(Answer):
+    """What a policy would delete now."""
+
+    kind: RetentionKind
+    days: int
+    expired: int
+    """They would be deleted; of sessions the keys would be destroyed."""
+    held: int
+    """They are as old, and stay for a legal hold."""
 
 
 class LegalHold(Answer):

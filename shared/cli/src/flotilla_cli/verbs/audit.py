@@ -1,11 +1,9 @@
 """`flotilla audit`: proof that nobody changed the history."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +13,7 @@ from flotilla_cli.target import ADMIN
 from flotilla_cli.verb import Limit, Output, VerbCall, docstring_as_help, examples_epilog, new_verb_group, verb
 from flotilla_cli.verbs import audit_parked
 from flotilla_cli.verbs.audit_requests import REQUESTS, Reason, Wait, wait_and_print_outcome
+from flotilla_cli.writing import new_file
 
 if TYPE_CHECKING:
     from flotilla.audit.verify_export import ExportVerdict
@@ -289,27 +288,9 @@ def export(
     if to is None:
         sys.stdout.buffer.writelines(chunks)
         return
-    with _new_file(to) as file:
+    with new_file(to) as file:
         file.writelines(chunks)
     print_notice(f"Written to {to}; check it with: flotilla audit verify --file {to}")
-
-
-@contextmanager
-def _new_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears under its name only once it is whole.
-
-    Raises:
-        CliError: it cannot be written.
-    """
-    unfinished = path.with_name(f"{path.name}.part")
-    try:
-        with unfinished.open("wb") as file:
-            yield file
-        unfinished.replace(path)
-    except OSError as error:
-        raise CliError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 @verb(

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Annotated, Any, Literal, Protocol, TypeAlias
 
 import msgspec
 
@@ -28,6 +28,8 @@ BUILTIN: Mapping[str, str] = {"builtin:production": "production.toml", "builtin:
 ANY_ACTION = "*"
 
 Level: TypeAlias = Literal["low", "medium", "high"]
+PrivacyKind: TypeAlias = Literal["erase", "export", "retention"]
+"""What is asked for in privacy."""
 
 
 class _Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -68,8 +70,17 @@ class _RiskRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     high: _Rule = _Rule()
 
 
+class _PrivacyRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """By what is asked for, how many further people have to confirm it."""
+
+    erase: Annotated[int, msgspec.Meta(ge=1, le=10)] = 1
+    export: Annotated[int, msgspec.Meta(ge=0, le=10)] = 1
+    retention: Annotated[int, msgspec.Meta(ge=0, le=10)] = 1
+
+
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: str
+    privacy: _PrivacyRules = _PrivacyRules()
     defaults: _Rule = _Rule()
     risk: _RiskRules = _RiskRules()
     actions: dict[str, _ActionRule] = {}
@@ -103,6 +114,11 @@ class ApprovalPolicy:
     def current_policy(self) -> "ApprovalPolicy":
         """Itself: a policy that nothing replaces."""
         return self
+
+    def privacy_confirmations(self, kind: PrivacyKind) -> int:
+        """How many people besides the one who asks have to confirm it; at least one for an erasure."""
+        needed: int = getattr(self._rules.privacy, kind)
+        return needed
 
     def assess_risk(self, action: str, args: JsonObject, requested: RiskLevel = "low") -> Assessment:
         """The action's risk by the file's rules. `requested` can raise it, never lower it."""

@@ -43,8 +43,9 @@ RESERVED_CHANGES: Mapping[str, frozenset[Party]] = MappingProxyType(
         "knowledge_document_": _GATEWAY,
         "mcp_tool_": _GATEWAY,
         "agent_route_": _GATEWAY,
-        "privacy_": _GATEWAY,
+        "privacy_": _SERVICES,
         "subject_erased": _SERVICES,
+        "session_expired": _SERVICES,
     }
 )
 """The changes of `state_change` that not everybody may write, by the beginning of their names, and who may."""

@@ -120,9 +120,9 @@ class Keyring:
         root_id, wrapped_tenant = row["root_id"], row["tenant_key"]
         if wrapped_tenant is None:
             root_id = self._roots.current_id
-            wrapped_tenant = await self._roots.wrap(_new_key(), _of_tenant(tenant_id))
+            wrapped_tenant = await self._roots.wrap(_new_key(), key_context_of_tenant(tenant_id))
         key_id, wrapped_person = row["key_id"], row["person_key"]
-        tenant = DataKey(await self._roots.unwrap(root_id, wrapped_tenant, _of_tenant(tenant_id)))
+        tenant = DataKey(await self._roots.unwrap(root_id, wrapped_tenant, key_context_of_tenant(tenant_id)))
         if key_id is None:
             key_id = new_id()
             wrapped_person = tenant.seal(_new_key(), _of_person(tenant_id, key_id))
@@ -132,7 +132,7 @@ class Keyring:
         await connection.execute(_ADD, tenant_id, session_id, *arguments)
 
     async def _person_key(self, tenant_id: str, row: Any) -> DataKey:
-        tenant = await self._roots.unwrap(row["root_id"], row["tenant_key"], _of_tenant(tenant_id))
+        tenant = await self._roots.unwrap(row["root_id"], row["tenant_key"], key_context_of_tenant(tenant_id))
         place = _of_person(tenant_id, row["key_id"])
         return DataKey(_unwrap(DataKey(tenant), row["person_key"], place, row["key_id"]))
 
@@ -159,7 +159,8 @@ def _new_key() -> bytes:
     return secrets.token_bytes(KEY_BYTES)
 
 
-def _of_tenant(tenant_id: str) -> str:
+def key_context_of_tenant(tenant_id: str) -> str:
+    """What a wrapped key of a tenant is bound to."""
     return f"key of tenant {tenant_id}"
 
 
