@@ -1340,8 +1340,13 @@ export interface components {
              */
             requested_at: string;
             /**
+             * Confirmations Needed
+             * @description How many further people have to confirm it: the policy's number when it was asked for.
+             */
+            confirmations_needed: number;
+            /**
              * Confirmed By
-             * @description A second person. The key is destroyed with the confirmation.
+             * @description The last of them. The key is destroyed with the last confirmation.
              */
             confirmed_by: string | null;
             /** Confirmed At */
@@ -2516,6 +2521,68 @@ export interface components {
             issuer?: string | null;
         };
         /**
+         * PrivacyRequest
+         * @description What somebody asked for, and who confirmed it.
+         */
+        PrivacyRequest: {
+            /**
+             * Request Id
+             * @description Of an erasure its `erasure_id`.
+             */
+            request_id: string;
+            /**
+             * Kind
+             * @enum {string}
+             */
+            kind: "erase" | "export" | "retention";
+            /**
+             * Person
+             * @description Whom it is about; of a change of retention nobody.
+             */
+            person: string | null;
+            /**
+             * Details
+             * @description Of a change of retention the kind and its days.
+             */
+            details: {
+                [key: string]: unknown;
+            };
+            /** Reason */
+            reason: string;
+            /** Requested By */
+            requested_by: string;
+            /**
+             * Requested At
+             * Format: date-time
+             */
+            requested_at: string;
+            /** Confirmations Needed */
+            confirmations_needed: number;
+            /**
+             * Confirmations
+             * @description The people who confirmed it, in their order.
+             */
+            confirmations: string[];
+            /**
+             * Confirmed At
+             * @description When the last confirmation came: an export can be fetched from then on, the others are done.
+             */
+            confirmed_at: string | null;
+            /**
+             * Finished At
+             * @description Of an erasure when no run was left, and each session had recorded it.
+             */
+            finished_at: string | null;
+        };
+        /**
+         * PrivacyRequestList
+         * @description Erasures, exports and changes of retention, newest first.
+         */
+        PrivacyRequestList: {
+            /** Requests */
+            requests: components["schemas"]["PrivacyRequest"][];
+        };
+        /**
          * ProtectedResource
          * @description Metadata of a protected resource (RFC 9728).
          */
@@ -2843,6 +2910,83 @@ export interface components {
             previous_response_id?: string | null;
         } & {
             [key: string]: unknown;
+        };
+        /**
+         * RetentionBody
+         * @description For how long what is over is kept, and why.
+         * @example {
+         *       "days": 365,
+         *       "kind": "sessions",
+         *       "reason": "data policy of 2031"
+         *     }
+         */
+        RetentionBody: {
+            /**
+             * Kind
+             * @enum {string}
+             */
+            kind: "sessions" | "runs" | "model_calls" | "documents" | "dead_letters" | "mcp_calls";
+            /**
+             * Days
+             * @description Null keeps it for good.
+             */
+            days: number | null;
+            /** Reason */
+            reason: string;
+        };
+        /**
+         * RetentionPlan
+         * @description What a policy would delete now.
+         */
+        RetentionPlan: {
+            /**
+             * Kind
+             * @enum {string}
+             */
+            kind: "sessions" | "runs" | "model_calls" | "documents" | "dead_letters" | "mcp_calls";
+            /** Days */
+            days: number;
+            /**
+             * Expired
+             * @description They would be deleted; of sessions the keys would be destroyed.
+             */
+            expired: number;
+            /**
+             * Held
+             * @description They are as old, and stay for a legal hold.
+             */
+            held: number;
+        };
+        /**
+         * RetentionPolicy
+         * @description For how long the tenant keeps what is over of a kind.
+         */
+        RetentionPolicy: {
+            /**
+             * Kind
+             * @enum {string}
+             */
+            kind: "sessions" | "runs" | "model_calls" | "documents" | "dead_letters" | "mcp_calls";
+            /**
+             * Days
+             * @description Null: for good; calls of MCP clients then for 7 days.
+             */
+            days: number | null;
+            /** Changed At */
+            changed_at: string | null;
+            /**
+             * Request Id
+             * @description The request that changed it.
+             */
+            request_id: string | null;
+        };
+        /**
+         * RetentionPolicyList
+         * @description One for each kind.
+         */
+        RetentionPolicyList: {
+            /** Policies */
+            policies: components["schemas"]["RetentionPolicy"][];
         };
         /**
          * RetryBody
