@@ -116,7 +116,7 @@ async def test_only_who_asked_fetches_it(encrypting: RunningGateway, unique: Cal
     assert (late.status_code, "over 7 days ago" in late.text) == (409, True)
 
 
-async def test_an_export_needs_no_further_person_where_the_policy_says_so(
+async def test_an_export_needs_no_further_person_where_the_policy_asks_for_none(
     replica: Replica, tmp_path: Path, unique: Callable[[str], str]
 ) -> None:
     policy = tmp_path / "policy.toml"

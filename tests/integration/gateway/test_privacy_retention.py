@@ -1,4 +1,4 @@
-"""Retention: what is deleted by age, what is not, and who says so."""
+"""Retention: what is deleted by age, what is not, and who decides."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -125,7 +125,7 @@ async def test_what_is_over_goes_and_what_is_held_or_young_stays(
     assert {"kind": kind, "deleted": 1} in [change["details"] for change in applied]
 
 
-async def test_a_session_that_is_over_loses_its_key_and_says_so(
+async def test_a_session_that_is_over_loses_its_key_and_records_it(
     encrypting: RunningGateway, worker_pool: Pool, unique: Callable[[str], str]
 ) -> None:
     old, held, active = unique("old"), unique("held"), unique("active")

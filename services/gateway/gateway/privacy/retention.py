@@ -14,10 +14,9 @@ _PLAN = "SELECT expired, held FROM flotilla.retention_plan($1, $2, $3)"
 
 async def list_policies(connection: Connection, tenant_id: str) -> list[RetentionPolicy]:
     """Return the policy of each kind, those that keep everything too."""
-    found = {row["kind"]: RetentionPolicy(**dict(row)) for row in await connection.fetch(_POLICIES, tenant_id)}
-    return [
-        found.get(kind) or RetentionPolicy(kind=kind, days=None, changed_at=None, request_id=None) for kind in KINDS
-    ]
+    found = {row["kind"]: dict(row) for row in await connection.fetch(_POLICIES, tenant_id)}
+    kept = {"days": None, "changed_at": None, "request_id": None}
+    return [RetentionPolicy(**found.get(kind, {"kind": kind, **kept})) for kind in KINDS]
 
 
 async def plan_policy(connection: Connection, tenant_id: str, kind: RetentionKind, days: int) -> RetentionPlan:
@@ -31,7 +30,3 @@ async def request_change(connection: Connection, caller: Principal, body: Retent
     """Ask for another policy; it counts once `needed` further people have confirmed it."""
     details = {"kind": body.kind, "days": body.days}
     return await add_request(connection, caller, "retention", needed=needed, reason=body.reason, details=details)
-
-
-def _for_good(kind: RetentionKind) -> RetentionPolicy:
-    return RetentionPolicy(kind=kind, days=None, changed_at=None, request_id=None)
