@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, TypeAlias
 
 import httpx
 import pytest
 
+from flotilla.bus import Redis
+from flotilla.contracts.names import cancelled_key
 from flotilla.postgres import Pool
 from flotilla_devstack import RunningStack
 from tests.integration.workflow_worker import agents
@@ -68,9 +70,14 @@ class Gate:
     def __init__(self) -> None:
         self.is_open = asyncio.Event()
 
-    async def research(self, task: Task) -> dict[str, Any] | None:
-        """What the agent answers: nothing at all while the gate is closed."""
-        return await agents.research(task) if self.is_open.is_set() else None
+    async def research(self, redis: Redis, task: Task) -> dict[str, Any]:
+        """Answers once the gate is open, or when the task is cancelled meanwhile, as an agent at work does."""
+        while not self.is_open.is_set():
+            if await redis.exists(cancelled_key(task["task_id"])):
+                return {"status": "cancelled"}
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.is_open.wait(), 0.05)
+        return await agents.research(task)
 
 
 @pytest.fixture
@@ -99,7 +106,7 @@ async def answering(
             task_queue=gateway.settings.task_queue,
             **options,
         ) as running,
-        foreign_agent(running.redis, "research", gate.research),
+        foreign_agent(running.redis, "research", partial(gate.research, running.redis)),
         foreign_agent(running.redis, "write", agents.write),
     ):
         yield running
