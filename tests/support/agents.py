@@ -129,7 +129,8 @@ async def running(
 ) -> AsyncIterator[Consumer]:
     """The agent at work in the database of `pool`, as its own role, as long as the block.
 
-    `executor` is by what it judges votes, `money` which budgets it keeps, `keyring` what it encrypts with.
+    `executor` is by what it judges votes, `money` which budgets it keeps, `keyring` what it encrypts with,
+    `mcp_caller` calls MCP tools at once.
     """
     keyring = options.pop("keyring", None)
     async with open_pool(await agent_dsn(pool, agent.name), application=agent.name, keyring=keyring) as own_pool:
@@ -142,6 +143,7 @@ async def running(
             money=options.pop("money", None),
             keys=KEYS,
             vote_rules=options.pop("vote_rules", TRUSTING),
+            mcp_caller=options.pop("mcp_caller", None),
             heartbeat_s=options.pop("heartbeat_s", 5.0),
         )
         chosen = ConsumerOptions(**{"min_idle_ms": 400, "block_ms": 100, "grace_s": 5.0, **options})

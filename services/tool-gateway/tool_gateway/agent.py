@@ -7,7 +7,7 @@ from flotilla.contracts.mcp import MCP_AGENT, McpCall, McpResult
 from flotilla.runtime.confined import FunctionRunner
 from flotilla.telemetry import metrics
 from tool_gateway.connections import ServerConnection, ServerConnections
-from tool_gateway.governed import GovernedMcpTool
+from tool_gateway.governed import GovernedMcpTool, needs_people
 from tool_gateway.offers import OfferedToolDefinition, is_tool_name
 from tool_gateway.pins import AllowedTools
 
@@ -53,9 +53,7 @@ def mcp_agent(
     async def _governed(ctx: TaskContext, tool: GovernedMcpTool, task: McpCall) -> McpResult:
         arguments = tool.validated_arguments(task.arguments)
         await tool.check_arguments(arguments)
-        action = f"{MCP_AGENT}.{tool.name}"
-        rules = policy.current_policy
-        if rules.approval_requirement(action, rules.assess_risk(action, arguments, tool.minimum_risk)).required:
+        if needs_people(policy, tool, arguments):
             ctx.gated.add(tool.name, tool.minimum_risk)
         return McpResult(**await ctx.call(tool, arguments))
 

@@ -109,6 +109,11 @@ class ServerConnection:
                 ) from error
             raise
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether a call can be sent now."""
+        return self._client is not None
+
     async def wait_connected(self, within_s: float = 20.0) -> None:
         """Wait until the server is connected.
 

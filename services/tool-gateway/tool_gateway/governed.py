@@ -11,8 +11,10 @@ from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT, CallToolResult
 from pydantic import ValidationError
 
 from flotilla.actions.arguments import canonical_numbers
+from flotilla.approvals.reloading import ReloadingPolicyFile
 from flotilla.contracts.errors import Invalid
 from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.mcp import MCP_AGENT
 from flotilla.contracts.requests import RiskLevel
 from flotilla.contracts.tools import ToolOptions
 from flotilla.runtime.confined import FunctionRunner
@@ -114,6 +116,12 @@ class GovernedMcpTool:
         if isinstance(value, dict):
             return {self._connection.mask_credentials(name): self._masked(member) for name, member in value.items()}
         return [self._masked(item) for item in value] if isinstance(value, list) else value
+
+
+def needs_people(policy: ReloadingPolicyFile, tool: GovernedMcpTool, arguments: Mapping[str, Any]) -> bool:
+    """Whether policy asks people about the call, which it knows as `mcp.<server>.<tool>`."""
+    action, rules = f"{MCP_AGENT}.{tool.name}", policy.current_policy
+    return rules.approval_requirement(action, rules.assess_risk(action, arguments, tool.minimum_risk)).required
 
 
 @contextmanager

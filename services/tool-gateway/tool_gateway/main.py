@@ -1,19 +1,26 @@
 """The tool gateway as a service."""
 
 from contextlib import AsyncExitStack
+from functools import partial
+
+import structlog
 
 from flotilla.agent import run_agent
 from flotilla.approvals.reloading import ReloadingPolicyFile
 from flotilla.postgres import open_service_pool
 from flotilla.runtime import Runtime, serve
+from flotilla.runtime.health import http_server
 from tool_gateway import schemas
 from tool_gateway.agent import mcp_agent
+from tool_gateway.api import calls_api
+from tool_gateway.at_once import CallsAtOnce
 from tool_gateway.connections import ServerConnections
 from tool_gateway.pins import AllowedTools
 from tool_gateway.servers import read_server_configs
 from tool_gateway.settings import Settings
 
 SERVICE = "tool-gateway"
+log = structlog.get_logger(__name__)
 
 
 async def run(settings: Settings, runtime: Runtime) -> None:
@@ -26,6 +33,14 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         connections = ServerConnections(servers, pins.note)
         checkers = await stack.enter_async_context(schemas.open_schema_checkers())
         agent = mcp_agent(connections, pins, policy, checkers.run)
+        calls = CallsAtOnce(pool, connections, pins, policy, checkers.run)
+        server = http_server(
+            calls_api(calls), settings.http_host, settings.http_port, grace_s=max(1, int(settings.drain_s) - 2)
+        )
+        port = await stack.enter_async_context(
+            server.serving(partial(runtime.supervisor.task_ended_early, "http server"))
+        )
+        log.info("listening", port=port)
         await run_agent(agent, settings, runtime, pool=pool, policy=policy, jobs=connections.jobs())
 
 

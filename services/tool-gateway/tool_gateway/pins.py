@@ -27,13 +27,17 @@ class AllowedTools:
         tenants = self._servers[server].tenants
         return [self._operator_tenant] if tenants is None else tenants
 
+    def may_allow(self, tenant_id: str, server: str) -> bool:
+        """Whether the tenant may allow tools of `server`."""
+        return bool({"*", tenant_id} & set(self.allowing_tenants(server)))
+
     async def allowed_hash(self, tenant_id: str, server: str, tool: str) -> str | None:
         """Return the hash that the tenant allowed; None where it allowed none, or may not.
 
         Raises:
             RetryLater: PostgreSQL is unavailable.
         """
-        if not {"*", tenant_id} & set(self.allowing_tenants(server)):
+        if not self.may_allow(tenant_id, server):
             return None
         with retry_later_if_unavailable():
             async with tenant_transaction(self._pool, tenant_id) as connection:

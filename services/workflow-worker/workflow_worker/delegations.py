@@ -17,6 +17,7 @@ from flotilla.bus.tickets import SealedEvent, seal
 from flotilla.config.signing import Signer
 from flotilla.contracts.envelope import AgentEvent, from_json, to_builtins, to_json
 from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.mcp import MCP_AGENT
 from flotilla.contracts.names import task_stream
 from flotilla.contracts.tasks import (
     MAX_INLINE_RESULT_BYTES,
@@ -145,7 +146,7 @@ async def open_hop(
     Raises:
         Oversize: the task is too large for a stream.
     """
-    if task.attempt > 1:
+    if task.attempt > 1 or task.agent == MCP_AGENT:  # whose try 0 is not the worker's
         await connection.execute(_SUPERSEDE, task.tenant_id, root_task_id(task.task_id), task.attempt)
     opened, row = _new_hop(task, waiting, deadline, signer)
     is_new = await connection.fetchval(_OPEN, *row)

@@ -11,6 +11,7 @@ import pytest
 
 from flotilla.bus import Redis, connect_redis
 from flotilla.postgres import Pool, tenant_transaction
+from flotilla_devstack.ports import LOOPBACK, free_port
 from tests.support.agent_service import service_running
 from tests.support.agents import open_session, publish, replies, rows, task
 from tests.support.postgres import Database
@@ -46,6 +47,8 @@ class Desk:
     pool: Pool
     redis: Redis
     folder: Path
+    url: str
+    """Where agents that hold a task call tools."""
 
     async def call(self, tool: str, task_id: str = "t1", **arguments: Any) -> dict[str, Any]:
         """Return the reply to a call."""
@@ -114,6 +117,7 @@ async def desk(
     (tmp_path / "token").write_text(SECRET, "utf-8")
     (tmp_path / "servers.json").write_text(json.dumps({"mcpServers": servers}), "utf-8")
     (tmp_path / "policy.toml").write_text(POLICY, "utf-8")
+    port = free_port()
     settings = Settings.model_validate(
         {
             "postgres_dsn": database.dsn("flotilla_agent_mcp"),
@@ -122,7 +126,9 @@ async def desk(
             "mcp_servers_file": tmp_path / "servers.json",
             "approval_policy": str(tmp_path / "policy.toml"),
             "drain_s": 3,
+            "http_host": LOOPBACK,
+            "http_port": port,
         }
     )
     async with connect_redis(redis_url) as client, service_running("tool-gateway", run, settings):
-        yield Desk(pool, client, tmp_path)
+        yield Desk(pool, client, tmp_path, f"http://{LOOPBACK}:{port}")

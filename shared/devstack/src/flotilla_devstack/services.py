@@ -51,11 +51,14 @@ SERVICES: Mapping[str, ServiceSpec] = {
         ),
         ServiceSpec("research-agent", "research_agent", AGENT_ROLE.format("research"), METRICS),
         ServiceSpec("writer-agent", "writer_agent", AGENT_ROLE.format("write"), METRICS),
-        ServiceSpec("tool-gateway", "tool_gateway", AGENT_ROLE.format("mcp"), METRICS),
+        ServiceSpec(
+            "tool-gateway", "tool_gateway", AGENT_ROLE.format("mcp"), {"http": "FLOTILLA_HTTP_PORT", **METRICS}
+        ),
         ServiceSpec("outbox-relay", "outbox_relay", "flotilla_relay", METRICS),
         ServiceSpec("audit-consumer", "audit_consumer", "flotilla_audit", METRICS),
     )
 }
+TOOL_GATEWAY = "tool-gateway"
 BUILT_IN_AGENTS = ("research", "write", "mcp")
 
 

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from flotilla_devstack.own_agents import agent_command, read_agent_folders, take
 from flotilla_devstack.process import call_after_exit
 from flotilla_devstack.progress import Listener, PhaseReporter, ProgressEvent, ProgressJournal
 from flotilla_devstack.servers.redis import FLAVOURS, Flavour
-from flotilla_devstack.services import BUILT_IN_AGENTS, SERVICES, ServiceProcess
+from flotilla_devstack.services import BUILT_IN_AGENTS, SERVICES, TOOL_GATEWAY, ServiceProcess
 from flotilla_devstack.stack import SERVERS, Stack
 from flotilla_devstack.startup import run_in_parallel, stop_unit
 from flotilla_devstack.tools import run_program
@@ -108,7 +108,7 @@ class StackSupervisor:
         take_requested_agents(self._state_dir)  # asked of a supervisor that was killed before it answered
         self._stack.start_servers()
         self._install()
-        self._services = [self._make(name) for name in (*self._options.services, *self._stack.own_agents)]
+        self._services = self._make_all((*self._options.services, *self._stack.own_agents))
         self._stack.add_services_to_status(self._services)
         run_in_parallel(self._services, self._start_service, self._stack.cancelled)
         self._stack.post("ready")
@@ -131,7 +131,7 @@ class StackSupervisor:
             found = {name: spec for name, spec in wanted.items() if name not in present}
             self._stack.register_agents(found)
             self._install()
-            return self._running([self._make(name) for name in found])
+            return self._running(self._make_all(found))
         except InterruptedStartError:
             raise
         except DevstackError as error:
@@ -194,6 +194,14 @@ class StackSupervisor:
         """Those that get their role, Redis user and consumer group now; without own ones, the installer's default."""
         own = [spec.agent for spec in self._stack.own_agents.values() if spec.agent]
         return {"FLOTILLA_INSTALL_AGENTS": ",".join((*BUILT_IN_AGENTS, *own))} if own else {}
+
+    def _make_all(self, names: Iterable[str]) -> list[ServiceProcess]:
+        """Processes that know where the tool gateway is, if it runs here: agents call tools there."""
+        made = [self._make(name) for name in names]
+        for tool_gateway in [each for each in (*self._services, *made) if each.name == TOOL_GATEWAY]:
+            for each in made:
+                each.env["FLOTILLA_TOOL_GATEWAY_URL"] = tool_gateway.url
+        return made
 
     def _make(self, name: str) -> ServiceProcess:
         own = self._stack.own_agents.get(name)

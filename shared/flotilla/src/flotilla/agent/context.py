@@ -10,7 +10,7 @@ from flotilla.agent.framework_tools import Framework, tools_for
 from flotilla.agent.gates import ApprovalPending, GatedToolCalls
 from flotilla.agent.loopback import serving_model_api
 from flotilla.agent.mcp_tools import McpAnswer
-from flotilla.agent.ports import LiveOutput, SessionHistory, TaskModel, ToolCallStore
+from flotilla.agent.ports import LiveOutput, McpCaller, SessionHistory, TaskModel, ToolCallStore
 from flotilla.agent.recorded_run import REPLAY_ENDED, Recording
 from flotilla.agent.recording import EventRecorder
 from flotilla.agent.tool_runner import ToolRunner
@@ -50,6 +50,7 @@ class TaskContext:
         make_id: IdMaker,
         gated: GatedToolCalls | None = None,
         mcp_answers: Mapping[str, McpAnswer] | None = None,
+        mcp_caller: McpCaller | None = None,
     ) -> None:
         self.agent = agent
         self.task = task
@@ -79,6 +80,7 @@ class TaskContext:
             self._recorder,
             make_id,
             mcp_answers=mcp_answers,
+            mcp_caller=mcp_caller,
             recording=self._recording,
         )
         self._looked_for_cancel = time.monotonic()

@@ -14,13 +14,14 @@ import msgspec
 
 from flotilla.agent.context import Effect
 from flotilla.agent.execution import ExecutionOutcome
+from flotilla.agent.ports import CallEnd, IdentifiedToolCall
 from flotilla.agent.tool_calls import unrecorded_call_events
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.event_rules import AGENT_PREFIX
 from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.contracts.tasks import AgentTask, Failure, ReplyStatus
-from flotilla.outbox import append, prepare_events, session_not_found
+from flotilla.outbox import PreparedEvents, append, prepare_events, session_not_found
 from flotilla.postgres import (
     AWAY,
     Connection,
@@ -35,6 +36,8 @@ from flotilla.postgres import (
 _TAKE = "SELECT * FROM flotilla.take_task($1, $2, $3, $4, $5)"
 # Answers the held task, with what goes with an answer or alone.
 _FINISH = "SELECT flotilla.finish_task($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
+# The same for a call that the tool gateway makes at once, with what its tool returned.
+_END_CALL = "SELECT flotilla.end_call_at_once($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
 _WRITE = "SELECT flotilla.answer_task($1, $2, $3, $4, $5)"
 _ACTIONS = """
 INSERT INTO flotilla.agent_actions (tenant_id, agent_id, session_id, task_id, action_type, payload)
@@ -138,8 +141,7 @@ class AnswerStore:
         events = outcome.events if outcome.is_recorded else []
         try:
             async with self._pool.acquire() as connection:
-                cipher = await session_cipher(connection, task.tenant_id, task.session_id) if events else None
-                prepared = prepare_events(task.tenant_id, task.session_id, events, source=self._source, cipher=cipher)
+                prepared = await self._prepared(connection, task, events)
                 found = await connection.fetchval(
                     _FINISH,
                     *_proof(task),
@@ -152,6 +154,40 @@ class AnswerStore:
         if found == "answered":
             raise _AnsweredAlready
         return bool(found == "done")
+
+    async def _prepared(self, connection: Connection, task: AgentTask, events: list[AgentStateEvent]) -> PreparedEvents:
+        cipher = await session_cipher(connection, task.tenant_id, task.session_id) if events else None
+        return prepare_events(task.tenant_id, task.session_id, events, source=self._source, cipher=cipher)
+
+    async def commit_call(
+        self, task: AgentTask, call: IdentifiedToolCall, ended: CallEnd, outcome: ExecutionOutcome
+    ) -> bool:
+        """Store what `call`, for which the task is, returned, and the task's outcome, all or nothing. False where
+        another try has answered meanwhile; then that try finds what the call returned.
+
+        Raises:
+            RetryLater: PostgreSQL is unavailable.
+            Invalid: an event is too large.
+        """
+        with _staying_pending(task):
+            async with self._pool.acquire() as connection:
+                prepared = await self._prepared(connection, task, outcome.events)
+                return bool(
+                    await connection.fetchval(
+                        _END_CALL,
+                        task.tenant_id,
+                        task.task_id,
+                        task.secret,
+                        call.tool,
+                        call.args_hash,
+                        _jsonb(ended.result),
+                        ended.escaped,
+                        _jsonb(outcome.result),
+                        outcome.duration_ms,
+                        *_actions(task, outcome, outcome.events),
+                        *prepared.sql_arguments,
+                    )
+                )
 
     async def _write(self, connection: Connection, task: AgentTask, entry_id: str, outcome: ExecutionOutcome) -> None:
         if not await connection.fetchval(_WRITE, *_written(outcome, entry_id)):

@@ -19,7 +19,7 @@ from flotilla.agent.gates import GatedToolCalls, PostgresApprovalGate
 from flotilla.agent.live import RedisLiveOutput
 from flotilla.agent.mcp_tools import load_allowed_tools, load_mcp_answers
 from flotilla.agent.model import StoredModel
-from flotilla.agent.ports import LiveOutput
+from flotilla.agent.ports import LiveOutput, McpCaller
 from flotilla.agent.proofs import GatedCallSignatures, VoteCheckRules
 from flotilla.agent.recorded_run import RecordedSession
 from flotilla.agent.recording import exception_text
@@ -57,6 +57,7 @@ class TaskHandler:
         replay_models: Mapping[str, LanguageModel] | None = None,
         keys: PublicKeys,
         vote_rules: VoteCheckRules,
+        mcp_caller: McpCaller | None = None,
         make_id: IdMaker = new_id,
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
@@ -68,6 +69,7 @@ class TaskHandler:
         self._replay_calls = {
             name: StoredModelCalls(pool, offered, limits, money) for name, offered in (replay_models or {}).items()
         }
+        self._mcp_caller = mcp_caller
         self._make_id = make_id
         self._heartbeat_s = heartbeat_s
         self._ticket_check = TaskTicketCheck(agent.name, keys, pool)
@@ -111,7 +113,7 @@ class TaskHandler:
         if task.attempt > 1 or delivery.deliveries > 1:
             await live.void_shown_text()
         await live.step("started")
-        ctx = await self._context(task, live)
+        ctx = await self._context(task, live, is_first=task.attempt == 1 and delivery.deliveries == 1)
         if task.input_from is not None and below is None:
             outcome = _no_input(ctx)
         elif problem := self._not_replayable(task):
@@ -148,12 +150,12 @@ class TaskHandler:
         verdicts = await gate.load_verdicts()
         return GatedToolCalls(self._agent.name, task.task_id, self._agent.gated, gate=gate, verdicts=verdicts)
 
-    async def _context(self, task: AgentTask, live: LiveOutput) -> TaskContext:
+    async def _context(self, task: AgentTask, live: LiveOutput, *, is_first: bool) -> TaskContext:
         calls = self._calls_of(task)
         has_mcp = bool(self._agent.mcp)
         upstream = await load_allowed_tools(self._pool, task, self._agent.mcp) if has_mcp else {}
-        # A first try has asked for none yet.
-        upstream_answers = await load_mcp_answers(self._pool, task) if has_mcp and task.attempt > 1 else None
+        # A first run has asked for none yet.
+        upstream_answers = await load_mcp_answers(self._pool, task) if has_mcp and not is_first else None
         return TaskContext(
             self._agent.name,
             task,
@@ -167,6 +169,7 @@ class TaskHandler:
             make_id=self._make_id,
             gated=await self._gated(task),
             mcp_answers=upstream_answers,
+            mcp_caller=self._mcp_caller,
         )
 
     async def _watched(self, ctx: TaskContext, live: LiveOutput, data: dict[str, Any]) -> ExecutionOutcome:

@@ -6,8 +6,9 @@ from typing import Any, Literal, Protocol
 
 from flotilla.contracts.json_types import JsonObject, JsonValue
 from flotilla.contracts.live import LiveStepStatus
+from flotilla.contracts.mcp import McpResult
 from flotilla.contracts.requests import RiskLevel
-from flotilla.contracts.tasks import Turn
+from flotilla.contracts.tasks import AgentTask, McpCallNeeded, Turn
 from flotilla.llm import Completion, CompletionRequest, OnToken
 
 
@@ -117,6 +118,13 @@ class ToolCallStore(Protocol):
 
     async def end(self, begun: BegunCall, ended: CallEnd) -> CallEnd:
         """Stores how it ended; returns the end that counts."""
+
+
+class McpCaller(Protocol):
+    """The tool gateway, as far as it makes calls while their task is held."""
+
+    async def call_at_once(self, task: AgentTask, wanted: McpCallNeeded) -> McpResult | None:
+        """What the tool answered, stored; None where the task has to ask the worker for the call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

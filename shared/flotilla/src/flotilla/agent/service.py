@@ -8,6 +8,8 @@ from typing import TypeVar
 from flotilla.agent.agent import Agent
 from flotilla.agent.handler import TaskHandler
 from flotilla.agent.login import check_database_role
+from flotilla.agent.mcp_calls import open_tool_gateway_client
+from flotilla.agent.ports import McpCaller
 from flotilla.agent.proofs import VoteCheckRules
 from flotilla.agent.registration import AgentRegistration
 from flotilla.agent.settings import AgentSettings
@@ -89,9 +91,13 @@ async def run_agent(
         redis = await stack.enter_async_context(
             connect_redis(settings.redis_url.get_secret_value(), name=runtime.service)
         )
+        caller = None
+        if agent.mcp and settings.tool_gateway_url:
+            caller = await stack.enter_async_context(open_tool_gateway_client(settings.tool_gateway_url))
         membership = members(
             agent, settings, runtime.instance, pool, redis,
             tools=toolbox, model=model, limits=limits, money=money, policy=policy, replay_models=replay_models,
+            mcp_caller=caller,
         )  # fmt: skip
         add_checks(runtime, pool, redis, agent.name)
         if not await runtime.wait_until_ready():
@@ -117,6 +123,7 @@ def members(
     money: MoneyBudget | None,
     policy: ReloadingPolicyFile,
     replay_models: Mapping[str, LanguageModel] | None = None,
+    mcp_caller: McpCaller | None = None,
 ) -> list[Job]:
     """Return what makes a process a member of the agent's group: its registration, and the consumers of the tasks for
     any version and for its own."""
@@ -132,6 +139,7 @@ def members(
         replay_models=replay_models,
         keys=load_public_keys(settings.ticket_public_key_file),
         vote_rules=VoteCheckRules(policy, read_vote_roots(settings.vote_roots)),
+        mcp_caller=mcp_caller,
     )
     options = ConsumerOptions(concurrency=concurrency, min_idle_ms=settings.bus_min_idle_ms, grace_s=settings.drain_s)
     letters = PostgresDeadLetters(pool, settings.operator_tenant)

@@ -16,6 +16,9 @@ class AgentSettings(ServiceSettings, PostgresSettings, RedisSettings, OperatorSe
     """A policy file, `builtin:production` or `builtin:local`; the workflow worker must have the same."""
     vote_roots: Path | None = None
     """A file (TOML) of the keys whose approval of a voter's key counts; the workflow worker must have the same."""
+    tool_gateway_url: str | None = None
+    """Where the tool gateway takes calls of MCP tools from agents that hold a task, `http://host:port`; unset: each
+    call goes through the worker."""
     agent_name: str | None = None
     """The agent that this service is meant to be; another one refuses to start, since nothing scales its streams."""
     agent_concurrency: int | None = Field(default=None, ge=1, le=1000)

@@ -5,17 +5,18 @@ import hashlib
 import json
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from opentelemetry.trace import Span
 from opentelemetry.util.types import AttributeValue
 
 from flotilla.agent.gates import ApprovalPending, GatedToolCalls
 from flotilla.agent.mcp_tools import McpAnswer, McpTool
 from flotilla.agent.occurrences import IdenticalCallCounter
 from flotilla.agent.pauses import RunningToolCalls
-from flotilla.agent.ports import BegunCall, CallEnd, CallHistory, IdentifiedToolCall, ToolCallStore
+from flotilla.agent.ports import BegunCall, CallEnd, CallHistory, IdentifiedToolCall, McpCaller, ToolCallStore
 from flotilla.agent.recorded_run import Recording
 from flotilla.agent.recording import (
     EventRecorder,
@@ -30,7 +31,7 @@ from flotilla.contracts.errors import DeadLetter, Invalid, Refused, RetryLater
 from flotilla.contracts.ids import IdMaker
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import ToolResult
-from flotilla.contracts.tasks import AgentTask
+from flotilla.contracts.tasks import AgentTask, McpCallNeeded
 from flotilla.contracts.tools import OnUnknown
 from flotilla.contracts.values import first_infinite, to_storable
 from flotilla.telemetry import genai
@@ -88,6 +89,7 @@ class ToolRunner:
         make_id: IdMaker,
         *,
         mcp_answers: Mapping[str, McpAnswer] | None = None,
+        mcp_caller: McpCaller | None = None,
         recording: Recording | None = None,
     ) -> None:
         """With a `recording` no tool runs: it answers."""
@@ -97,6 +99,7 @@ class ToolRunner:
         self._recorder = recorder
         self._make_id = make_id
         self._mcp_answers = mcp_answers or {}
+        self._mcp_caller = mcp_caller
         self._recording = recording
         self._occurrences = IdenticalCallCounter()
         self._pauses = RunningToolCalls()
@@ -115,7 +118,7 @@ class ToolRunner:
             if self._recording is not None:
                 return await self._replayed(ctx, call, self._recording)
             if isinstance(tool, McpTool):
-                return self._answered(call, tool)
+                return await self._answered(call, tool)
             if tool.name in self._gated:
                 call = self._approved(call)
             if tool.options.repeatable:
@@ -147,21 +150,28 @@ class ToolRunner:
         arguments = _as_shown(tool, tool.validated_arguments(verdict.args))
         return replace(call, arguments=arguments, named=named, approval_id=approval_id, decided_args=verdict.args)
 
-    def _answered(self, call: _Call, tool: McpTool) -> Any:
+    async def _answered(self, call: _Call, tool: McpTool) -> Any:
         """What the tool gateway's call came to.
 
         Raises:
-            ApprovalPending: it has not made it yet: the task pauses.
+            ApprovalPending: the worker has to ask for it: the task pauses.
             McpToolFailed: it failed, or was refused.
         """
         wanted = tool.to_call_request(self._task, call.named, _storable(call.arguments))
-        answer = self._mcp_answers.get(wanted.call_id)
-        if answer is None:
-            self._gated.calls.append(wanted)
-            raise ApprovalPending(f"tool {tool.name} is called by the tool gateway as {wanted.call_id}")
         with self._shown(call, self._make_id()) as shown:
+            answer = self._mcp_answers.get(wanted.call_id) or await self._called_at_once(call, wanted, shown.call_id)
+            if answer is None:
+                self._gated.calls.append(wanted)
+                raise ApprovalPending(f"tool {tool.name} is called by the tool gateway as {wanted.call_id}")
             shown.result = answer.value(tool.name)
         return shown.result
+
+    async def _called_at_once(self, call: _Call, wanted: McpCallNeeded, call_id: str) -> McpAnswer | None:
+        if self._mcp_caller is None:
+            return None
+        with self._executing(call.tool.name, call_id):
+            result = await self._mcp_caller.call_at_once(self._task, wanted)
+        return None if result is None else McpAnswer(result)
 
     async def _prove(self, call: _Call, approval_id: str | None) -> None:
         """Check the signatures under the approval by which the call runs, before anything of it happens."""
@@ -234,7 +244,10 @@ class ToolRunner:
             raise
 
     async def _executed(self, ctx: object, call: _Call, call_id: str) -> Any:
-        name = call.tool.name
+        with self._executing(call.tool.name, call_id):
+            return await call.tool(ctx, call.arguments, call.key)
+
+    def _executing(self, name: str, call_id: str) -> AbstractContextManager[Span]:
         attributes: dict[str, AttributeValue] = {
             "gen_ai.operation.name": "execute_tool",
             "gen_ai.tool.name": name,
@@ -242,8 +255,7 @@ class ToolRunner:
             "gen_ai.tool.call.id": call_id,
             "gen_ai.agent.name": self._task.agent,
         }
-        with genai.genai_span(f"execute_tool {name}", genai.EXECUTE_TOOL_DURATION, attributes):
-            return await call.tool(ctx, call.arguments, call.key)
+        return genai.genai_span(f"execute_tool {name}", genai.EXECUTE_TOOL_DURATION, attributes)
 
     def _reused(self, call: _Call, ended: CallEnd) -> Any:
         if not ended.recorded:

@@ -29,6 +29,25 @@ class McpResult:
     """The tool, or its server, said that it failed."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class McpCallAtOnce:
+    """What an agent sends to the tool gateway (`POST /v1/calls`) while it holds its task: a call of an MCP tool, and
+    what proves that the task is its own. The answer is an `McpResult`; with any other status the call is not made, or
+    goes on, and the agent's task asks the worker for it."""
+
+    tenant_id: str
+    task_id: str
+    attempt: int
+    secret: str
+    call_id: str
+    """As in `McpCallNeeded`."""
+    tool: str
+    """`<server>.<tool>`."""
+    arguments: JsonObject
+
+
+CALLS_PATH = "/v1/calls"
+
 _MODEL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NOT_IN_MODEL_NAMES = re.compile(r"[^A-Za-z0-9_-]")
 _DIGEST_CHARS = 8

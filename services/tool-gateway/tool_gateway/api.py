@@ -1,0 +1,63 @@
+"""The tool gateway's HTTP: one route, for agents that hold a task and prove it in the request."""
+
+import asyncio
+from functools import partial
+
+from opentelemetry.trace import SpanKind
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from flotilla.contracts.envelope import from_json, to_json
+from flotilla.contracts.errors import Forbidden, Invalid, RetryLater, Undecodable
+from flotilla.contracts.mcp import CALLS_PATH, McpCallAtOnce
+from flotilla.telemetry import span
+from tool_gateway.at_once import CallsAtOnce, LeftToWorker
+
+MAX_BODY_BYTES = 1_000_000
+"""What a task's input may have, where the call goes through the worker."""
+
+
+def calls_api(calls: CallsAtOnce) -> Starlette:
+    """Return the application that serves `calls`."""
+    return Starlette(routes=[Route(CALLS_PATH, partial(_call, calls), methods=["POST"])])
+
+
+async def _call(calls: CallsAtOnce, request: Request) -> Response:
+    body = await _limited_body(request)
+    if body is None:
+        return _refusal(413, f"a call has at most {MAX_BODY_BYTES} bytes")
+    try:
+        asked = from_json(body, McpCallAtOnce)
+    except Undecodable as error:
+        return _refusal(400, str(error))
+    with span(f"POST {CALLS_PATH}", kind=SpanKind.SERVER, parent=request.headers.get("traceparent")):
+        # A call goes on, and is stored, when its agent is gone.
+        return await asyncio.shield(asyncio.ensure_future(_answer(calls, asked)))
+
+
+async def _answer(calls: CallsAtOnce, asked: McpCallAtOnce) -> Response:
+    try:
+        return Response(to_json(await calls.call(asked)), media_type="application/json")
+    except Forbidden as error:
+        return _refusal(403, str(error))
+    except (LeftToWorker, Invalid) as reason:
+        return _refusal(409, str(reason))
+    except RetryLater as error:
+        return _refusal(503, str(error))
+    except Exception as error:  # noqa: BLE001 - the server's answer, or its end: stored as such, and the worker's try sees it
+        return _refusal(502, f"{type(error).__name__}: the call has no answer")
+
+
+async def _limited_body(request: Request) -> bytes | None:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            return None
+    return bytes(body)
+
+
+def _refusal(status: int, reason: str) -> Response:
+    return JSONResponse({"reason": reason}, status)

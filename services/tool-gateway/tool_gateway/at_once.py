@@ -1,0 +1,202 @@
+"""Calls that agents ask for while they hold their tasks: checked, begun, made and stored here, without the worker.
+
+A call is try 0 of the task that the worker opens for it otherwise. So whatever does not end here (people have to
+decide, the schema refuses, the server is away, this process is killed) the worker's try goes on with: it finds what
+was begun, and asks people about a call without an answer.
+"""
+
+import secrets
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+
+from flotilla.agent import ToolNotCalled
+from flotilla.agent.effects import AnswerStore
+from flotilla.agent.execution import ExecutionOutcome
+from flotilla.agent.gates import GatedToolCalls
+from flotilla.agent.ports import BegunCall, CallEnd, CallHistory, IdentifiedToolCall
+from flotilla.agent.recording import EventRecorder, tool_call_data
+from flotilla.agent.tool_calls import PostgresToolCalls
+from flotilla.agent.tool_runner import ToolRunner
+from flotilla.approvals.reloading import ReloadingPolicyFile
+from flotilla.contracts.envelope import to_builtins, to_json
+from flotilla.contracts.errors import Forbidden, Invalid
+from flotilla.contracts.ids import new_id
+from flotilla.contracts.mcp import MCP_AGENT, McpCallAtOnce, McpResult
+from flotilla.contracts.tasks import AgentTask
+from flotilla.contracts.values import to_storable, with_escaped_places
+from flotilla.postgres import Pool, TaskProof, acting_for_task, retry_later_if_unavailable
+from flotilla.postgres.claims import CLAIM_S
+from flotilla.runtime.confined import FunctionRunner
+from tool_gateway.connections import ServerConnections
+from tool_gateway.governed import GovernedMcpTool, needs_people
+from tool_gateway.pins import AllowedTools
+
+TRY = 0
+"""Before the worker's, which begin at 1."""
+_SECRET_BYTES = 32
+# The asking task, and what its tenant allowed of the tool.
+_ASKING = "SELECT * FROM flotilla.asking_task($1, $2, $3, $4, $5, $6, $7)"
+_BEGIN = "SELECT flotilla.begin_call_at_once($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
+
+
+class LeftToWorker(Exception):
+    """The call is not made here, or not ended: the agent's task asks the worker for it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _AskingTask:
+    session_id: str
+    run_id: str | None
+    principal: str | None
+    deadline: datetime
+    allowed_sha256: str | None
+
+
+class CallsAtOnce:
+    """Makes calls for tasks that are held."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        connections: ServerConnections,
+        pins: AllowedTools,
+        policy: ReloadingPolicyFile,
+        run: FunctionRunner,
+    ) -> None:
+        """`run` holds arguments against the tools' schemas."""
+        self._pool = pool
+        self._connections = connections
+        self._pins = pins
+        self._policy = policy
+        self._run = run
+        self._answers = AnswerStore(pool, MCP_AGENT)
+
+    async def call(self, asked: McpCallAtOnce) -> McpResult:
+        """Make the call and return its answer, which is stored.
+
+        Raises:
+            Forbidden: the secret opens no task that may ask for this call.
+            LeftToWorker: the call needs more than this, or is on record already.
+            RetryLater: PostgreSQL is unavailable.
+        """
+        server, _, name = asked.tool.partition(".")
+        asking = await self._asking(asked, server, name)
+        connection = self._connections.get(server)
+        offer = connection.offers.get(name) if connection is not None and connection.is_connected else None
+        if connection is None or offer is None or not self._pins.may_allow(asked.tenant_id, server):
+            raise LeftToWorker("the tool is not on offer now")
+        if asking.allowed_sha256 != offer.definition_sha256:
+            raise LeftToWorker("the tool is not allowed as it is offered now")
+        try:
+            with connection.slots.hold(asked.tenant_id):
+                return await self._governed(asked, asking, GovernedMcpTool(offer, connection, self._run))
+        except (Invalid, ToolNotCalled) as error:
+            raise LeftToWorker(str(error)) from error
+
+    async def _asking(self, asked: McpCallAtOnce, server: str, name: str) -> _AskingTask:
+        proof = (asked.tenant_id, asked.task_id, asked.attempt, asked.secret)
+        with retry_later_if_unavailable():
+            row = await self._pool.fetchrow(_ASKING, *proof, asked.call_id, server, name)
+        if row is None:
+            raise Forbidden(f"task {asked.task_id}, try {asked.attempt}, is not open, or may not ask for this call")
+        return _AskingTask(**row)
+
+    async def _governed(self, asked: McpCallAtOnce, asking: _AskingTask, tool: GovernedMcpTool) -> McpResult:
+        arguments = tool.validated_arguments(asked.arguments)
+        await tool.check_arguments(arguments)
+        if needs_people(self._policy, tool, arguments):
+            raise LeftToWorker("people have to approve it")
+        task = AgentTask(
+            task_id=asked.call_id,
+            agent=MCP_AGENT,
+            tenant_id=asked.tenant_id,
+            session_id=asking.session_id,
+            run_id=asking.run_id,
+            user_id=asking.principal,
+            attempt=TRY,
+            input={"tool": asked.tool, "arguments": asked.arguments},
+            secret=secrets.token_urlsafe(_SECRET_BYTES),
+            deadline=asking.deadline.isoformat(),
+        )
+        with acting_for_task(TaskProof(task_id=task.task_id, attempt=TRY, secret=task.secret or "")):
+            return await self._made(asked, task, tool, asking.allowed_sha256 or "")
+
+    async def _made(self, asked: McpCallAtOnce, task: AgentTask, tool: GovernedMcpTool, pinned: str) -> McpResult:
+        started = time.monotonic()
+        calls = _CallStore(self._pool, task, asked, pinned)
+        recorder = EventRecorder(MCP_AGENT, task)
+        runner = ToolRunner(task, calls, GatedToolCalls(MCP_AGENT, task.task_id, {}), recorder, new_id)
+        result = McpResult(**await runner.run(None, tool, tool.validated_arguments(asked.arguments)))
+        kept = to_storable(to_builtins(result))
+        outcome = ExecutionOutcome(
+            status="done",
+            duration_ms=round((time.monotonic() - started) * 1000, 3),
+            result=kept.value,
+            escaped=kept.escaped,
+            events=recorder.events,
+        )
+        call, ended = calls.returned()
+        if not await self._answers.commit_call(task, call, ended, outcome):
+            raise LeftToWorker("another try has its answer")
+        return result
+
+
+class _CallStore(PostgresToolCalls):
+    """The one call of a task's try 0: begun with the task itself, its return stored with the task's answer."""
+
+    def __init__(self, pool: Pool, task: AgentTask, asked: McpCallAtOnce, pinned: str) -> None:
+        super().__init__(pool, task, MCP_AGENT)
+        self._own_pool = pool
+        self._opened = task
+        self._asked = asked
+        self._pinned = pinned
+        self._returned: tuple[IdentifiedToolCall, CallEnd] | None = None
+
+    def returned(self) -> tuple[IdentifiedToolCall, CallEnd]:
+        """The call that was made, and what it returned."""
+        assert self._returned is not None  # noqa: S101 - the runner ends what it runs
+        return self._returned
+
+    async def load_call_history(self, call: IdentifiedToolCall) -> CallHistory:
+        """None yet: `begin_call` refuses what is on record."""
+        return CallHistory()
+
+    async def begin_call(
+        self, call: IdentifiedToolCall, start_no: int, call_id: str, approval_id: str | None
+    ) -> BegunCall:
+        """Open the task and begin the call.
+
+        Raises:
+            LeftToWorker: it is on record, or not allowed any more.
+            RetryLater: PostgreSQL is unavailable.
+        """
+        asked, server_and_tool = self._asked, call.tool.partition(".")[::2]
+        shown = to_json(with_escaped_places(tool_call_data(call, call_id, MCP_AGENT))).decode()
+        with retry_later_if_unavailable():
+            begun = await self._own_pool.fetchval(
+                _BEGIN,
+                asked.tenant_id,
+                asked.task_id,
+                asked.attempt,
+                asked.secret,
+                asked.call_id,
+                *server_and_tool,
+                self._pinned,
+                sha256((self._opened.secret or "").encode()).digest(),
+                call.args_hash,
+                call_id,
+                shown,
+                CLAIM_S,
+            )
+        if not begun:
+            raise LeftToWorker("it is on record already, or not allowed any more")
+        return BegunCall(call=call, start_no=start_no, call_id=call_id)
+
+    async def end(self, begun: BegunCall, ended: CallEnd) -> CallEnd:
+        """Keep what the tool returned until the task's answer is stored with it; store any other end."""
+        if ended.outcome != "returned":
+            return await super().end(begun, ended)
+        self._returned = (begun.call, ended)
+        return ended

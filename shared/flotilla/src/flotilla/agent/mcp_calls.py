@@ -1,0 +1,77 @@
+"""Calls of MCP tools while the agent holds its task: the tool gateway answers over HTTP, once the answer is stored.
+
+Nothing depends on this way. Where the tool gateway is away, is slow, needs people, or refuses, the task asks the worker
+for the same call, under the same id, as it does without this way: what was begun here is found there.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import structlog
+
+from flotilla.contracts.envelope import from_json, to_json
+from flotilla.contracts.errors import ConfigurationError, Undecodable
+from flotilla.contracts.mcp import CALLS_PATH, McpCallAtOnce, McpResult
+from flotilla.contracts.tasks import AgentTask, McpCallNeeded
+from flotilla.telemetry import current_traceparent
+
+if TYPE_CHECKING:
+    from httpx2 import AsyncClient
+
+_CONNECT_S = 1.0
+_ANSWER_S = 15.0
+"""A call that takes longer goes on, and the task pauses until it has ended, so that it holds nothing meanwhile."""
+_OK = 200
+log = structlog.get_logger(__name__)
+
+
+class ToolGatewayClient:
+    """The tool gateway at one address."""
+
+    def __init__(self, http: "AsyncClient") -> None:
+        self._http = http
+
+    async def call_at_once(self, task: AgentTask, wanted: McpCallNeeded) -> McpResult | None:
+        """Return what the tool answered; None where the call is not made, or has no answer yet."""
+        from httpx2 import HTTPError
+
+        asked = McpCallAtOnce(
+            tenant_id=task.tenant_id,
+            task_id=task.task_id,
+            attempt=task.attempt,
+            secret=task.secret or "",
+            call_id=wanted.call_id,
+            tool=wanted.tool,
+            arguments=wanted.arguments,
+        )
+        headers = {"content-type": "application/json"}
+        if traceparent := current_traceparent():
+            headers["traceparent"] = traceparent
+        try:
+            response = await self._http.post(CALLS_PATH, content=to_json(asked), headers=headers)
+            if response.status_code == _OK:
+                return from_json(response.content, McpResult)
+            reason = f"{response.status_code}: {response.text[:300]}"
+        except (HTTPError, Undecodable) as error:
+            reason = f"{type(error).__name__}: {error}"
+        log.info("mcp_call_left_to_worker", call_id=wanted.call_id, tool=wanted.tool, reason=reason)
+        return None
+
+
+@asynccontextmanager
+async def open_tool_gateway_client(url: str) -> AsyncIterator[ToolGatewayClient]:
+    """Open the connections to the tool gateway at `url`.
+
+    Raises:
+        ConfigurationError: the HTTP client is not installed.
+    """
+    try:
+        import httpx2
+    except ImportError as error:
+        raise ConfigurationError(
+            f"FLOTILLA_TOOL_GATEWAY_URL needs the package {error.name}: install flotilla-fleet[llm]"
+        ) from error
+    timeout = httpx2.Timeout(_ANSWER_S, connect=_CONNECT_S)
+    async with httpx2.AsyncClient(base_url=url, timeout=timeout, trust_env=False) as http:
+        yield ToolGatewayClient(http)

@@ -1,0 +1,196 @@
+"""Calls that an agent asks for while it holds its task: stored, once, checked, else left to the worker."""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import httpx2
+import pytest
+
+from flotilla.agent.mcp_calls import ToolGatewayClient, open_tool_gateway_client
+from flotilla.contracts.envelope import to_builtins
+from flotilla.contracts.mcp import CALLS_PATH, McpCallAtOnce
+from flotilla.contracts.requests import RAGRequest
+from flotilla.contracts.tasks import McpCallNeeded
+from tests.integration.tool_gateway.conftest import Desk
+from tests.integration.tool_gateway.test_agents import Clerk, output, question, worker
+from tests.integration.workflow_worker.test_gated_tools import decide, pending
+from tests.support.agents import delegate, rows, running, session_events, task
+from tests.support.waiting import eventually
+from tests.support.worker import RunningWorker
+
+__all__ = ["question", "worker"]
+ASKING = task("t1", "adder")
+CALL_ID = "t1.mcp." + "0" * 24
+
+
+@pytest.fixture
+async def caller(desk: Desk) -> AsyncIterator[ToolGatewayClient]:
+    """An agent's way to the tool gateway."""
+    async with open_tool_gateway_client(desk.url) as client:
+        yield client
+
+
+@pytest.fixture
+async def clerk(desk: Desk, worker: RunningWorker, caller: ToolGatewayClient) -> AsyncIterator[Clerk]:
+    it = Clerk()
+    await desk.allow_all("acme")
+    async with running(it.agent, worker.pool, worker.redis, mcp_caller=caller):
+        yield it
+
+
+def asked(tool: str = "desk.add", **fields: Any) -> McpCallAtOnce:
+    """A call of the task `ASKING`."""
+    given = {"tenant_id": ASKING.tenant_id, "task_id": "t1", "attempt": 1, "secret": ASKING.secret, "call_id": CALL_ID}
+    return McpCallAtOnce(tool=tool, **{"arguments": {"a": 1, "b": 2}, **given, **fields})
+
+
+async def post(desk: Desk, call: McpCallAtOnce) -> tuple[int, Any]:
+    """Return the status and the body of what the tool gateway answers."""
+    async with httpx2.AsyncClient(base_url=desk.url, trust_env=False, timeout=30) as http:
+        response = await http.post(CALLS_PATH, json=to_builtins(call))
+        return response.status_code, response.json()
+
+
+async def delegated(desk: Desk) -> None:
+    await desk.allow_all()
+    await delegate(desk.pool, ASKING)
+
+
+async def test_a_call_is_made_while_its_task_is_held_and_stored_and_recorded_before_its_answer(
+    worker: RunningWorker, desk: Desk, clerk: Clerk, question: RAGRequest
+) -> None:
+    clerk.calls = [("mcp__desk__add", {"a": 1, "b": 2}), ("mcp__desk__add", {"a": 1, "b": 2})]
+    await (await worker.start_run(question)).result()
+    assert json.loads(await output(worker, question)) == {"answers": [{"result": 3}, {"result": 3}]}
+    assert desk.calls() == ["add 1 2", "add 1 2"]
+    assert clerk.runs == 1
+    events = await worker.events("acme", question.session_id)
+    calls = [
+        (str(event.data["tool"]), event.source) for event in events if event.type == "flotilla.session.tool_call.v1"
+    ]
+    made = [("desk.add", "/agents/mcp")] * 2
+    assert sorted(calls) == [*made, *[("mcp__desk__add", "/agents/adder")] * 2]
+
+
+async def test_a_call_that_people_have_to_approve_waits_for_them(
+    worker: RunningWorker, desk: Desk, clerk: Clerk, question: RAGRequest
+) -> None:
+    clerk.calls = [("mcp__desk__wipe", {"path": "/desk"}), ("mcp__desk__add", {"a": 1, "b": 2})]
+    handle = await worker.start_run(question)
+    [approval] = await pending(worker)
+    assert desk.calls() == ["add 1 2"]
+    await decide(worker, approval)
+    await handle.result()
+    assert sorted(desk.calls()) == ["add 1 2", "wipe /desk"]
+
+
+async def test_a_call_without_an_answer_is_asked_about_and_not_made_again(
+    worker: RunningWorker, desk: Desk, clerk: Clerk, question: RAGRequest
+) -> None:
+    clerk.calls = [("mcp__desk__die", {})]
+    handle = await worker.start_run(question)
+    [approval] = await pending(worker)
+    assert "was begun 1 times without an answer" in approval["description"]
+    assert desk.calls() == ["die"]
+    await decide(worker, approval, "reject")
+    with pytest.raises(Exception, match="failed"):
+        await handle.result()
+    assert desk.calls() == ["die"]
+
+
+async def test_arguments_that_the_schema_refuses_are_refused_by_the_worker_s_way(
+    worker: RunningWorker, desk: Desk, clerk: Clerk, question: RAGRequest
+) -> None:
+    clerk.calls = [("mcp__desk__add", {"a": "one", "b": 2})]
+    handle = await worker.start_run(question)
+    with pytest.raises(Exception, match="failed"):
+        await handle.result()
+    assert "arguments.a" in (await worker.run_row(question))["error"]
+    assert desk.calls() == []
+
+
+async def test_a_second_request_for_a_call_makes_it_no_second_time(desk: Desk) -> None:
+    await delegated(desk)
+    answers = await asyncio.gather(*(post(desk, asked()) for _ in range(5)))
+    assert sorted(status for status, _ in answers) == [200, 409, 409, 409, 409]
+    assert (await post(desk, asked()))[0] == 409
+    assert desk.calls() == ["add 1 2"]
+    [row] = await rows(
+        desk.pool, "SELECT status, attempt, result FROM flotilla.agent_tasks WHERE task_id = $1", CALL_ID
+    )
+    assert (row["status"], row["attempt"]) == ("done", 0)
+    assert json.loads(row["result"])["structured"] == {"result": 3}
+    called, returned = await session_events(desk.pool)
+    assert (called["data"]["tool"], returned["data"]["ok"]) == ("desk.add", True)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"secret": "another"},
+        {"secret": ""},
+        {"attempt": 2},
+        {"attempt": 0},
+        {"tenant_id": "acme"},
+        {"task_id": "t2"},
+        {"call_id": "t2.mcp." + "0" * 24},
+        {"call_id": "t1"},
+    ],
+)
+async def test_whoever_does_not_hold_the_task_gets_nothing(desk: Desk, wrong: dict[str, Any]) -> None:
+    await delegated(desk)
+    await desk.allow_all("acme")
+    assert (await post(desk, replace(asked(), **wrong)))[0] == 403
+    assert desk.calls() == []
+
+
+async def test_a_task_that_is_over_calls_nothing(desk: Desk) -> None:
+    await delegated(desk)
+    await rows(desk.pool, "UPDATE flotilla.delegations SET state = 'cancelled' WHERE task_id = 't1'")
+    assert (await post(desk, asked()))[0] == 403
+    assert desk.calls() == []
+
+
+async def test_a_tool_that_is_not_allowed_or_changed_is_left_to_the_worker(desk: Desk) -> None:
+    await desk.offered()
+    await delegate(desk.pool, ASKING)
+    assert (await post(desk, asked()))[0] == 409
+    await desk.allow_all()
+    await rows(desk.pool, "UPDATE flotilla.allowed_tools SET sha256 = 'x' WHERE tool = 'add'")
+    assert (await post(desk, asked()))[0] == 409
+    assert desk.calls() == []
+
+
+async def test_a_large_request_is_refused(desk: Desk) -> None:
+    status, _ = await post(desk, asked(arguments={"text": "x" * 1_000_000}))
+    assert status == 413
+
+
+async def test_a_call_goes_on_and_is_stored_when_its_agent_is_gone(desk: Desk) -> None:
+    await delegated(desk)
+    async with httpx2.AsyncClient(base_url=desk.url, trust_env=False) as http:
+        sent = asyncio.create_task(http.post(CALLS_PATH, json=to_builtins(asked("desk.hang", arguments={}))))
+
+        async def begun() -> bool:
+            return desk.calls() == ["hang"]
+
+        await eventually(begun, timeout_s=20)
+        sent.cancel()
+    os.kill(int((desk.folder / "pid").read_text("utf-8")), signal.SIGKILL)
+
+    async def raised() -> bool:
+        [row] = await rows(desk.pool, "SELECT outcome FROM flotilla.tool_calls")
+        return bool(row["outcome"] == "raised")
+
+    await eventually(raised, timeout_s=20)
+
+
+async def test_an_agent_without_a_tool_gateway_at_hand_leaves_its_calls_to_the_worker() -> None:
+    async with open_tool_gateway_client("http://127.0.0.1:9") as away:
+        wanted = McpCallNeeded(call_id=CALL_ID, tool="desk.add", arguments={"a": 1, "b": 2})
+        assert await away.call_at_once(ASKING, wanted) is None
