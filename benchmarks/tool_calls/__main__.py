@@ -2,9 +2,10 @@
 
     python -m benchmarks.tool_calls [--rounds 5] [--runs 40]
 
-The tool is of low risk, so nobody is asked: what is measured is a task from Temporal to the tool gateway and back, with
-its ticket, its checks, its call stored before and after, and its session events. Both peers call a server of the same
-program, one after the other in each round, so that the difference is steadier than the milliseconds.
+The tool is of low risk, so nobody is asked. `by an agent` is `ctx.tool` of a task that is held: to the tool gateway and
+back, checked, stored before and after, with its session events. `as a task` goes from Temporal to the tool gateway and
+back, with a ticket. All peers call a server of the same program, one after the other in each round, so that the
+difference is steadier than the milliseconds.
 """
 
 import argparse
@@ -15,19 +16,24 @@ import statistics
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mcp import Client as McpClient
 from mcp import StdioServerParameters
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowHandle
 
 from benchmarks.run_latency.__main__ import Peer, measure
+from flotilla.agent import Agent, AgentSettings, TaskContext, run_agent
 from flotilla.config.signing import create_key_pair
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import PIPELINE_WORKFLOW, TASK_QUEUE, task_workflow_id
 from flotilla.contracts.requests import PipelineRequest
 from flotilla.postgres import Pool, open_pool, tenant_transaction
 from flotilla_devstack import RunningStack, stack_for_tests
+from tests.support.agent_service import service_running
 from tests.support.agents import open_session
 from tests.support.postgres import Database, drop, make_template, with_database
 from tests.support.waiting import eventually
@@ -44,8 +50,8 @@ POLICY = 'version = "1"\nextends = "builtin:local"\n[actions."mcp.desk.add"]\nri
 
 
 @asynccontextmanager
-async def fleet(stack: RunningStack, database: Database) -> AsyncIterator[Client]:
-    """Worker and tool gateway as processes, on a Redis and a Temporal of their own."""
+async def fleet(stack: RunningStack, database: Database, caller: "Caller") -> AsyncIterator[Client]:
+    """Worker and tool gateway as processes, the agent `caller` in this one, on a Redis and a Temporal of their own."""
     folder = stack.scratch_folder()
     key, policy, servers = folder / "tickets.pem", folder / "policy.toml", folder / "servers.json"
     create_key_pair(key, key.with_suffix(".pub"))
@@ -70,7 +76,18 @@ async def fleet(stack: RunningStack, database: Database) -> AsyncIterator[Client
         process.start()
     for process in processes:
         await asyncio.to_thread(process.wait_ready, 120)
-    yield await Client.connect(temporal.address)
+    settings = AgentSettings.model_validate(
+        {
+            "postgres_dsn": database.dsn("flotilla_agent"),
+            "redis_url": redis.url,
+            "ticket_public_key_file": key.with_suffix(".pub"),
+            "approval_policy": str(policy),
+            "tool_gateway_url": processes[1].url,
+            "drain_s": 3,
+        }
+    )
+    async with service_running("caller-agent", partial(run_agent, caller.agent), settings):
+        yield await Client.connect(temporal.address)
 
 
 async def prepare(pool: Pool) -> None:
@@ -82,6 +99,44 @@ async def prepare(pool: Pool) -> None:
             return bool(await connection.fetchval(ALLOW))
 
     await eventually(allowed, timeout_s=60)
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """What the caller gets, and returns."""
+
+
+class Caller:
+    """An agent that holds one task, and calls the tool whenever it is asked to."""
+
+    def __init__(self) -> None:
+        self.agent = Agent("caller", mcp=("desk.add",), timeout_s=36_000)
+        self._asked: asyncio.Queue[asyncio.Future[object]] = asyncio.Queue()
+
+        @self.agent.task
+        async def call(ctx: TaskContext, task: Nothing) -> Nothing:
+            while True:
+                answer = await self._asked.get()
+                try:
+                    answer.set_result(await ctx.tool("mcp__desk__add", a=1, b=2))
+                except BaseException as error:  # a pause, too: this way is not what is measured
+                    answer.set_exception(RuntimeError(f"the call was left to the worker: {error}"))
+                    raise
+
+    async def once(self) -> object:
+        """Call the tool."""
+        answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        await self._asked.put(answer)
+        return await answer
+
+    async def start(self, client: Client) -> WorkflowHandle[Any, Any]:
+        """Give the agent its task, once the fleet knows it."""
+        request = PipelineRequest(
+            steps=["caller"], input={}, user_id="bench", task_id=f"bench-{secrets.token_hex(6)}", session_id=SESSION
+        )
+        return await client.start_workflow(
+            PIPELINE_WORKFLOW, request, id=task_workflow_id(request.task_id), task_queue=TASK_QUEUE
+        )
 
 
 def governed(client: Client) -> Callable[[], Awaitable[object]]:
@@ -104,12 +159,9 @@ def report(taken: dict[str, list[list[float]]]) -> None:
         every = sorted(value * 1000 for times in rounds for value in times)
         spread = f"{min(p50[name]):.1f}-{max(p50[name]):.1f}"
         print(f"{name:<24}{statistics.median(p50[name]):>9.1f}{spread:>18}{every[int(len(every) * 0.99)]:>9.1f}")
-    direct, through = p50.values()
-    added = [b - a for a, b in zip(direct, through, strict=True)]
-    print(
-        f"\ngovernance adds {statistics.median(added):+.1f} ms at p50"
-        f" ({min(added):+.1f} to {max(added):+.1f}; reach +15)"
-    )
+    for name in ("by an agent", "as a task"):
+        added = [b - a for a, b in zip(p50["direct"], p50[name], strict=True)]
+        print(f"{name} adds {statistics.median(added):+.1f} ms at p50 ({min(added):+.1f} to {max(added):+.1f})")
 
 
 async def main(rounds: int, runs: int) -> None:
@@ -119,19 +171,23 @@ async def main(rounds: int, runs: int) -> None:
         await make_template(server, name)
         database = Database(with_database(server, name))
         parameters = StdioServerParameters(command=sys.executable, args=[*PROGRAM, str(stack.scratch_folder())])
+        caller = Caller()
         try:
             async with (
                 open_pool(database.dsn(), application="bench") as pool,
-                fleet(stack, database) as client,
+                fleet(stack, database, caller) as client,
                 McpClient(parameters) as direct,
             ):
                 await prepare(pool)
                 peers = [
                     Peer("direct", lambda: direct.call_tool("add", {"a": 1, "b": 2})),
-                    Peer("governed", governed(client)),
+                    Peer("by an agent", caller.once),
+                    Peer("as a task", governed(client)),
                 ]
+                held = await caller.start(client)
                 await measure(peers, 1, 5)  # warm
                 report(await measure(peers, rounds, runs))
+                await held.terminate()
         finally:
             await drop(server, name)
 

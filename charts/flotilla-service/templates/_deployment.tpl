@@ -181,6 +181,10 @@ tolerations:
 {{- if hasKey .Values "agent" }}
 - name: FLOTILLA_AGENT_NAME
   value: {{ include "flotilla-service.agent" . }}
+{{- if and (((.Values.global | default dict).toolGateway | default dict).atOnce) (ne (include "flotilla-service.service" .) "tool-gateway") (not (hasKey (.Values.settings | default dict) "FLOTILLA_TOOL_GATEWAY_URL")) }}
+- name: FLOTILLA_TOOL_GATEWAY_URL
+  value: http://{{ contains "tool-gateway" .Release.Name | ternary .Release.Name (printf "%s-tool-gateway" .Release.Name) | trunc 53 | trimSuffix "-" }}
+{{- end }}
 {{- end }}
 {{- include "flotilla-service.dependencyEnv" . }}
 {{- include "flotilla-service.fileEnv" . }}

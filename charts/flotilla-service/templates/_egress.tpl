@@ -10,6 +10,7 @@ usually on the internet: then no private address is reached.
 - {name: llm, ports: [443], settings: [OPENAI_BASE_URL, FLOTILLA_LLM_PROXY, HTTPS_PROXY], when: [OPENAI_API_KEY, OPENAI_BASE_URL], public: true}
 - {name: embeddings, ports: [443], settings: [FLOTILLA_EMBEDDING_URL], when: [FLOTILLA_EMBEDDING_URL], public: true}
 - {name: oidc, ports: [443], settings: [FLOTILLA_OIDC_ISSUER, FLOTILLA_OIDC_JWKS_URL], when: [FLOTILLA_OIDC_ISSUER], public: true}
+- {name: tools, ports: [8080], settings: [FLOTILLA_TOOL_GATEWAY_URL], when: [FLOTILLA_TOOL_GATEWAY_URL]}
 - {name: webhooks, ports: [443], settings: [FLOTILLA_APPROVAL_WEBHOOK_URLS, FLOTILLA_NOTIFY_HOSTS, FLOTILLA_AUDIT_WITNESSES, FLOTILLA_AUDIT_STAMP_URL], when: [FLOTILLA_APPROVAL_WEBHOOK_URLS, FLOTILLA_NOTIFY_HOSTS, FLOTILLA_AUDIT_WITNESSES, FLOTILLA_AUDIT_STAMP_URL], public: true}
 - {name: actions, ports: [443], settings: [FLOTILLA_ACTION_HTTP_HOSTS], when: [FLOTILLA_ACTION_HTTP_HOSTS], public: true}
 - {name: otlp, ports: [4318], settings: [OTEL_EXPORTER_OTLP_ENDPOINT], when: [OTEL_EXPORTER_OTLP_ENDPOINT]}
