@@ -22,6 +22,7 @@ import { SessionPage } from "./pages/session";
 import { SessionsPage } from "./pages/sessions";
 import { SignersPage } from "./pages/signers";
 import { StartPage } from "./pages/start";
+import { ToolsPage } from "./pages/tools";
 import { Icon, type IconName } from "./ui/icon";
 import { Announcer, Empty, Loading, Page, Problem } from "./ui/parts";
 
@@ -37,6 +38,7 @@ const ROUTES: [string, (found: Record<string, string>) => ComponentChildren][] =
   ["/sessions/:id", ({ id = "" }) => <SessionPage key={id} id={id} />],
   ["/documents", () => <DocumentsPage />],
   ["/orders", () => <OrdersPage />],
+  ["/tools", () => <ToolsPage />],
   ["/signers", () => <SignersPage />],
   ["/fleet", () => <FleetPage />],
   ["/workflows", () => <StartPage />],
@@ -51,6 +53,7 @@ const NAVIGATION: { to: string; label: string; icon: IconName; isFor?: () => boo
   { to: "/sessions", label: "Sessions", icon: "sessions" },
   { to: "/documents", label: "Documents", icon: "documents" },
   { to: "/orders", label: "Orders", icon: "orders" },
+  { to: "/tools", label: "Tools", icon: "tools" },
   { to: "/signers", label: "Signing keys", icon: "shield" },
   { to: "/fleet", label: "Fleet", icon: "fleet", isFor: () => mayOperate.value },
 ];

@@ -1,6 +1,6 @@
 /** One function per request that the console makes. */
 
-import { get, patch, path, post, remove } from "./client";
+import { get, patch, path, post, put, remove } from "./client";
 import type { Signed, VoteSignature } from "../lib/signing";
 import type * as t from "./types";
 
@@ -76,6 +76,10 @@ export const listSigners = (subject?: string) =>
 export const enrollSigner = (signed: Signed) => post<t.Signer>("/v1/signers", signed);
 export const approveSigner = (id: string, signed: Signed) => post<t.Signer>(path("/v1/signers", id, "approval"), signed);
 export const revokeSigner = (id: string) => remove<t.Signer>(path("/v1/signers", id));
+
+export const listTools = () => get<{ tools: t.McpTool[] }>("/v1/tools");
+export const allowTool = (name: string, sha256: string) => put<t.McpTool>(path("/v1/tools", name, "allowance"), { sha256 });
+export const revokeTool = (name: string) => remove<undefined>(path("/v1/tools", name, "allowance"));
 
 export const listAgents = () => get<{ agents: t.Agent[] }>("/v1/agents");
 export const fleet = () => get<t.Fleet>("/v1/fleet");

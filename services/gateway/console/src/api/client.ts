@@ -47,6 +47,10 @@ export function patch<T>(to: string, body: unknown): Promise<T> {
   return send<T>("PATCH", to, { body });
 }
 
+export function put<T>(to: string, body: unknown): Promise<T> {
+  return send<T>("PUT", to, { body });
+}
+
 export function remove<T>(to: string): Promise<T> {
   return send<T>("DELETE", to, {});
 }

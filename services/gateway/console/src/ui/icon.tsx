@@ -7,6 +7,7 @@ const PATHS = {
   sessions: "M6 4v16M6 8h9a3 3 0 0 1 3 3v1M6 20h.01M18 12v.01",
   documents: "M7 3h7l4 4v14H7zM14 3v4h4M10 12h5M10 16h5",
   orders: "M4 5h2l2 11h10l2-8H7M10 20h.01M17 20h.01",
+  tools: "M14.5 5a4.5 4.5 0 0 0-4.3 5.9L4 17l3 3 6.1-6.2A4.5 4.5 0 0 0 19 8l-3 2.5-2.5-2.5z",
   fleet: "M12 4v9M12 4l-6 9h12zM3 17c2 1.8 4 1.8 6 0 2 1.8 4 1.8 6 0 2 1.8 4 1.8 6 0",
   menu: "M4 7h16M4 12h16M4 17h16",
   close: "M6 6l12 12M18 6L6 18",

@@ -12,9 +12,9 @@ import { Icon, type IconName } from "./icon";
 export type Tone = "neutral" | "info" | "good" | "warn" | "bad";
 
 const TONES: Record<Exclude<Tone, "neutral">, readonly string[]> = {
-  good: ["success", "approved", "completed", "done", "finished", "compensated", "resolved", "approve", "low"],
-  warn: ["queued", "pending", "medium", "interrupted", "awaiting_approval", "waiting_for_approval", "compensating"],
-  bad: ["parked", "timeout", "error", "failed", "rejected", "reject", "high", "compensation_failed"],
+  good: ["success", "approved", "completed", "done", "finished", "compensated", "resolved", "approve", "low", "allowed"],
+  warn: ["queued", "pending", "medium", "interrupted", "awaiting_approval", "waiting_for_approval", "compensating", "offered"],
+  bad: ["parked", "timeout", "error", "failed", "rejected", "reject", "high", "compensation_failed", "changed", "gone"],
   info: ["running", "edit"],
 };
 const TONE_OF = new Map(Object.entries(TONES).flatMap(([tone, words]) => words.map((word) => [word, tone as Tone])));
