@@ -6,6 +6,7 @@ messages are answered.
 
 import asyncio
 import json
+import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -18,8 +19,15 @@ from mcp_types import (
     INVALID_PARAMS,
     MISSING_REQUIRED_CLIENT_CAPABILITY,
     CallToolRequestParams,
+    ListResourcesResult,
+    ListResourceTemplatesResult,
     ListToolsResult,
     PaginatedRequestParams,
+    ReadResourceRequestParams,
+    ReadResourceResult,
+    Resource,
+    ResourceTemplate,
+    TextResourceContents,
     Tool,
 )
 from starlette.applications import Starlette
@@ -28,12 +36,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.mcp.exchange import Exchange, check_addresses, endpoint
+from gateway.mcp.resources import not_found
 from gateway.mcp.results import Json, failure, of_blocks, of_text
 from gateway.mcp.server import make_server
 from gateway.problems import problem_from_error
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8DwHwAFBQIAX8jx0gAAAABJRU5ErkJggg=="
 WAV = "UklGRiQAAABXQVZFZm10IBAAAAABAAEAQB8AAEAfAAABAAgAZGF0YQAAAAA="
+STATIC = "test://static-text"
 IMAGE = {"type": "image", "data": PNG, "mimeType": "image/png"}
 SCHEMA: Json = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -115,6 +125,31 @@ async def list_tools(_context: Context, _params: PaginatedRequestParams) -> List
     )
 
 
+async def list_resources(_context: Context, _params: PaginatedRequestParams) -> ListResourcesResult:
+    """The one that the suite reads."""
+    return ListResourcesResult(resources=[Resource(uri=STATIC, name="static", mime_type="text/plain")])
+
+
+async def list_templates(_context: Context, _params: PaginatedRequestParams) -> ListResourceTemplatesResult:
+    """The one that the suite fills in."""
+    return ListResourceTemplatesResult(
+        resource_templates=[ResourceTemplate(uri_template="test://template/{id}/data", name="template")]
+    )
+
+
+async def read_resource(_context: Context, params: ReadResourceRequestParams) -> ReadResourceResult:
+    """What the suite expects; the gateway's own answer where there is nothing."""
+    uri = str(params.uri)
+    found = re.fullmatch(r"test://template/([^/]+)/data", uri)
+    if uri != STATIC and found is None:
+        raise not_found(uri)
+    text = "This is the content of the static text resource."
+    if found:
+        text = json.dumps({"id": found[1], "templateTest": True, "data": f"Data for ID: {found[1]}"})
+    mime_type = "application/json" if found else "text/plain"
+    return ReadResourceResult(contents=[TextResourceContents(uri=uri, mime_type=mime_type, text=text)])
+
+
 async def call_tool(context: Context, params: CallToolRequestParams) -> Json:
     """The answer that the suite expects."""
     tool = TOOLS.get(params.name)
@@ -130,6 +165,9 @@ def application() -> Starlette:
     server = make_server("1")
     server.add_request_handler("tools/list", PaginatedRequestParams, list_tools)
     server.add_request_handler("tools/call", CallToolRequestParams, call_tool)
+    server.add_request_handler("resources/list", PaginatedRequestParams, list_resources)
+    server.add_request_handler("resources/templates/list", PaginatedRequestParams, list_templates)
+    server.add_request_handler("resources/read", ReadResourceRequestParams, read_resource)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

@@ -8,8 +8,9 @@ from typing import Any
 import httpx
 import httpx2
 import pytest
-from mcp import Client
+from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
+from mcp_types import ResourceTemplateReference
 
 from tests.integration.gateway.conftest import Replica
 from tests.support.gateway import RunningGateway
@@ -124,9 +125,9 @@ async def test_a_request_of_any_name_can_be_cancelled(client: httpx.AsyncClient,
 
 
 @asynccontextmanager
-async def connected(gateway: RunningGateway) -> AsyncIterator[Client]:
+async def connected(gateway: RunningGateway, who: str = "olga") -> AsyncIterator[Client]:
     """The SDK's client of a person who shares nothing."""
-    key = await gateway.key("olga", ["operator"], person=True)
+    key = await gateway.key(who, ["operator"], person=True)
     async with (
         httpx2.AsyncClient(headers={"Authorization": f"Bearer {key}"}, trust_env=False) as http,
         Client(streamable_http_client(f"{gateway.url}/mcp", http_client=http)) as client,
@@ -152,3 +153,34 @@ async def test_an_argument_never_leads_to_another_operation(gateway: RunningGate
             assert "keys" not in (answer.structured_content or {})
         unknown = await mcp.call_tool("list_runs", {"metadata.team": "a"})
         assert unknown.is_error
+
+
+async def test_documents_sessions_and_runs_are_resources_to_those_who_may_read_them(gateway: RunningGateway) -> None:
+    bob = await gateway.client_of("bob", "operator", person=True)
+    for session_id in ("his", "h:2"):
+        assert (await bob.post("/v1/sessions", json={"session_id": session_id})).status_code == 201
+    sent = await bob.post(
+        "/v1/documents", files={"file": ("lamp.md", b"# Lamps\n\nThe lamp is lit at sunset.", "text/markdown")}
+    )
+    assert sent.status_code in (200, 201), sent.text
+    async with connected(gateway) as mcp:
+        [document] = (await mcp.list_resources()).resources
+        [content] = (await mcp.read_resource(document.uri)).contents
+        assert "The lamp is lit at sunset." in content.text  # type: ignore[union-attr]
+        names = {one.name for one in (await mcp.list_resource_templates()).resource_templates}
+        assert names == {"documents", "sessions", "runs"}
+        for uri in (
+            "flotilla://sessions/his",
+            "flotilla://documents/..",
+            "flotilla://keys/x",
+            "flotilla://sessions/%2e%2e%2fkeys",
+            "file:///etc/passwd",
+        ):
+            with pytest.raises(MCPError, match="Resource not found"):
+                await mcp.read_resource(uri)
+    async with connected(gateway, "bob") as mcp:
+        [content] = (await mcp.read_resource("flotilla://sessions/h:2")).contents
+        assert json.loads(content.text)["events"]  # type: ignore[union-attr]
+        ref = ResourceTemplateReference(uri="flotilla://sessions/{session_id}")
+        completed = await mcp.complete(ref, {"name": "session_id", "value": "hi"})
+        assert completed.completion.values == ["his"]

@@ -72,9 +72,11 @@ class Read:
         for name in sorted(self.in_path):
             if not isinstance(arguments.get(name), str) or not arguments[name]:
                 raise Invalid(f"{self.name} takes {name}, a text")
-        path = self.path.format_map({name: quote(str(arguments[name]), safe="") for name in self.in_path})
+        path = self.path.format_map({name: quote(str(arguments[name]), safe=":") for name in self.in_path})
         query = {name: _text(value) for name, value in arguments.items() if name not in self.in_path}
-        status, body = await _get(request, path, {name: text for name, text in query.items() if text is not None})
+        status, body = await read_operation(
+            request, path, {name: text for name, text in query.items() if text is not None}
+        )
         if len(body) > MAX_RESULT_BYTES:
             return failure(f"the answer has {len(body)} bytes, and {MAX_RESULT_BYTES} can be sent here: ask for less")
         answer = from_json(body, dict)
@@ -120,8 +122,8 @@ def _text(value: object) -> str | None:
     raise Invalid("an argument is a text, a number, true or false")
 
 
-async def _get(request: Request, path: str, query: Mapping[str, str]) -> tuple[int, bytes]:
-    """Ask the API, in this process, with the credentials of `request`."""
+async def read_operation(request: Request, path: str, query: Mapping[str, str]) -> tuple[int, bytes]:
+    """Ask the API, in this process, with the credentials of `request`; return its status and body."""
     headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in _credentials(request)]
     scope = {
         "type": "http",

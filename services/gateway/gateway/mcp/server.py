@@ -36,6 +36,7 @@ from gateway.mcp.calls import (
 )
 from gateway.mcp.catalog import callables
 from gateway.mcp.door import TASKS, Door
+from gateway.mcp.resources import add_resources
 from gateway.mcp.results import Json, failure, of_text
 from gateway.problems import problem_from_error
 
@@ -62,6 +63,7 @@ def make_server(version: str) -> Server[Any]:
         on_call_tool=_call_tool,  # type: ignore[arg-type]  # the SDK serializes dictionaries, too
     )
     tasks.add_methods(server)
+    add_resources(server)
     server.extensions[TASKS] = {}
     return server
 
