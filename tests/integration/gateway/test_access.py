@@ -168,6 +168,7 @@ RULES = {
         PUT /v1/agents/{agent_name}/route
         DELETE /v1/agents/{agent_name}/route
         PUT /v1/tools/{tool_name}/allowance
+        PUT /v1/approvals/{approval_id}/outcome
         DELETE /v1/tools/{tool_name}/allowance
         GET /v1/keys
         GET /v1/notify

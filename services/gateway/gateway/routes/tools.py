@@ -5,7 +5,7 @@ from gateway.auth.principal import ADMINS, EVERYONE
 from gateway.guard import allow, guarded_router
 from gateway.routes.documented import documented_errors
 from gateway.schemas.common import ResourceId
-from gateway.schemas.tools import AllowBody, Tool, ToolList
+from gateway.schemas.tools import AcceptedOutcome, AllowBody, OutcomeBody, Tool, ToolList
 from gateway.services import Caller, Wired
 from gateway.tools import records
 
@@ -42,3 +42,19 @@ async def revoke_tool(services: Wired, caller: Caller, tool_name: ResourceId) ->
     """Allow the tool no more."""
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
         await records.withdraw_allowance(connection, caller, tool_name)
+
+
+@router.put(
+    "/v1/approvals/{approval_id}/outcome",
+    response_model=AcceptedOutcome,
+    responses=documented_errors(404, 409, 413, 415),
+)
+@allow(ADMINS, free_json=True)
+async def accept_outcome(
+    services: Wired, caller: Caller, approval_id: ResourceId, body: OutcomeBody
+) -> AcceptedOutcome:
+    """State what came of a call of an MCP tool that gave no answer, in place of running it again. The task goes on with
+    that once the approval, which asks whether to run it again, is rejected."""
+    async with tenant_transaction(services.pool, caller.tenant_id) as connection:
+        tool = await records.accept_outcome(connection, caller, approval_id, body.result, body.reason)
+    return AcceptedOutcome(approval_id=approval_id, tool=tool)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import ConfigDict, JsonValue, StringConstraints
 
 from flotilla.contracts.requests import RiskLevel
-from gateway.schemas.common import Answer, RequestBody
+from gateway.schemas.common import Answer, Reason, RequestBody
 
 _HASH: JsonValue = {"sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"}
 
@@ -59,3 +59,23 @@ class AllowBody(RequestBody):
 
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     """Of the definition that is to be allowed: `offered.sha256` of the tool."""
+
+
+class OutcomeBody(RequestBody):
+    """What came of a call that gave no answer, as an administrator found out."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"result": {"refund": "r-17"}, "reason": "looked it up in the till"}]}
+    )
+
+    result: JsonValue
+    """What the tool would have returned: a text, or its structured result."""
+    reason: Reason
+
+
+class AcceptedOutcome(Answer):
+    """A call whose outcome is stated. The approval that asks whether it runs again is still open: reject it."""
+
+    approval_id: str
+    tool: str
+    """`<server>.<tool>`."""

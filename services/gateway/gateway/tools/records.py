@@ -1,13 +1,16 @@
 """The rows of offered and allowed tools as the gateway reads and writes them."""
 
+import hashlib
 import json
 from typing import Any
 
 import asyncpg
 
 from flotilla.audit import admin_log
+from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import Conflict, NotFound
-from flotilla.contracts.mcp import MCP_AGENT
+from flotilla.contracts.json_types import JsonValue
+from flotilla.contracts.mcp import MCP_AGENT, McpResult
 from flotilla.postgres import Connection
 from gateway.auth.principal import Principal
 from gateway.names import SOURCE
@@ -34,6 +37,15 @@ RETURNING true
 _REVOKE = """
 DELETE FROM flotilla.allowed_tools WHERE tenant_id = $1 AND server || '.' || tool = $2 RETURNING sha256
 """
+
+# Of a call that gave no answer, while nobody runs it.
+_ACCEPT = "SELECT flotilla.accept_call_outcome($1, $2)"
+
+
+class NoUnknownCall(Conflict):
+    """The approval does not ask about a call without an answer, or the call has one by now, or somebody runs it."""
+
+    code = "no_unknown_call"
 
 
 class ToolDescriptionChanged(Conflict):
@@ -89,6 +101,32 @@ async def withdraw_allowance(connection: Connection, caller: Principal, name: st
         raise NotFound(f"tool {name} is not allowed")
     details = {"tool": name, "sha256": sha256, **caller.by}
     await admin_log.record_admin_changes(connection, caller.tenant_id, SOURCE, ("mcp_tool_revoked", details))
+
+
+async def accept_outcome(
+    connection: Connection, caller: Principal, approval_id: str, result: JsonValue, reason: str
+) -> str:
+    """Store what a call without an answer came to, and record who stated that; return the tool's name.
+
+    Raises:
+        NoUnknownCall: there is nothing to state.
+    """
+    is_text = isinstance(result, str)
+    text = result if is_text else json.dumps(result, ensure_ascii=False)
+    outcome = McpResult(content=[{"type": "text", "text": text}], structured=None if is_text else result)
+    body = to_json(outcome)
+    tool: str | None = await connection.fetchval(_ACCEPT, approval_id, body.decode())
+    if tool is None:
+        raise NoUnknownCall(f"approval {approval_id} asks about no call of an MCP tool that is without an answer now")
+    details = {
+        "approval_id": approval_id,
+        "tool": tool,
+        "result_sha256": hashlib.sha256(body).hexdigest(),
+        "reason": reason,
+        **caller.by,
+    }
+    await admin_log.record_admin_changes(connection, caller.tenant_id, SOURCE, ("mcp_outcome_accepted", details))
+    return tool
 
 
 def _tool(row: asyncpg.Record) -> Tool:

@@ -81,6 +81,9 @@ export const listTools = () => get<{ tools: t.McpTool[] }>("/v1/tools");
 export const allowTool = (name: string, sha256: string) => put<t.McpTool>(path("/v1/tools", name, "allowance"), { sha256 });
 export const revokeTool = (name: string) => remove<undefined>(path("/v1/tools", name, "allowance"));
 
+export const acceptOutcome = (approval_id: string, result: string, reason: string) =>
+  put<unknown>(path("/v1/approvals", approval_id, "outcome"), { result, reason });
+
 export const listAgents = () => get<{ agents: t.Agent[] }>("/v1/agents");
 export const fleet = () => get<t.Fleet>("/v1/fleet");
 export const fleetHistory = () => get<t.FleetHistory>("/v1/fleet/history");

@@ -8,11 +8,11 @@ import { exact, exactValue } from "../lib/exact";
 import { dateTime } from "../lib/format";
 import { differences } from "../lib/json-diff";
 import { useLoaded, usePages, useTitle } from "../lib/hooks";
-import { carryOut } from "../lib/saying";
+import { carryOut, say } from "../lib/saying";
 import { Confirm, Dialog } from "../ui/dialog";
 import { DiffList } from "../ui/diff";
 import { JsonView } from "../ui/json";
-import { Async, Button, Card, Empty, Facts, More, Page, Status, When } from "../ui/parts";
+import { Async, Button, Card, Empty, Facts, Field, More, Page, Status, When } from "../ui/parts";
 
 const POLL_MS = 5000;
 /** In the id of an approval to make a call again that gave no answer. */
@@ -198,28 +198,65 @@ function UnknownOutcomes() {
 }
 
 function Unknown({ approvals }: { approvals: Approval[] }) {
+  const [stated, setStated] = useState<Approval | null>(null);
   return (
-    <table class="list" aria-label="Calls without an answer">
-      <thead>
-        <tr>
-          <th scope="col">Call</th>
-          <th scope="col">What is known</th>
-          <th scope="col">Decide by</th>
-        </tr>
-      </thead>
-      <tbody>
-        {approvals.map((one) => (
-          <tr key={one.approval_id}>
-            <th scope="row" data-label="Call">
-              <a href={`/approvals/${encodeURIComponent(one.approval_id)}`}>
-                <code class="break">{exact(one.action)}</code>
-              </a>
+    <>
+      <table class="list" aria-label="Calls without an answer">
+        <thead>
+          <tr>
+            <th scope="col">Call</th>
+            <th scope="col">What is known</th>
+            <th scope="col">Decide by</th>
+            <th scope="col">
+              <span class="hidden">What can be done</span>
             </th>
-            <td data-label="What is known">{exact(one.description)}</td>
-            <td data-label="Decide by"><When at={one.deadline_at} /></td>
           </tr>
-        ))}
-      </tbody>
-    </table>
+        </thead>
+        <tbody>
+          {approvals.map((one) => (
+            <tr key={one.approval_id}>
+              <th scope="row" data-label="Call">
+                <a href={`/approvals/${encodeURIComponent(one.approval_id)}`}>
+                  <code class="break">{exact(one.action)}</code>
+                </a>
+              </th>
+              <td data-label="What is known">{exact(one.description)}</td>
+              <td data-label="Decide by">
+                <When at={one.deadline_at} />
+              </td>
+              <td>
+                {isAdmin.value && (
+                  <Button isSmall onClick={() => setStated(one)}>
+                    State its outcome…
+                  </Button>
+                )}
+              </td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+      {stated !== null && <Outcome approval={stated} onClose={() => setStated(null)} />}
+    </>
+  );
+}
+
+/** What an administrator found out about a call, in place of running it again. */
+function Outcome({ approval, onClose }: { approval: Approval; onClose: () => void }) {
+  const [result, setResult] = useState("");
+  return (
+    <Confirm
+      title={`State the outcome of ${exact(approval.action)}`}
+      verb="State"
+      needsReason
+      onClose={onClose}
+      onConfirm={(reason) =>
+        api.acceptOutcome(approval.approval_id, result, reason).then(() => say("Stated. Now reject the question."))
+      }
+    >
+      <p>The task goes on with this text as the tool’s answer, once a person rejects the question whether the call runs again.</p>
+      <Field label="What the tool would have answered">
+        {(ids) => <textarea {...ids} rows={3} value={result} onInput={(event) => setResult(event.currentTarget.value)} />}
+      </Field>
+    </Confirm>
   );
 }

@@ -149,6 +149,42 @@ def call_tool(
     call.show(task, lambda: _print_answer(task))
 
 
+@verb(
+    app,
+    "accept-result",
+    acts_as=ADMIN,
+    epilog=examples_epilog(
+        """flotilla tools accept-result 0197… --result '{"refund": "r-17"}' --reason "it is in the till's books\"""",
+        'flotilla tools accept-result 0197… --result "Paid back." --reason "seen at the server"',
+    ),
+)
+def accept_result(
+    call: VerbCall,
+    approval_id: Annotated[
+        str,
+        typer.Argument(metavar="APPROVAL", help="It asks whether to run the call again.", show_default=False),
+    ],
+    *,
+    result: Annotated[
+        str, typer.Option("--result", metavar="VALUE", help="What the tool would have returned: JSON, else a text.")
+    ],
+    reason: Annotated[str, typer.Option("--reason", help="How that is known; for the record.")],
+) -> None:
+    """State what came of a call that gave no answer, instead of running it again; then reject the question."""
+    from flotilla_cli.arguments import parse_key_values
+
+    body = {**parse_key_values([f"result={result}"]), "reason": reason}
+    accepted = call.gateway.put(f"/approvals/{approval_id}/outcome", body)
+    call.show(
+        accepted,
+        lambda: print_notice(
+            f"The outcome of {accepted['tool']} is on record. The task goes on with it once a person rejects the "
+            f"question: flotilla approvals reject {approval_id}",
+            style=None,
+        ),
+    )
+
+
 def _ended(call: VerbCall, task_id: str) -> dict[str, Any]:
     waits = False
     while True:
