@@ -42,8 +42,9 @@ def paths(_console: Console, told: str, action_id: str) -> list[str]:
     with _console.api() as api:
         (run, *_) = api.get("/v1/runs", params={"session_id": told}).json()["runs"]
     return [
-        "/ask", "/tools", f"/ask?session={told}", "/approvals", "/approvals?status=all", f"/approvals/{action_id}", "/runs",
+        "/ask", f"/ask?session={told}", "/approvals", "/approvals?status=all", f"/approvals/{action_id}", "/runs",
         f"/runs/{run['run_id']}", "/sessions", f"/sessions/{told}", "/documents?q=diesel", "/orders", "/fleet",
+        "/tools",
     ]  # fmt: skip
 
 

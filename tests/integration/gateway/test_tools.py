@@ -1,6 +1,7 @@
 """Tools of MCP servers at the API: looked at, allowed by their hash, shown as changed, revoked."""
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
@@ -52,7 +53,7 @@ async def audit_changes(pool: Pool) -> list[dict[str, Any]]:
             "SELECT body FROM flotilla.event_outbox WHERE session_id = 'flotilla:audit' ORDER BY seq"
         )
     found = [json.loads(row["body"])["data"] for row in rows]
-    return [each for each in found if each["change"].startswith("mcp_tool_")]
+    return [each for each in found if each["change"].startswith("mcp_")]
 
 
 async def test_a_tool_is_allowed_by_the_hash_of_what_was_read(admin: httpx.AsyncClient, pool: Pool) -> None:
@@ -106,3 +107,37 @@ async def test_tools_of_a_server_of_another_tenant_are_not_there(admin: httpx.As
 async def test_only_the_tool_gateway_says_what_is_offered(pool: Pool) -> None:
     with pytest.raises(asyncpg.InsufficientPrivilegeError, match="only the tool gateway"):
         await note(pool, offered("add"), agent="research")
+
+
+UNKNOWN = """
+WITH asked AS (
+    INSERT INTO flotilla.actions (tenant_id, action_id, session_id, workflow_id, action, description, args, risk_level,
+        requested_by, request)
+    VALUES ('acme', $1, 's', 'w', 'mcp.desk.add', 'd', '{}', 'low', '/agents/mcp', '{"task_id": "t"}')
+)
+INSERT INTO flotilla.tool_calls (tenant_id, task_id, tool, args_hash, occurrence, start_no, call_id, session_id, agent,
+    called, expires_at)
+VALUES ('acme', 't', 'desk.add', '', 0, 1, 'c', 's', 'mcp', '{}', clock_timestamp() + $2::interval)
+"""
+
+
+async def test_an_administrator_states_what_came_of_a_call_without_an_answer(
+    gateway: RunningGateway, admin: httpx.AsyncClient, pool: Pool
+) -> None:
+    other = await gateway.client_of("otto", "admin", person=True, tenant="globex")
+    path, body = "/v1/approvals/t.desk.add.x.1.again.1/outcome", {"result": {"sum": 3}, "reason": "seen"}
+    async with tenant_transaction(pool, "acme") as connection:
+        await connection.execute(UNKNOWN, "t.desk.add.x.1.again.1", timedelta(hours=1))
+    running = await admin.put(path, json=body)
+    assert (running.status_code, running.json()["code"]) == (409, "no_unknown_call")
+    async with tenant_transaction(pool, "acme") as connection:
+        await connection.execute("UPDATE flotilla.tool_calls SET expires_at = '2020-01-01'")
+    assert (await other.put(path, json=body)).status_code == 409
+    stated = await admin.put(path, json=body)
+    assert (stated.status_code, stated.json()["tool"]) == (200, "desk.add"), stated.text
+    assert (await admin.put(path, json=body)).status_code == 409
+    async with tenant_transaction(pool, "acme") as connection:
+        stored = await connection.fetchval("SELECT result FROM flotilla.tool_calls WHERE outcome = 'returned'")
+    assert json.loads(stored)["structured"] == {"sum": 3}
+    [change] = [each for each in await audit_changes(pool) if each["change"] == "mcp_outcome_accepted"]
+    assert (change["details"]["tool"], change["details"]["reason"]) == ("desk.add", "seen")

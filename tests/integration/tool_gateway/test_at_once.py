@@ -16,15 +16,18 @@ from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.mcp import CALLS_PATH, McpCallAtOnce
 from flotilla.contracts.requests import RAGRequest
 from flotilla.contracts.tasks import McpCallNeeded
+from flotilla.postgres import open_pool, tenant_transaction
 from tests.integration.tool_gateway.conftest import Desk
 from tests.integration.tool_gateway.test_agents import Clerk, output, question, worker
 from tests.integration.workflow_worker.test_gated_tools import decide, pending
 from tests.support.agents import delegate, rows, running, session_events, task
+from tests.support.postgres import Database
 from tests.support.waiting import eventually
 from tests.support.worker import RunningWorker
 
 __all__ = ["question", "worker"]
 ASKING = task("t1", "adder")
+ACCEPT = "SELECT flotilla.accept_call_outcome($1, $2)"
 CALL_ID = "t1.mcp." + "0" * 24
 
 
@@ -100,6 +103,28 @@ async def test_a_call_without_an_answer_is_asked_about_and_not_made_again(
     await decide(worker, approval, "reject")
     with pytest.raises(Exception, match="failed"):
         await handle.result()
+    assert desk.calls() == ["die"]
+
+
+async def test_a_stated_outcome_takes_the_place_of_a_second_call(
+    worker: RunningWorker, desk: Desk, clerk: Clerk, question: RAGRequest, database: Database
+) -> None:
+    clerk.calls = [("mcp__desk__die", {})]
+    handle = await worker.start_run(question)
+    [approval] = await pending(worker)
+    outcome = json.dumps({"content": [], "structured": {"seen": True}, "is_error": False})
+    async with open_pool(database.dsn("flotilla_gateway"), application="test") as gateway:
+
+        async def accepted(tenant_id: str) -> Any:
+            async with tenant_transaction(gateway, tenant_id) as connection:
+                return await connection.fetchval(ACCEPT, approval["approval_id"], outcome)
+
+        assert await accepted("default") is None
+        assert await accepted("acme") == "desk.die"
+        assert await accepted("acme") is None
+    await decide(worker, approval, "reject")
+    await handle.result()
+    assert json.loads(await output(worker, question)) == {"answers": [{"seen": True}]}
     assert desk.calls() == ["die"]
 
 
