@@ -110,7 +110,9 @@ async def test_only_the_tool_gateway_says_what_is_offered(pool: Pool) -> None:
 
 
 UNKNOWN = """
-WITH asked AS (
+WITH opened AS (
+    INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ('acme', 's', 'alice')
+), asked AS (
     INSERT INTO flotilla.actions (tenant_id, action_id, session_id, workflow_id, action, description, args, risk_level,
         requested_by, request)
     VALUES ('acme', $1, 's', 'w', 'mcp.desk.add', 'd', '{}', 'low', '/agents/mcp', '{"task_id": "t"}')
@@ -132,7 +134,7 @@ async def test_an_administrator_states_what_came_of_a_call_without_an_answer(
     assert (running.status_code, running.json()["code"]) == (409, "no_unknown_call")
     async with tenant_transaction(pool, "acme") as connection:
         await connection.execute("UPDATE flotilla.tool_calls SET expires_at = '2020-01-01'")
-    assert (await other.put(path, json=body)).status_code == 409
+    assert (await other.put(path, json=body)).status_code == 404
     stated = await admin.put(path, json=body)
     assert (stated.status_code, stated.json()["tool"]) == (200, "desk.add"), stated.text
     assert (await admin.put(path, json=body)).status_code == 409

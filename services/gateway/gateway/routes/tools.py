@@ -2,6 +2,7 @@
 
 from flotilla.postgres import tenant_transaction
 from gateway.auth.principal import ADMINS, EVERYONE
+from gateway.governed import inbox
 from gateway.guard import allow, guarded_router
 from gateway.routes.documented import documented_errors
 from gateway.schemas.common import ResourceId
@@ -56,5 +57,6 @@ async def accept_outcome(
     """State what came of a call of an MCP tool that gave no answer, in place of running it again. The task goes on with
     that once the approval, which asks whether to run it again, is rejected."""
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
+        await inbox.get_approval(connection, services.current_policy, caller.tenant_id, approval_id)
         tool = await records.accept_outcome(connection, caller, approval_id, body.result, body.reason)
     return AcceptedOutcome(approval_id=approval_id, tool=tool)
