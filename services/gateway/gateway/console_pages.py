@@ -11,6 +11,7 @@ PAGES = (
     "runs",
     "sessions",
     "signers",
+    "tools",
     "workflows",
 )
 """First parts of the paths that the console routes itself; its start is `/`."""

@@ -34,6 +34,19 @@ export interface components {
             error: components["schemas"]["A2AErrorBody"];
         };
         /**
+         * AcceptedOutcome
+         * @description A call whose outcome is stated. The approval that asks whether it runs again is still open: reject it.
+         */
+        AcceptedOutcome: {
+            /** Approval Id */
+            approval_id: string;
+            /**
+             * Tool
+             * @description `<server>.<tool>`.
+             */
+            tool: string;
+        };
+        /**
          * Access
          * @description Who may read and write a session.
          */
@@ -1737,6 +1750,7 @@ export interface components {
         JsonRpcRequest: {
             [key: string]: unknown;
         };
+        JsonValue: unknown;
         /**
          * Key
          * @description An API key, without its secret.
@@ -2370,6 +2384,22 @@ export interface components {
             } | null;
             /** Finished At */
             finished_at: string | null;
+        };
+        /**
+         * OutcomeBody
+         * @description What came of a call that gave no answer, as an administrator found out.
+         * @example {
+         *       "reason": "looked it up in the till",
+         *       "result": {
+         *         "refund": "r-17"
+         *       }
+         *     }
+         */
+        OutcomeBody: {
+            /** @description What the tool would have returned: a text, or its structured result. */
+            result: components["schemas"]["JsonValue"];
+            /** Reason */
+            reason: string;
         };
         /**
          * ParkedHistory
