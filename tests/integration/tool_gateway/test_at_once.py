@@ -167,7 +167,7 @@ async def test_a_second_request_for_a_call_makes_it_no_second_time(desk: Desk) -
         {"call_id": "t1"},
     ],
 )
-async def test_whoever_does_not_hold_the_task_gets_nothing(desk: Desk, wrong: dict[str, Any]) -> None:
+async def test_a_caller_that_does_not_hold_the_task_gets_nothing(desk: Desk, wrong: dict[str, Any]) -> None:
     await delegated(desk)
     await desk.allow_all("acme")
     assert (await post(desk, replace(asked(), **wrong)))[0] == 403
