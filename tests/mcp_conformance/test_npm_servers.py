@@ -57,7 +57,7 @@ async def test_a_server_that_is_killed_is_connected_again() -> None:
 
         async def answers() -> bool:
             try:
-                return await called(connection, "echo", {"message": "one"}) == first
+                return bool(await called(connection, "echo", {"message": "one"}) == first)
             except (MCPError, ToolNotCalled):
                 return False
 
