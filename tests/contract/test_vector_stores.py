@@ -142,6 +142,46 @@ async def test_a_tenant_finds_nothing_of_another(place: Place) -> None:
     assert await place.found("kitten", "initech") == []
 
 
+async def _due(pool: Pool, place: Place) -> set[str]:
+    function = "tenants_to_store" if isinstance(place.job, ExternalPassageEmbedding) else "tenants_to_embed"
+    return {row[0] for row in await pool.fetch(f"SELECT flotilla.{function}($1)", place.job.index)}
+
+
+async def test_only_tenants_whose_passages_changed_are_looked_at(place: Place, pool: Pool) -> None:
+    ids = await place.add("acme", sofa="A feline sleeps.")
+    await place.add("globex", motor="The engine needs oil.")
+    assert await _due(pool, place) == set()
+    await place.knowledge.add("acme", _upload("sofa", "A feline sleeps."))  # unchanged
+    assert await _due(pool, place) == set()
+    await place.knowledge.add("acme", _upload("sofa", "A feline dreams."))  # as many passages as before
+    assert await _due(pool, place) == {"acme"}
+    await place.job.embed_new_passages(NEVER)
+    await place.knowledge.remove("acme", ids["sofa"])
+    assert await _due(pool, place) == {"acme"}
+    await place.job.embed_new_passages(NEVER)
+    assert await _due(pool, place) == set()
+    assert await _due(pool, Place(place.knowledge, _job_with(place.job, Meaning("meaning@2")), place.model)) == {
+        "acme",
+        "globex",
+    }
+
+
+async def test_what_comes_while_the_rest_is_embedded_is_embedded_next(pool: Pool) -> None:
+    class Overtaken(Meaning):
+        async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+            if not self.embedded:
+                await knowledge.add("acme", _upload("late", "A kitten."))
+            return await super().embed(texts)
+
+    knowledge, model = KnowledgeBase(pool), Overtaken()
+    await knowledge.add("acme", _upload("sofa", "A feline sleeps."))
+    job = PassageEmbedding(pool, model)
+    await job.embed_new_passages(NEVER)
+    await job.embed_new_passages(NEVER)
+    assert model.embedded == 2
+    assert await _due(pool, Place(knowledge, job, model)) == set()
+
+
 async def test_readers_alone_find_their_documents_and_others_still_find_theirs(place: Place) -> None:
     for number in range(60):
         await place.knowledge.add("acme", _upload(f"secret{number}", f"Cat {number} of Alice.", readers=(ALICE,)))
@@ -292,7 +332,7 @@ class Lying(RedisVectors):
 
     answers: Near
 
-    async def nearest(self, tenant_id: str, model: str, vector: Sequence[float], most: int) -> Near:
+    async def find_nearest(self, tenant_id: str, model: str, vector: Sequence[float], most: int) -> Near:
         return self.answers
 
 

@@ -205,25 +205,32 @@ async def test_one_may_have_so_many_files_and_bytes_and_they_expire(
         assert error.value.status_code in {400, 413}
 
 
-async def embed(request: Request) -> JSONResponse:
+class EmbeddingModel:
     """A model whose vectors hold the number of each text, as long as it gets few at once."""
-    texts = (await request.json())["input"]
-    assert len(texts) <= 16
-    numbers = [float(text.rpartition(" ")[2]) for text in texts]
-    data = [{"index": n, "embedding": [number, 0.5, -1.25]} for n, number in enumerate(numbers)]
-    return JSONResponse({"data": data})
+
+    def __init__(self) -> None:
+        self.embedded = 0
+
+    async def embed(self, request: Request) -> JSONResponse:
+        texts = (await request.json())["input"]
+        assert len(texts) <= 16
+        self.embedded += len(texts)
+        numbers = [float(text.rpartition(" ")[2]) for text in texts]
+        data = [{"index": n, "embedding": [number, 0.5, -1.25]} for n, number in enumerate(numbers)]
+        return JSONResponse({"data": data})
 
 
 @asynccontextmanager
-async def embedding_model() -> AsyncIterator[str]:
-    app = Starlette(routes=[Route("/v1/embeddings", embed, methods=["POST"])])
+async def embedding_endpoint(model: EmbeddingModel) -> AsyncIterator[str]:
+    app = Starlette(routes=[Route("/v1/embeddings", model.embed, methods=["POST"])])
     async with http_server(app, "127.0.0.1", 0, grace_s=0).serving() as port:
         yield f"http://127.0.0.1:{port}/v1"
 
 
 async def test_vectors_are_those_of_the_fleets_model(replica: Replica) -> None:
     async with AsyncExitStack() as stack:
-        url = await stack.enter_async_context(embedding_model())
+        model = EmbeddingModel()
+        url = await stack.enter_async_context(embedding_endpoint(model))
         gateway = await stack.enter_async_context(replica(embedding_url=url, embedding_model="stub"))
         client = await stack.enter_async_context(await client_of(gateway, "olga"))
         texts = [f"text {n}" for n in range(40)]
@@ -246,6 +253,10 @@ async def test_vectors_are_those_of_the_fleets_model(replica: Replica) -> None:
                 await client.post("/embeddings", body={"model": "flotilla/embedding", **body}, cast_to=object)
         with pytest.raises(openai.NotFoundError, match="no embedding model other"):
             await client.embeddings.create(model="other", input="x")
+        before = model.embedded
+        with pytest.raises(openai.BadRequestError, match="the model has 3"):
+            await client.embeddings.create(model="flotilla/embedding", input=texts, dimensions=1536)
+        assert model.embedded == before + 1
 
 
 async def test_without_a_model_there_are_no_vectors(client: AsyncOpenAI) -> None:

@@ -74,10 +74,12 @@ async def embeddings_of(
     total = sum(map(len, texts))
     if total > MAX_TOTAL_CHARACTERS:
         raise Invalid(f"input has {total} characters, {MAX_TOTAL_CHARACTERS} are allowed at once")
-    vectors = await turns.embed(embedder, caller, texts)
+    # One text shows the model's dimensions, so that others are not embedded for nothing.
+    vectors = await turns.embed(embedder, caller, texts if request.dimensions is None else texts[:1])
     size = len(vectors[0])
     if request.dimensions not in (None, size):
         raise Invalid(f"dimensions: the model has {size}, and its vectors can't be cut")
+    vectors += await turns.embed(embedder, caller, texts[len(vectors) :])
     encoded = [_encoded(vector) if request.encoding_format == "base64" else vector for vector in vectors]
     tokens = sum(-(-len(text) // _CHARACTERS_PER_TOKEN) for text in texts)
     return Embeddings(

@@ -19,9 +19,10 @@ from flotilla.knowledge import indexing
 from flotilla.knowledge.documents import Document, DocumentChange, Note, ParsedDocument, StoreResult, UploadedDocument
 from flotilla.knowledge.embedding import SEARCH_TIMEOUT_S, ClosableEmbedder, Embedder, PassageEmbedding
 from flotilla.knowledge.embedding_outside import ExternalPassageEmbedding, vector_index_name
+from flotilla.knowledge.fusion import Row
 from flotilla.knowledge.indexing import DocumentIndexEntry
 from flotilla.knowledge.languages import check_language
-from flotilla.knowledge.meaning import EmbeddedQuestion, Row
+from flotilla.knowledge.meaning import EmbeddedQuestion
 from flotilla.knowledge.parse import parse_document
 from flotilla.knowledge.ranking import RankingOptions, SearchRequest, best_passages
 from flotilla.knowledge.recognition import detect_language

@@ -20,6 +20,10 @@ MAX_TOKENS = 256
 _MODEL = "all-minilm-l6-v2-q.onnx"
 _TOKENIZER = "all-minilm-l6-v2-q-tokenizer.json"
 TIMEOUT_S = 30.0
+MAX_DIMENSIONS = 4096
+"""Of an endpoint's vectors."""
+_MAX_NUMBER_BYTES = 32
+_MAX_REST_BYTES = 64 * 1024
 
 
 def create_embedder(settings: KnowledgeSettings) -> Embedder | None:
@@ -102,14 +106,30 @@ class EndpointEmbedder:
             RetryLater: the endpoint does not answer, or not with a vector for each text.
         """
         try:
-            response = await self._client.post(self._url, json={"model": self.name, "input": list(texts)})
-            answer = msgspec.json.decode(response.raise_for_status().content, type=_Answer)
+            answer = msgspec.json.decode(await self._answer(texts), type=_Answer)
         except (httpx.HTTPError, msgspec.DecodeError) as error:
             raise RetryLater(f"{self._url} returned no embeddings: {error!r}") from error
         vectors = [one.embedding for one in sorted(answer.data, key=lambda one: one.index)]
-        if len(vectors) != len(texts) or len({len(vector) for vector in vectors}) != 1 or not vectors[0]:
-            raise RetryLater(f"{self._url} sent {len(vectors)} vectors for {len(texts)} texts, or of several sizes")
+        sizes = {len(vector) for vector in vectors}
+        if len(vectors) != len(texts) or len(sizes) != 1 or not 1 <= min(sizes) <= MAX_DIMENSIONS:
+            raise RetryLater(
+                f"{self._url} sent {len(vectors)} vectors for {len(texts)} texts, of the sizes {sorted(sizes)[:5]}: "
+                f"each text needs one, of one size, of at most {MAX_DIMENSIONS} numbers"
+            )
         return vectors
+
+    async def _answer(self, texts: Sequence[str]) -> bytes:
+        """The answer's bytes, as many as such vectors may have."""
+        most = len(texts) * MAX_DIMENSIONS * _MAX_NUMBER_BYTES + _MAX_REST_BYTES
+        body = bytearray()
+        request = {"model": self.name, "input": list(texts)}
+        async with self._client.stream("POST", self._url, json=request) as response:
+            response.raise_for_status()
+            async for piece in response.aiter_bytes():
+                body += piece
+                if len(body) > most:
+                    raise httpx.ReadError(f"the answer to {len(texts)} texts is longer than {most} bytes")
+        return bytes(body)
 
     async def close(self) -> None:
         """Release the connections to the endpoint."""

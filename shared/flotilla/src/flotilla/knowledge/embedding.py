@@ -22,6 +22,7 @@ SEARCH_TIMEOUT_S = 2.0
 
 _AVAILABLE = "SELECT to_regclass('flotilla.passage_embeddings') IS NOT NULL"
 _TENANTS = "SELECT flotilla.tenants_to_embed($1)"
+_CHANGES = "SELECT changes FROM flotilla.knowledge_bases WHERE tenant_id = $1"
 _MISSING = """
 SELECT p.passage_no, d.title, p.heading, p.body FROM flotilla.passages AS p
 JOIN flotilla.documents AS d USING (tenant_id, document_id)
@@ -47,6 +48,9 @@ DELETE FROM flotilla.passage_embeddings WHERE (tenant_id, passage_no, model) IN 
     SELECT tenant_id, passage_no, model FROM flotilla.passage_embeddings
     WHERE tenant_id = $1 AND model <> $2 LIMIT $3)
 """
+_FORGOTTEN_AT_ONCE = 10_000
+# A passage that came or went after these changes makes the tenant one with something to do again.
+_FINISH = "UPDATE flotilla.knowledge_bases SET embedded_changes = $3 WHERE tenant_id = $1 AND embedded_by = $2"
 log = structlog.get_logger(__name__)
 
 
@@ -82,6 +86,7 @@ class PassageEmbedding:
     """Embeds passages in the background, into PostgreSQL. Every replica may run one."""
 
     missing = _MISSING
+    finish = _FINISH
 
     def __init__(self, pool: Pool, embedder: Embedder) -> None:
         self._pool = pool
@@ -106,18 +111,26 @@ class PassageEmbedding:
         return done
 
     async def _embed_tenant(self, tenant_id: str, stop: asyncio.Event) -> int:
+        async with tenant_snapshot(self._pool, tenant_id) as connection:
+            changes = await connection.fetchval(_CHANGES, tenant_id)
+        await self._remove_gone(tenant_id)
         done, last = 0, 0
         while not stop.is_set():
             async with tenant_snapshot(self._pool, tenant_id) as connection:
                 rows = await connection.fetch(self.missing, tenant_id, last, self.index, BATCH)
             if not rows:
                 await self._serve(tenant_id)
+                async with tenant_transaction(self._pool, tenant_id) as connection:
+                    await connection.execute(self.finish, tenant_id, self.index, changes)
                 return done
             vectors = await self._embedder.embed([f"{row['title']}\n{row['heading']}\n{row['body']}" for row in rows])
             numbers = [row["passage_no"] for row in rows]
             await self._put(tenant_id, dict(zip(numbers, vectors, strict=True)))
             done, last = done + len(rows), numbers[-1]
         return done
+
+    async def _remove_gone(self, tenant_id: str) -> None:
+        """Do nothing: in PostgreSQL a vector goes with its passage."""
 
     async def _tenants(self) -> list[str]:
         """Those with something to do."""
@@ -136,5 +149,7 @@ class PassageEmbedding:
             await connection.execute(_SERVE, tenant_id, self.index)
         if not await self._pool.fetchval(_AVAILABLE):
             return
-        async with tenant_transaction(self._pool, tenant_id) as connection:
-            await connection.execute(_FORGET_OTHERS, tenant_id, self.index, 100_000)
+        forgotten = ""
+        while forgotten != "DELETE 0":
+            async with tenant_transaction(self._pool, tenant_id) as connection:
+                forgotten = await connection.execute(_FORGET_OTHERS, tenant_id, self.index, _FORGOTTEN_AT_ONCE)

@@ -4,7 +4,6 @@ A vector is noted before it is stored and until it is removed, so whatever dies 
 do. A store that has lost vectors is filled again.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
 
 import structlog
@@ -31,6 +30,18 @@ ON CONFLICT DO NOTHING
 _CONFIRM = """
 INSERT INTO flotilla.outside_vectors (tenant_id, model, passage_no, stored) SELECT $1, $2, unnest($3::bigint[]), true
 ON CONFLICT (tenant_id, model, passage_no) DO UPDATE SET stored = true
+"""
+# Whatever is under way: a process that is killed in it leaves something to do.
+_BEGIN = """
+UPDATE flotilla.knowledge_bases SET embedded_changes = NULL WHERE tenant_id = $1 AND embedded_changes IS NOT NULL
+"""
+# Not while another replica has a vector under way whose passage is gone.
+_FINISH = """
+UPDATE flotilla.knowledge_bases SET embedded_changes = $3
+WHERE tenant_id = $1 AND embedded_by = $2 AND NOT EXISTS (
+    SELECT FROM flotilla.outside_vectors AS v
+    WHERE v.tenant_id = $1 AND v.model = $2 AND NOT EXISTS (
+        SELECT FROM flotilla.passages AS p WHERE p.tenant_id = $1 AND p.passage_no = v.passage_no))
 """
 # Counted again: another replica may have removed some since.
 _LOST = """
@@ -60,6 +71,7 @@ class ExternalPassageEmbedding(PassageEmbedding):
     """As `PassageEmbedding`, with the vectors in a store."""
 
     missing = _MISSING
+    finish = _FINISH
 
     def __init__(self, pool: Pool, embedder: Embedder, store: VectorStore) -> None:
         super().__init__(pool, embedder)
@@ -72,22 +84,22 @@ class ExternalPassageEmbedding(PassageEmbedding):
             if found < vectors:
                 async with tenant_transaction(self._pool, tenant_id) as connection:
                     lost = await connection.execute(_LOST, tenant_id, self.index, found)
+                    await connection.execute(_BEGIN, tenant_id)
                 if lost != "UPDATE 0":
                     log.warning("vectors_lost", tenant_id=tenant_id, index=self.index, noted=vectors, found=found)
         return [row[0] for row in await self._pool.fetch(_TENANTS, self.index)]
 
-    async def _embed_tenant(self, tenant_id: str, stop: asyncio.Event) -> int:
-        await self._remove_gone(tenant_id)
-        return await super()._embed_tenant(tenant_id, stop)
-
     async def _put(self, tenant_id: str, vectors: Mapping[int, Sequence[float]]) -> None:
         async with tenant_transaction(self._pool, tenant_id) as connection:
             await connection.execute(_NOTE, tenant_id, self.index, list(vectors))
+            await connection.execute(_BEGIN, tenant_id)
         await self._store.put(tenant_id, self.index, vectors)
         async with tenant_transaction(self._pool, tenant_id) as connection:
             await connection.execute(_CONFIRM, tenant_id, self.index, list(vectors))
+            await connection.execute(_BEGIN, tenant_id)
 
     async def _remove_gone(self, tenant_id: str) -> None:
+        """Forget vectors whose passages are gone."""
         async with tenant_transaction(self._pool, tenant_id) as connection:
             gone = [row[0] for row in await connection.fetch(_GONE, tenant_id, self.index)]
         if gone:

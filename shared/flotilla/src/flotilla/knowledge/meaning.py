@@ -1,23 +1,17 @@
-"""Passages by meaning, and their fusion with those by words."""
+"""Passages by meaning."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
 import asyncpg
 import structlog
 
 from flotilla.contracts.errors import RetryLater
 from flotilla.knowledge.embedding import SEARCH_TIMEOUT_S, as_halfvec
+from flotilla.knowledge.fusion import Row
 from flotilla.knowledge.vector_store import VectorStore
 from flotilla.postgres import Connection
-
-FUSION_K = 10
-"""Of reciprocal rank fusion (Cormack, Clarke and Buettcher, 2009): how much the first places count over later ones."""
-
-Row: TypeAlias = Mapping[str, Any]
-"""A passage with its document and `score`."""
 
 _SERVING = "SELECT embedded_by FROM flotilla.knowledge_bases WHERE tenant_id = $1"
 # A few passages are compared one by one; of many, the graph's scan goes on until enough are the tenant's. One that has
@@ -110,19 +104,3 @@ async def _nearest_in(
         if len(rows) == wanted.most or len(near) < wide or wide >= MAX_WIDE:
             return rows
         wide *= WIDER
-
-
-def fuse_rankings(by_words: Sequence[Row], by_meaning: Sequence[Row]) -> Sequence[Row]:
-    """Return the rows of both by reciprocal rank fusion. A row's score is the better of its two."""
-    if not by_meaning:
-        return by_words
-    ranks: dict[int, float] = {}
-    rows: dict[int, dict[str, Any]] = {}
-    for one in (by_words, by_meaning):
-        for rank, row in enumerate(one, 1):
-            number = row["passage_no"]
-            ranks[number] = ranks.get(number, 0.0) + 1 / (FUSION_K + rank)
-            known = rows.setdefault(number, dict(row))
-            known |= {name: row[name] for name in ("by_words", "by_meaning") if name in row}
-            known["score"] = max(known["score"], row["score"])
-    return [rows[number] for number in sorted(rows, key=lambda number: (-ranks[number], number))]

@@ -1,4 +1,4 @@
-"""Ranks passages by BM25, exactly, and chooses those that are worth showing.
+"""Ranks passages by BM25, exactly, and chooses those that are worth showing of this and the ranking by meaning.
 
 A search reads the whole posting lists of its terms and adds them up. Of what ranks best, passages that say nearly the
 same are shown once, and a document gives no more than its share as long as others have something to say.
@@ -11,7 +11,8 @@ from itertools import pairwise
 from operator import itemgetter
 
 from flotilla.knowledge.analysis import QueryTerm, query_terms
-from flotilla.knowledge.meaning import EmbeddedQuestion, Row, fuse_rankings, nearest_passages
+from flotilla.knowledge.fusion import Row, fuse_rankings
+from flotilla.knowledge.meaning import EmbeddedQuestion, nearest_passages
 from flotilla.knowledge.postings import PostingList, SlotRanges, best, blocks_by_term, decode_posting_blocks, idf
 from flotilla.postgres import Connection
 
@@ -91,10 +92,10 @@ async def best_passages(
 ) -> Sequence[Row]:
     """Return the best rows that are worth showing, best first. Wants one snapshot for its statements."""
     most = wanted.k * DEPTH
-    rows = await rank_rows(connection, tenant_id, wanted.query, most, wanted.session_id)
+    rankings = [await rank_rows(connection, tenant_id, wanted.query, most, wanted.session_id)]
     if wanted.meant:
-        rows = fuse_rankings(rows, await nearest_passages(connection, tenant_id, wanted.meant, most, wanted.session_id))
-    return _chosen(rows, wanted.k, ranking.per_document)
+        rankings.append(await nearest_passages(connection, tenant_id, wanted.meant, most, wanted.session_id))
+    return _chosen(fuse_rankings(*rankings), wanted.k, ranking.per_document)
 
 
 async def rank_rows(

@@ -26,6 +26,7 @@ WHERE d.tenant_id = $1
   AND (i.document_id IS NULL OR i.content_hash <> d.content_hash OR split_part(i.analysis, '/', 1) <> $2)
 LIMIT 1
 """
+_FINISH = "UPDATE flotilla.knowledge_bases SET indexed_by = $2, indexed_changes = changes WHERE tenant_id = $1"
 _PIECES = """
 SELECT heading, start_offset AS start, end_offset AS end, body AS text FROM flotilla.passages
 WHERE tenant_id = $1 AND document_id = $2 ORDER BY ordinal
@@ -65,6 +66,7 @@ class ReindexingJob:
             await indexing.lock(connection, tenant_id)
             row = await connection.fetchrow(_NEXT, tenant_id, VERSION)
             if row is None:
+                await connection.execute(_FINISH, tenant_id, VERSION)
                 return False
             entry = await asyncio.to_thread(self._entry, row, await _pieces(connection, tenant_id, row["document_id"]))
             await indexing.remove_from_index(connection, tenant_id, row["document_id"])
