@@ -6,7 +6,7 @@ from statistics import fmean
 
 from benchmarks.retrieval.judged import Question, with_interval
 from benchmarks.retrieval.manuals import MANUALS
-from flotilla.answers.calibration import shipped_calibration
+from flotilla.answers.calibration import Calibration
 from flotilla.answers.features import features_of_search
 from flotilla.answers.fitting import Case
 from flotilla.answers.words import analysis_for_passages
@@ -54,9 +54,9 @@ async def answer_all(knowledge: KnowledgeBase, name: str, questions: Sequence[Qu
     return answers
 
 
-def print_answers(label: str, answers: Sequence[JudgedAnswer]) -> None:
+def print_answers(label: str, answers: Sequence[JudgedAnswer], calibration: Calibration) -> None:
     """Abstention, and confidence beside the best constant."""
-    outcomes = [_outcome(number, one) for number, one in enumerate(answers)]
+    outcomes = [_outcome(number, one, calibration) for number, one in enumerate(answers)]
     findable = [one for one in outcomes if one.answerable]
     others = [one for one in outcomes if not one.answerable]
     figures = compute_figures(outcomes, TOP_K)
@@ -64,7 +64,7 @@ def print_answers(label: str, answers: Sequence[JudgedAnswer]) -> None:
     declined = with_interval([not one.answer.cites for one in others if one.answer])
     right = with_interval([one.answer.right for one in findable if one.answer])
     print(f"  {label:<16} refuses answerable {refused}, declines unanswerable {declined}, right {right}")
-    undecided = [(_confidence(one), one.is_right) for one in answers]
+    undecided = [(_confidence(one, calibration), one.is_right) for one in answers]
     brier = fmean((confidence - is_right) ** 2 for confidence, is_right in undecided)
     share = fmean(is_right for _, is_right in undecided)
     print(
@@ -75,15 +75,14 @@ def print_answers(label: str, answers: Sequence[JudgedAnswer]) -> None:
         print(f"  {'':<16} confidence {row['confidence']:.2f}: right {row['right']:.2f} of {row['answers']}")
 
 
-def _confidence(one: JudgedAnswer) -> float:
-    return (shipped_calibration().correctness_probability(one.case.features) or 0.0) if one.cited else 0.0
+def _confidence(one: JudgedAnswer, calibration: Calibration) -> float:
+    return (calibration.correctness_probability(one.case.features) or 0.0) if one.cited else 0.0
 
 
-def _outcome(number: int, one: JudgedAnswer) -> QuestionOutcome:
-    declined = not one.cited or shipped_calibration().abstains(one.features)
-    asked = AnsweredQuestion(
-        "success", not declined, one.is_right and not declined, 0.0 if declined else _confidence(one), 0.0, 0
-    )
+def _outcome(number: int, one: JudgedAnswer, calibration: Calibration) -> QuestionOutcome:
+    declined = not one.cited or calibration.abstains(one.features)
+    confidence = 0.0 if declined else _confidence(one, calibration)
+    asked = AnsweredQuestion("success", not declined, one.is_right and not declined, confidence, 0.0, 0)
     return QuestionOutcome(
         str(number), one.question.text, one.question.answerable, int(one.question.answerable), answer=asked
     )

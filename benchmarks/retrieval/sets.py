@@ -2,10 +2,11 @@
 beside bm25s and beside embeddings alone, and the answers of the built-in model: right, declined, how sure.
 
     python -m benchmarks.retrieval.sets [--half report|tune] [--set git] [--embeddings] [--fit FILE]
+    python -m benchmarks.retrieval.sets --embeddings --fit FILE    what the library ships, and its figures
 
 Manuals are fetched from apt, the embedding model from Maven's repository. Questions are judged by page and by passage
 (`questions/*.tsv`); half of them are there to tune on, the others only for the figures that are reported. `--fit`
-writes the calibration of the tuning half's answers, with and without embeddings: what the library ships.
+fits the calibration to the tuning half's answers, with and without embeddings, writes it, and judges by it.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from benchmarks.retrieval.manual import ManualPassage, passages_of
 from benchmarks.retrieval.manuals import MANUALS
 from benchmarks.retrieval.peers import Bm25s
 from benchmarks.retrieval.vectors import Dense, KeptVectors
+from flotilla.answers.calibration import Calibration, shipped_calibration
 from flotilla.answers.fitting import fit
 from flotilla.knowledge import KnowledgeBase
 from flotilla.knowledge.embedding import PassageEmbedding
@@ -93,8 +95,11 @@ class _Comparison:
 
     half: Half
     embedder: KeptVectors | None
+    fits: bool
     places: Places = field(default_factory=dict)
     answered: Answered = field(default_factory=dict)
+    tuned: Answered = field(default_factory=dict)
+    """The answers to the tuning half, where something is fitted to them."""
 
     async def one_set(self, pool: Pool, name: str) -> None:
         manual, questions = MANUALS[name], read_questions(name, self.half)
@@ -115,6 +120,9 @@ class _Comparison:
     async def _flotilla(self, label: str, name: str, questions: Sequence[Question], knowledge: KnowledgeBase) -> None:
         await self._rank(label, name, questions, _of(knowledge, name))
         self.answered.setdefault(label, []).extend(await answer_all(knowledge, name, questions))
+        if self.fits:
+            tuning = await answer_all(knowledge, name, read_questions(name, "tune"))
+            self.tuned.setdefault(label, []).extend(tuning)
 
     async def _rank(self, label: str, name: str, questions: Sequence[Question], search: Search) -> None:
         judged, times = [], []
@@ -127,24 +135,22 @@ class _Comparison:
         self.places.setdefault(label, []).extend(judged)
         _print_places(label, judged, f"; p50 {statistics.median(times):.1f} ms")
 
-    def print_all(self) -> None:
+    def print_all(self, calibration: Calibration) -> None:
         for label, judged in self.places.items():
             _print_places(label, judged)
         for label, answers in self.answered.items():
-            print_answers(label, answers)
+            print_answers(label, answers, calibration)
 
-    def fitted(self) -> bytes:
-        """The calibration of all answers, as a file."""
-        cases = [answer.case for answers in self.answered.values() for answer in answers]
-        return msgspec.json.format(msgspec.json.encode(fit(cases, model=EXTRACTIVE_MODEL))) + b"\n"
+    def calibration(self) -> Calibration:
+        """The calibration of the tuning half's answers; what is shipped where nothing is fitted."""
+        cases = [answer.case for answers in self.tuned.values() for answer in answers]
+        return fit(cases, model=EXTRACTIVE_MODEL) if self.fits else shipped_calibration()
 
 
-async def _compared(server_dsn: str, names: Sequence[str], half: Half, embedder: KeptVectors | None) -> _Comparison:
-    comparison = _Comparison(half, embedder)
+async def _compare(server_dsn: str, names: Sequence[str], comparison: _Comparison) -> None:
     async with open_database(server_dsn) as (_, pool):
         for name in names:
             await comparison.one_set(pool, name)
-    return comparison
 
 
 def main() -> None:
@@ -152,16 +158,18 @@ def main() -> None:
     parser.add_argument("--half", choices=("report", "tune"), default="report")
     parser.add_argument("--set", choices=sorted(MANUALS), action="append")
     parser.add_argument("--embeddings", action="store_true", help="measure with the built-in embedding model, too")
-    parser.add_argument("--fit", type=Path, help="write the calibration of these answers")
+    parser.add_argument("--fit", type=Path, help="write the calibration of the tuning half's answers")
     arguments = parser.parse_args()
     embedder = KeptVectors() if arguments.embeddings else None
     names = arguments.set or sorted(MANUALS)
+    comparison = _Comparison(arguments.half, embedder, fits=arguments.fit is not None)
     with stack_for_tests(["postgres"]) as stack:
-        comparison = asyncio.run(_compared(stack.postgres_dsn("postgres"), names, arguments.half, embedder))
+        asyncio.run(_compare(stack.postgres_dsn("postgres"), names, comparison))
     print(f"all {len(names)} sets ({arguments.half})")
-    comparison.print_all()
+    calibration = comparison.calibration()
+    comparison.print_all(calibration)
     if arguments.fit:
-        arguments.fit.write_bytes(comparison.fitted())
+        arguments.fit.write_bytes(msgspec.json.format(msgspec.json.encode(calibration)) + b"\n")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks.retrieval.manual import ManualPassage
-from flotilla.knowledge.embedders import MiniLm
+from flotilla.knowledge.embedders import LocalEmbedder
 from flotilla_devstack.embedding_model import ensure_embedding_model
 from flotilla_devstack.folders import cache_dir
 
@@ -18,7 +18,7 @@ class KeptVectors:
     """An embedder that computes no vector twice, in this run or another."""
 
     def __init__(self) -> None:
-        self._model = MiniLm(ensure_embedding_model())
+        self._model = LocalEmbedder(ensure_embedding_model())
         self.name = self._model.name
         self._folder = cache_dir() / "manuals" / "vectors" / self.name
         self._folder.mkdir(parents=True, exist_ok=True)

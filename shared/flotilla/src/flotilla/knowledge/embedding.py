@@ -70,11 +70,35 @@ class Embedder(Protocol):
 
 
 @runtime_checkable
+class QuestionEmbedder(Embedder, Protocol):
+    """One that reads a question otherwise than a passage."""
+
+    async def embed_question(self, question: str) -> list[float]:
+        """Return the vector that passages which answer are near to.
+
+        Raises:
+            RetryLater: the model does not answer.
+        """
+
+
+@runtime_checkable
 class ClosableEmbedder(Embedder, Protocol):
     """One that holds connections."""
 
     async def close(self) -> None:
         """Release them."""
+
+
+async def embed_question(embedder: Embedder, question: str) -> list[float]:
+    """Return the vector that passages which answer are near to.
+
+    Raises:
+        RetryLater: the model does not answer.
+    """
+    if isinstance(embedder, QuestionEmbedder):
+        return await embedder.embed_question(question)
+    [vector] = await embedder.embed([question])
+    return vector
 
 
 def as_halfvec(vector: Sequence[float]) -> str:

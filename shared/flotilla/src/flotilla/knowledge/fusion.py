@@ -14,7 +14,7 @@ Row: TypeAlias = Mapping[str, Any]
 
 FUSION_K = 10
 """How much the first places count over later ones."""
-CORROBORATION = 0.4
+CORROBORATION = 0.2
 """What the next best passage of a document counts beside one of it."""
 DECAY = 0.5
 """What each further one counts beside the one before it."""
