@@ -11,7 +11,7 @@ import struct
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -21,7 +21,6 @@ from flotilla_devstack.onnx_graph import FLOAT, INT64, MICROSOFT, Graph, tensor_
 from flotilla_devstack.tools import run_program
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
     Array: TypeAlias = npt.NDArray[Any]
@@ -42,6 +41,7 @@ CARD = {
     "max_tokens": 384,
     "before_question": "query: ",
     "before_passage": "passage: ",
+    "unrelated_cosine": 0.75,
 }
 
 
@@ -99,7 +99,7 @@ class _Weights:
         (size,) = self._take("Q")
         offsets = self._take(f"{pieces + 1}I")
         self.scores = self._take(f"{pieces}f")
-        self.pieces = [data[self._at + a : self._at + b].decode() for a, b in zip(offsets, offsets[1:], strict=False)]
+        self.pieces = [data[self._at + start : self._at + end].decode() for start, end in pairwise(offsets)]
         self._at += size
         _count, size = self._take("iI")
         self._at += size  # how its own tokenizer puts characters into one form; NFKC does the same
@@ -141,9 +141,9 @@ def _graph(read: _Weights) -> bytes:
 
     graph = Graph()
     placed = read.floats("emb.pos").reshape(-1, read.width) + read.floats("emb.type")[: read.width]
-    ends = graph.apply("Slice", graph.apply("Shape", "input_ids"), *_range(graph, "tokens", 1, 2))
-    first = graph.constant("first", np.zeros(1, np.int64))
-    places = graph.apply("Slice", graph.constant("places", placed), first, ends)
+    zero, one, two = (graph.constant(f"at.{at}", np.array([at], np.int64)) for at in range(3))
+    tokens = graph.apply("Slice", graph.apply("Shape", "input_ids"), one, two)
+    places = graph.apply("Slice", graph.constant("places", placed), zero, tokens)
     state = _normal(graph, read, "emb.ln", graph.apply("Add", _words(graph, read), places))
     for number in range(read.layers):
         state = _layer(graph, read, f"l{number}", state)
@@ -151,14 +151,6 @@ def _graph(read: _Weights) -> bytes:
     names = ("input_ids", "attention_mask", "token_type_ids")
     inputs = [tensor_type(name, INT64, ["texts", "tokens"]) for name in names]
     return graph.model("multilingual-e5-small", inputs, [tensor_type("states", FLOAT, [1, "tokens", read.width])])
-
-
-def _range(graph: Graph, name: str, start: int, end: int) -> tuple[str, str]:
-    import numpy as np
-
-    return tuple(  # type: ignore[return-value]
-        graph.constant(f"{name}.{at}", np.array([at], np.int64)) for at in (start, end)
-    )
 
 
 def _words(graph: Graph, read: _Weights) -> str:

@@ -15,7 +15,7 @@ import structlog
 from flotilla.answers.words import content_stems, language_if_shown, passage_stems
 from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.tasks import Passage
-from flotilla.knowledge.embedding import Embedder
+from flotilla.knowledge.embedding import Embedder, scaled_cosine, unrelated_cosine
 
 SUPPORTED = 0.55
 """The least share of a sentence's words that its passages hold."""
@@ -93,7 +93,8 @@ class OverlapChecker:
         except RetryLater as error:
             log.warning("sentence_not_embedded", error=str(error))
             return 0.0
-        return max((_cosine(asked, vector) for vector in vectors), default=0.0)
+        unrelated = unrelated_cosine(self._embedder)
+        return max((scaled_cosine(_cosine(asked, vector), unrelated) for vector in vectors), default=0.0)
 
 
 class _PieceVectors:

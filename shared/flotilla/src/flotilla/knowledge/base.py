@@ -23,6 +23,7 @@ from flotilla.knowledge.embedding import (
     Embedder,
     PassageEmbedding,
     embed_question,
+    unrelated_cosine,
 )
 from flotilla.knowledge.embedding_outside import ExternalPassageEmbedding, vector_index_name
 from flotilla.knowledge.fusion import Row
@@ -306,7 +307,7 @@ class KnowledgeBase:
             log.warning("question_not_embedded", error=str(error) or type(error).__name__)
             return None
         index = vector_index_name(self._vectors, self._embedder) if self._vectors else self._embedder.name
-        return EmbeddedQuestion(index, vector, self._vectors)
+        return EmbeddedQuestion(index, vector, self._vectors, unrelated_cosine(self._embedder))
 
     async def maintain_index(self, stop: asyncio.Event) -> None:
         """Index and embed in the background what is not as it should be, until `stop`."""

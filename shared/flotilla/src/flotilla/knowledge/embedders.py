@@ -45,6 +45,8 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_tokens: int
     before_question: str = ""
     before_passage: str = ""
+    unrelated_cosine: float = 0.0
+    """Of texts that have nothing to do with each other."""
 
 
 _MINILM = ModelCard(name="all-minilm-l6-v2-q", max_tokens=256)
@@ -87,6 +89,11 @@ class LocalEmbedder:
         self._tokenizer: Any = Tokenizer.from_str(read.tokenizer)
         self._tokenizer.no_padding()  # MiniLM's file fills texts up to 128 tokens
         self._tokenizer.enable_truncation(read.card.max_tokens)
+
+    @property
+    def unrelated_cosine(self) -> float:
+        """The cosine of texts that have nothing to do with each other."""
+        return self._card.unrelated_cosine
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """Return the vector of each text, of length 1."""

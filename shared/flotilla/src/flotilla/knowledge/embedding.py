@@ -73,6 +73,10 @@ class Embedder(Protocol):
 class QuestionEmbedder(Embedder, Protocol):
     """One that reads a question otherwise than a passage."""
 
+    @property
+    def unrelated_cosine(self) -> float:
+        """The cosine of texts that have nothing to do with each other: of some models it is far above 0."""
+
     async def embed_question(self, question: str) -> list[float]:
         """Return the vector that passages which answer are near to.
 
@@ -99,6 +103,16 @@ async def embed_question(embedder: Embedder, question: str) -> list[float]:
         return await embedder.embed_question(question)
     [vector] = await embedder.embed([question])
     return vector
+
+
+def scaled_cosine(cosine: float, unrelated: float) -> float:
+    """Return a cosine on the scale on which that of unrelated texts is 0, so that models can be compared."""
+    return (cosine - unrelated) / (1 - unrelated)
+
+
+def unrelated_cosine(embedder: Embedder) -> float:
+    """Return the cosine of texts that have nothing to do with each other, as far as it is known."""
+    return embedder.unrelated_cosine if isinstance(embedder, QuestionEmbedder) else 0.0
 
 
 def as_halfvec(vector: Sequence[float]) -> str:

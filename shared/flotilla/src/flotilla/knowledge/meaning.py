@@ -8,7 +8,7 @@ import asyncpg
 import structlog
 
 from flotilla.contracts.errors import RetryLater
-from flotilla.knowledge.embedding import SEARCH_TIMEOUT_S, as_halfvec
+from flotilla.knowledge.embedding import SEARCH_TIMEOUT_S, as_halfvec, scaled_cosine
 from flotilla.knowledge.fusion import Row
 from flotilla.knowledge.vector_store import VectorStore
 from flotilla.postgres import Connection
@@ -57,6 +57,8 @@ class EmbeddedQuestion:
     vector: Sequence[float]
     store: VectorStore | None = None
     """Where the index is; None: in PostgreSQL."""
+    unrelated_cosine: float = 0.0
+    """The model's cosine of texts that have nothing to do with each other."""
 
 
 async def nearest_passages(
@@ -72,7 +74,8 @@ async def nearest_passages(
         await connection.execute(_SCAN)
         statement = _NEAREST.format(len(asked.vector))
         rows = await connection.fetch(statement, tenant_id, asked.index, as_halfvec(asked.vector), most, session_id)
-    return [{**row, "by_meaning": row["score"]} for row in rows]
+    scores = [scaled_cosine(row["score"], asked.unrelated_cosine) for row in rows]
+    return [{**row, "score": score, "by_meaning": score} for row, score in zip(rows, scores, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
