@@ -95,7 +95,8 @@ class Weights:
         inner = self._linear(state, "l0.fi")
         inner = inner * (1 + np.vectorize(math.erf)(inner / math.sqrt(2))) / 2
         mean: Array = self._normal(state + self._linear(inner, "l0.fo"), "l0.oln").mean(0)
-        return mean / np.linalg.norm(mean)
+        unit: Array = mean / np.linalg.norm(mean)
+        return unit
 
     def _linear(self, state: Array, name: str) -> Array:
         made: Array = state @ self.plain[f"{name}.w"].T + self.plain[f"{name}.b"]
