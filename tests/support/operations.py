@@ -71,6 +71,7 @@ IDS = {
     "tool_name": "acme-desk.add",
     "file_id": "file-acme",
     "agent_name": "write",
+    "tenant_id": "acme",
     "family": "acme",
     "kind": "workflows",
     "id": "acme-run",

@@ -19,7 +19,7 @@ from starlette.responses import Response
 
 from flotilla.contracts.errors import ConfigurationError, Forbidden, Invalid
 from flotilla.contracts.names import AUDIT_SESSION, join_id_parts
-from flotilla.postgres import set_viewer
+from flotilla.postgres import SuspendedTenants, set_viewer
 from gateway.auth.authenticator import Authenticator, BeyondGrant, acting_principal
 from gateway.auth.impersonation import VOTE_ROUTE, Impersonation, RefusedImpersonationLog
 from gateway.auth.on_behalf import MalformedSubject
@@ -125,12 +125,14 @@ class RequestGuard:
     max_json_values: int
     impersonations: RefusedImpersonationLog
     session_operators: frozenset[str]
+    tenants: SuspendedTenants
 
     async def authenticate_and_authorize(self, request: Request, access: RouteAccess) -> Principal:
         """Who calls, if they may. From here on, the request's transactions act for them.
 
         Raises:
             Unauthenticated, Forbidden, TooMany: they may not.
+            TenantSuspended: nobody of their tenant may.
         """
         caller = await self._caller(request, access)
         try:
@@ -139,6 +141,7 @@ class RequestGuard:
             self.rates.take(caller)  # else such requests would be without limit
             raise
         self.rates.take(principal)
+        await self.tenants.check_active(principal.tenant_id)
         await self.authenticator.check_may_impersonate(principal, caller)
         if principal.acted_by is not None:
             _check_for_others(request, principal, access)
@@ -165,6 +168,7 @@ class RequestGuard:
         access: RouteAccess = request.scope["route"].access
         now = await self.authenticator.authenticate(request, scope=access.browsers)
         principal = acting_principal(request, now)
+        await self.tenants.check_active(principal.tenant_id)
         await self.authenticator.check_may_impersonate(principal, now)
         if principal.tenant_name_and_service != caller.tenant_name_and_service:
             raise Forbidden("the credentials belong to somebody else now: open the stream again")

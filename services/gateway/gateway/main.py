@@ -17,7 +17,7 @@ from flotilla.contracts.identity import LOCAL_ISSUER
 from flotilla.kafka.session_log import open_kafka_log
 from flotilla.knowledge import create_knowledge_base
 from flotilla.knowledge.redis_vectors import open_vector_store
-from flotilla.postgres import ITSELF, Pool, acting_as, check_schema, open_service_pool
+from flotilla.postgres import ITSELF, Pool, SuspendedTenants, acting_as, check_schema, open_service_pool
 from flotilla.runtime import Job, Runtime, http_server, serve
 from flotilla.runtime.confined import CallLimits, ConfinedProcesses
 from flotilla.runtime.http_limits import HttpLimits
@@ -118,6 +118,7 @@ async def _services(
     stack.push_async_callback(knowledge.close)
     return GatewayServices(
         pool=pool,
+        tenants=SuspendedTenants(pool),
         redis=redis,
         temporal=TemporalGateway(settings, settings.task_queue),
         kafka_log=await stack.enter_async_context(open_kafka_log(settings)),
@@ -220,6 +221,7 @@ def _guard(settings: Settings, services: GatewayServices) -> RequestGuard:
         max_json_values=settings.max_json_values,
         impersonations=RefusedImpersonationLog(services.pool),
         session_operators=frozenset(settings.session_operators),
+        tenants=services.tenants,
     )
 
 

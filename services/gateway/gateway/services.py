@@ -13,11 +13,12 @@ from flotilla.bus import Redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.bus.known_agents import KnownAgents
 from flotilla.config.signing import PublicKeys
+from flotilla.contracts.errors import Forbidden
 from flotilla.eventstore import AgentEventStore
 from flotilla.eventstore.sessions import SessionAccess, Visibility
 from flotilla.kafka.session_log import KafkaLog
 from flotilla.knowledge import KnowledgeBase
-from flotilla.postgres import Pool
+from flotilla.postgres import Pool, SuspendedTenants
 from flotilla.runtime.confined import FunctionRunner
 from flotilla.runtime.stopping import sleep_or_stop
 from flotilla.votes.roots import VoteRoots
@@ -55,6 +56,7 @@ class GatewayServices:
     """Connections and what is built on them."""
 
     pool: Pool
+    tenants: SuspendedTenants
     redis: Redis
     temporal: TemporalGateway
     kafka_log: KafkaLog
@@ -100,6 +102,11 @@ class GatewayServices:
     """The fleet's last hour."""
     streams: EventStreamSlots
     stopping: asyncio.Event
+
+    def check_operates_fleet(self, caller: Principal, why: str) -> None:
+        """Raise Forbidden, saying `why`, unless the caller is of the operator's tenant."""
+        if caller.tenant_id != self.operator_tenant:
+            raise Forbidden(why)
 
     @property
     def current_policy(self) -> ApprovalPolicy:

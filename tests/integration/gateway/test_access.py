@@ -104,6 +104,8 @@ RULES = {
         GET /v1/workflows/{name}
     """,
     "operator admin": """
+        GET /v1/tenants
+        GET /v1/tenants/{tenant_id}
         POST /v1/actions
         POST /v1/actions/{action_id}/cancel
         GET /v1/audit/parked
@@ -192,6 +194,9 @@ RULES = {
         GET /v1/privacy/holds
         POST /v1/privacy/holds
         DELETE /v1/privacy/holds
+        POST /v1/tenants
+        POST /v1/tenants/{tenant_id}/suspend
+        POST /v1/tenants/{tenant_id}/resume
     """,
 }
 """Who may call what. An operation that is not here fails the tests: think about who may call it, then add it."""
@@ -219,6 +224,8 @@ APPENDS = "POST /v1/sessions/{session_id}/events"
 """For services whose key has a right of its own besides its role."""
 ROUTES_AGENTS = ("PUT /v1/agents/{agent_name}/route", "DELETE /v1/agents/{agent_name}/route")
 """Agents serve all tenants: for administrators of the operator's."""
+GOVERNS_TENANTS = "/v1/tenants"
+"""For the operator's tenant."""
 NAMED = ("GET /v1/audit/verify", "GET /v1/audit/export")
 """Name a session in the query."""
 STARTS_A_RUN = "POST /v1/sessions/{session_id}/runs"
@@ -318,6 +325,8 @@ async def test_the_rules_hold_for_every_role_of_another_tenant_which_sees_and_ch
             elif operation.name == APPENDS:
                 assert (answer.status_code, "may not append" in answer.text) == (403, True)
             elif operation.name in ROUTES_AGENTS:
+                assert (answer.status_code, "operator's tenant" in answer.text) == (403, True)
+            elif operation.path.startswith(GOVERNS_TENANTS):
                 assert (answer.status_code, "operator's tenant" in answer.text) == (403, True)
             elif operation.name == STARTS_A_RUN:
                 assert answer.status_code in (200, 202, 409), where

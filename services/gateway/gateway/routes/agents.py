@@ -6,17 +6,17 @@ from operator import itemgetter
 
 import asyncpg
 
-from flotilla.contracts.errors import Forbidden
 from flotilla.postgres import tenant_transaction
-from gateway.auth.principal import ADMINS, EVERYONE, Principal
+from gateway.auth.principal import ADMINS, EVERYONE
 from gateway.fleet import routes
 from gateway.guard import allow, guarded_router
 from gateway.routes.documented import documented_errors
 from gateway.schemas.agents import Agent, AgentInstance, AgentList, AgentRoute, RouteBody
 from gateway.schemas.common import ResourceId
-from gateway.services import Caller, GatewayServices, Wired
+from gateway.services import Caller, Wired
 
 router = guarded_router("agents")
+_NOT_YOURS = "agents serve all tenants: only the operator's tenant may route their tasks"
 # The newest instance of each first.
 _LIST = """
 SELECT name, instance, version, stream, consumer_group, concurrency, in_flight, input_schema, output_schema, started_at,
@@ -47,7 +47,7 @@ async def get_route(services: Wired, caller: Caller, agent_name: ResourceId) -> 
 async def put_route(services: Wired, caller: Caller, agent_name: ResourceId, body: RouteBody) -> AgentRoute:
     """Give a version of an agent a share of the sessions, or drain it. For new tasks, within 2 s; a session stays with
     its version while the share grows."""
-    _check_operator(services, caller)
+    services.check_operates_fleet(caller, _NOT_YOURS)
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
         return await routes.put_version(connection, caller, agent_name, body)
 
@@ -56,14 +56,9 @@ async def put_route(services: Wired, caller: Caller, agent_name: ResourceId, bod
 @allow(ADMINS)
 async def clear_route(services: Wired, caller: Caller, agent_name: ResourceId) -> None:
     """Let every version take the agent's tasks again."""
-    _check_operator(services, caller)
+    services.check_operates_fleet(caller, _NOT_YOURS)
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
         await routes.clear(connection, caller, agent_name)
-
-
-def _check_operator(services: GatewayServices, caller: Principal) -> None:
-    if caller.tenant_id != services.operator_tenant:
-        raise Forbidden("agents serve all tenants: only the operator's tenant may route their tasks")
 
 
 def _agent(rows: list[asyncpg.Record]) -> Agent:

@@ -35,6 +35,7 @@ from gateway.schemas.common import ID_PATTERN, ResourceId
 from gateway.services import Caller, GatewayServices, Wired
 
 router = guarded_router("audit")
+_NOT_YOURS = "the projection belongs to all tenants: only the operator's tenant may replace or drop it"
 EXPORT_MEDIA_TYPE = "application/x-ndjson"
 _NEWEST = "SELECT * FROM audit.newest_checkpoints($1, $2, $3)"
 
@@ -122,7 +123,7 @@ async def rebuild(services: Wired, caller: Caller, body: RebuildBody | None = No
     Where Kafka has lost events that the projection holds, it is refused, and the outcome lists the sessions. With
     `accept_loss` these sessions may lose that much, once a second person has confirmed the request.
     """
-    _check_operator(services, caller)
+    services.check_operates_fleet(caller, _NOT_YOURS)
     wanted = body or RebuildBody()
     return await audit_requests.request_rebuild(
         services.pool,
@@ -142,15 +143,10 @@ async def rebuild(services: Wired, caller: Caller, body: RebuildBody | None = No
 @allow(ADMINS)
 async def drop_kept(services: Wired, caller: Caller, body: ReasonBody) -> AuditRequest:
     """Ask to drop the projection that the last rebuild replaced. If events are only there, a second person confirms."""
-    _check_operator(services, caller)
+    services.check_operates_fleet(caller, _NOT_YOURS)
     return await audit_requests.request_drop_kept(
         services.pool, caller.tenant_id, requested_by=caller.subject, reason=body.reason
     )
-
-
-def _check_operator(services: GatewayServices, caller: Principal) -> None:
-    if caller.tenant_id != services.operator_tenant:
-        raise Forbidden("the projection belongs to all tenants: only the operator's tenant may replace or drop it")
 
 
 @router.post(

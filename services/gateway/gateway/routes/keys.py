@@ -77,31 +77,64 @@ async def create_key(
     acts_for = _acts_for(services, body)
     if body.person and body.may_append_as:
         raise Invalid("may_append_as: only a service appends events, and the key is to be a person's")
-    key, key_id, tenant_id = new_api_key(), f"k-{secrets.token_hex(6)}", caller.tenant_id
+    key_id, tenant_id = new_key_id(), caller.tenant_id
     claim = IdempotencyClaim(caller, f"POST {_CREATE}", idempotency_key, body.model_dump())
     async with tenant_transaction(services.pool, tenant_id) as connection:
         earlier = await claim.take(connection, key_id)
         if earlier is not None:
             raise KeyMadeBefore(f"this request made key {earlier} before; its secret can't be shown again: revoke it")
         await _check_subject(connection, caller, body)
-        changes = [("api_key_created", _created(key_id, body, acts_for, caller))]
-        if body.person:
-            changes += await _give_roles(connection, caller, body)
-        stored = (
-            api_key_hash(key),
-            sorted(set(body.roles)),
-            caller.subject,
-            body.expires_at,
-            api_key_hint(key),
-            acts_for,
-            body.may_append_as,
+        made = await add_key(
+            connection,
+            tenant_id,
+            body,
+            key_id=key_id,
+            by=caller.subject,
+            by_key_id=caller.key_id,
+            acts_for=acts_for,
         )
-        await connection.execute(_ADD, tenant_id, key_id, body.name, *stored)
-        row = await connection.fetchrow(_GET, tenant_id, key_id)
-        assert row is not None  # noqa: S101 - inserted just above, in this transaction
-        await tenant_audit.record_admin_changes(connection, tenant_id, SOURCE, *changes)
     log.info("key_created", key_id=key_id, name=body.name, roles=body.roles, by=caller.subject, tenant=tenant_id)
     response.headers["Cache-Control"] = "no-store"
+    return made
+
+
+def new_key_id() -> str:
+    """An id that no key has."""
+    return f"k-{secrets.token_hex(6)}"
+
+
+async def add_key(
+    connection: Connection,
+    tenant_id: str,
+    body: KeyBody,
+    *,
+    key_id: str,
+    by: str,
+    by_key_id: str | None,
+    acts_for: str | None = None,
+) -> NewKey:
+    """Store a new key, and record that `by` made it, in the caller's transaction of `tenant_id`.
+
+    Locks the tenant's audit session, so call it last.
+    """
+    key = new_api_key()
+    made_by: JsonObject = {"by": by, "by_key_id": by_key_id}
+    changes = [("api_key_created", {**_created(key_id, body, acts_for), **made_by})]
+    if body.person:
+        changes += await _give_roles(connection, tenant_id, body, by)
+    stored = (
+        api_key_hash(key),
+        sorted(set(body.roles)),
+        by,
+        body.expires_at,
+        api_key_hint(key),
+        acts_for,
+        body.may_append_as,
+    )
+    await connection.execute(_ADD, tenant_id, key_id, body.name, *stored)
+    row = await connection.fetchrow(_GET, tenant_id, key_id)
+    assert row is not None  # noqa: S101 - inserted just above, in this transaction
+    await tenant_audit.record_admin_changes(connection, tenant_id, SOURCE, *changes)
     return NewKey.model_validate({**dict(row), "key": key})
 
 
@@ -148,7 +181,7 @@ async def _check_subject(connection: Connection, caller: Principal, body: KeyBod
         raise Impersonation("key", caller, body.name, why)
 
 
-def _created(key_id: str, body: KeyBody, acts_for: str | None, caller: Principal) -> JsonObject:
+def _created(key_id: str, body: KeyBody, acts_for: str | None) -> JsonObject:
     return {
         "key_id": key_id,
         "name": body.name,
@@ -157,18 +190,16 @@ def _created(key_id: str, body: KeyBody, acts_for: str | None, caller: Principal
         "acts_for": acts_for,
         **({"appends_as": body.may_append_as} if body.may_append_as else {}),
         "expires_at": body.expires_at.isoformat() if body.expires_at else None,
-        "by": caller.subject,
-        "by_key_id": caller.key_id,
     }
 
 
-async def _give_roles(connection: Connection, caller: Principal, body: KeyBody) -> list[tuple[str, JsonObject]]:
+async def _give_roles(connection: Connection, tenant_id: str, body: KeyBody, by: str) -> list[tuple[str, JsonObject]]:
     """Add the roles to the person's; tell of the change if it is one."""
-    before = await connection.fetchval(_ROLES, caller.tenant_id, body.name) or []
-    after = await connection.fetchval(_PERSON, caller.tenant_id, body.name, sorted(set(body.roles)))
+    before = await connection.fetchval(_ROLES, tenant_id, body.name) or []
+    after = await connection.fetchval(_PERSON, tenant_id, body.name, sorted(set(body.roles)))
     if sorted(before) == sorted(after):
         return []
-    return [("roles_changed", {"subject": body.name, "before": before, "after": after, "by": caller.subject})]
+    return [("roles_changed", {"subject": body.name, "before": before, "after": after, "by": by})]
 
 
 @router.get(_CREATE, response_model=KeyList, responses=documented_errors())

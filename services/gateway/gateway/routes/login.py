@@ -54,6 +54,7 @@ async def login_by_key(services: Wired, request: Request, body: KeyLogin) -> Res
     principal = await services.api_keys.find_principal(body.key)
     if principal is None:
         raise WrongCredentials("the key is unknown, expired or revoked")
+    await services.tenants.check_active(principal.tenant_id)
     response = Response(status_code=204, headers=_NO_STORE)
     await login.sign_ins.open(principal, request, response)
     return response

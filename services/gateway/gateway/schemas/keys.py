@@ -11,7 +11,8 @@ from gateway.schemas.access import IdentityText
 from gateway.schemas.common import Answer, RequestBody
 
 
-def _composed(name: str) -> str:
+def composed(name: str) -> str:
+    """Refuse a name in another normalization form than C."""
     if not unicodedata.is_normalized("NFC", name):
         raise ValueError("send it in Unicode's normalization form C: two spellings would be two people")
     return name
@@ -24,7 +25,7 @@ class KeyBody(RequestBody):
         json_schema_extra={"examples": [{"name": "carol", "roles": ["operator", "approver"], "person": True}]}
     )
 
-    name: Annotated[IdentityText, StringConstraints(max_length=200), AfterValidator(_composed)]
+    name: Annotated[IdentityText, StringConstraints(max_length=200), AfterValidator(composed)]
     """Whose key it is: the subject of everything that is done with it. All of it can be seen, and is spelled in
     Unicode's normalization form C: no two names look the same because of what is hidden in one."""
     roles: Annotated[list[Role], Field(min_length=1, max_length=4)]

@@ -14,13 +14,15 @@ from temporalio.exceptions import ApplicationError
 from flotilla.bus.known_agents import KnownAgents
 from flotilla.config.signing import Signer
 from flotilla.contracts.envelope import from_json
+from flotilla.contracts.errors import TenantSuspended
 from flotilla.contracts.names import cancelled_key
 from flotilla.contracts.results import result_reference
 from flotilla.contracts.tasks import MAX_INLINE_RESULT_BYTES, AgentTask, Failure, ReplyAddress
-from flotilla.postgres import Pool, tenant_transaction
+from flotilla.postgres import Pool, SuspendedTenants, tenant_transaction
 from flotilla.workflows.calls.delegation import (
     DELEGATE,
     MAX_REASON_CHARS,
+    SUSPENDED,
     TELL_AGENT_CANCELLED,
     AgentFailure,
     CancelledTask,
@@ -51,6 +53,7 @@ class Delegation:
         self._publisher = publisher
         self._signer = signer
         self._agents = agents
+        self._tenants = SuspendedTenants(pool)
 
     @activity.defn(name=DELEGATE)
     async def delegate(self, task: AgentTask) -> TaskOutcome:
@@ -62,13 +65,22 @@ class Delegation:
         Raises:
             ApplicationError: the agent's failure of this try, non-retryable: the workflow decides about another try.
             UnknownAgent: the fleet has no agent of that name; the message names those that it has.
+            ApplicationError: `TenantSuspended`: the tenant is suspended, so nothing is given out.
         """
+        if activity.info().attempt == 1:  # what was given out before is waited for
+            await self._check_active(task.tenant_id)
         await self._agents.check_agent_is_known((task.agent, *task.slip))
         opened = await self._open(task)
         if isinstance(opened, OpenedHop):
             await self._publisher.publish(opened)
             activity.raise_complete_async()
         return opened
+
+    async def _check_active(self, tenant_id: str) -> None:
+        try:
+            await self._tenants.check_active(tenant_id)
+        except TenantSuspended as error:
+            raise ApplicationError(str(error), type=SUSPENDED, non_retryable=True) from error
 
     async def _open(self, task: AgentTask) -> TaskOutcome | OpenedHop:
         if task.attempt == 1:  # nearly always nothing is on record yet: to look first would be a round trip for nothing

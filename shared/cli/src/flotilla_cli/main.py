@@ -35,6 +35,7 @@ from flotilla_cli.verbs import (
     signers,
     spend,
     tasks,
+    tenants,
     tools,
     workflows,
 )
@@ -112,6 +113,7 @@ for _name, _group in (
     ("keys", keys.app),
     ("signers", signers.app),
     ("privacy", privacy.app),
+    ("tenants", tenants.app),
 ):
     app.add_typer(_group, name=_name)
 

@@ -34,7 +34,8 @@ _OVERLAP: dict[Overlap, ScheduleOverlapPolicy] = {
     "allow": ScheduleOverlapPolicy.ALLOW_ALL,
 }
 _GET = """
-SELECT temporal_id, fires, request, workflow, paused, note, generation, deleted_at IS NOT NULL AS deleted
+SELECT temporal_id, fires, request, workflow, paused OR flotilla_ops.is_suspended($1) AS paused, note, generation,
+    deleted_at IS NOT NULL AS deleted
 FROM flotilla.schedules WHERE tenant_id = $1 AND schedule_id = $2 AND synced < generation
 """
 _SYNCED = """

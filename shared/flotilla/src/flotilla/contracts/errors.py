@@ -14,6 +14,7 @@ FlotillaError
 ├── Refused             the request is wrong, or its maker may not make it
 │   ├── NotFound        no such thing for this tenant
 │   ├── Forbidden       authenticated, but not allowed
+│   │   └── TenantSuspended     operators of the fleet have stopped the tenant
 │   └── Invalid         a value is outside what the contract allows
 └── ConfigurationError  the process can't run like this; exit and say what to set
 """
@@ -81,6 +82,12 @@ class NotFound(Refused):
 
 class Forbidden(Refused):
     """The caller is known but may not do this."""
+
+
+class TenantSuspended(Forbidden):
+    """Operators of the fleet have stopped the tenant: its requests are refused, its work waits."""
+
+    code = "tenant_suspended"
 
 
 class Invalid(Refused):

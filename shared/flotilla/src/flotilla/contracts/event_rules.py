@@ -44,6 +44,8 @@ RESERVED_CHANGES: Mapping[str, frozenset[Party]] = MappingProxyType(
         "mcp_tool_": _GATEWAY,
         "agent_route_": _GATEWAY,
         "privacy_": _SERVICES,
+        "privacy_": _GATEWAY,
+        "tenant_": _SERVICES,
         "subject_erased": _SERVICES,
         "session_expired": _SERVICES,
     }
@@ -58,6 +60,7 @@ AUDIT_CHANGES = (
     "mcp_tool_",
     "agent_route_",
     "privacy_",
+    "tenant_",
 )
 """Those of the tenant's audit session, which holds nothing else."""
 

@@ -22,6 +22,7 @@ from flotilla.postgres.pool import (
     tenant_transaction,
     writing_cipher,
 )
+from flotilla.postgres.suspended_tenants import SuspendedTenants
 from flotilla.postgres.viewer import ITSELF, Viewer, acting_as, current_viewer, set_viewer
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "UNSTORABLE",
     "Connection",
     "Pool",
+    "SuspendedTenants",
     "TaskProof",
     "Viewer",
     "acting_as",

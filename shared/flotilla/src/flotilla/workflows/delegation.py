@@ -19,6 +19,7 @@ from flotilla.workflows.calls.delegation import (
     DELEGATE,
     MAX_REASON_CHARS,
     SETTLE_CALLS,
+    SUSPENDED,
     TELL_AGENT_CANCELLED,
     AgentFailure,
     CancelledTask,
@@ -55,6 +56,10 @@ LLM_RETRIES = RetryPolicy(
 """For failures that an agent reports."""
 LONGEST_WAIT = timedelta(minutes=5)
 """The most that a try is put off because an endpoint asks for it."""
+WHILE_SUSPENDED = RetryPolicy(
+    initial_interval=timedelta(seconds=2), backoff_coefficient=2.0, maximum_interval=timedelta(minutes=10)
+)
+"""When a task is given out again whose tenant is suspended. A history has room for weeks of it."""
 DATABASE_RETRIES = RetryPolicy(
     initial_interval=timedelta(seconds=1),
     backoff_coefficient=2.0,
@@ -120,11 +125,15 @@ async def _tries(
     limits_s: Mapping[str, float],
     pauses: PauseCounter,
 ) -> TaskOutcome:
-    attempt, failures, timeout = 1, 0, _answer_timeout(task, limits_s)
+    attempt, failures, holds, timeout = 1, 0, 0, _answer_timeout(task, limits_s)
     while True:
         try:
             return await _one_try(replace(task, attempt=attempt), timeout)
         except ActivityError as error:
+            if _is_held(error):
+                holds += 1
+                await workflow.sleep(retry_delay(WHILE_SUSPENDED, holds), summary=f"{task.tenant_id} is suspended")
+                continue
             pause = None if task.replay else _pause_in(error)  # a replay asks nobody, and calls nothing
             if pause is not None and pauses.count < MAX_PAUSES:
                 if pauses.count and workflow.patched(CALLS_ARE_SETTLED):
@@ -224,6 +233,10 @@ async def _mcp_call(
         if not _details(error):
             raise
         workflow.logger.info("call %s failed: %s", call.call_id, error.cause)
+
+
+def _is_held(error: ActivityError) -> bool:
+    return isinstance(error.cause, ApplicationError) and error.cause.type == SUSPENDED
 
 
 def _may_pass(error: ActivityError, retries: RetryPolicy, attempt: int) -> bool:

@@ -10,6 +10,8 @@ TELL_AGENT_CANCELLED = "tell_agent_cancelled"
 SETTLE_CALLS = "settle_calls"
 CANCELLED_BY_AGENT = "Cancelled"
 """Type of the failure of a task whose agent reported a cancellation before Temporal knew of one."""
+SUSPENDED = "TenantSuspended"
+"""Type of the failure of a task that is not given out, since its tenant is suspended: the workflow asks again."""
 MAX_REASON_CHARS = 4000
 """Of a failure's message: an agent may send any, and a workflow's history keeps it."""
 

@@ -1,0 +1,76 @@
+"""Tenants of the fleet."""
+
+from datetime import datetime
+from typing import Annotated, Literal, TypeAlias
+
+from fastapi import Path
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
+
+from gateway.schemas.access import IdentityText
+from gateway.schemas.common import WRITTEN, Answer, Id, Reason, RequestBody, Text
+from gateway.schemas.keys import NewKey, composed
+
+TenantState: TypeAlias = Literal["active", "suspended"]
+TenantId: TypeAlias = Annotated[str, Path(min_length=1, max_length=256, description="The tenant's name."), WRITTEN]
+
+
+class TenantBody(RequestBody):
+    """A new tenant, with the person who administers it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"tenant_id": "initech", "admin": "peter"}]})
+
+    tenant_id: Id
+    admin: Annotated[IdentityText, StringConstraints(max_length=200), AfterValidator(composed)]
+    """A person, who gets a key with the role admin."""
+    note: Annotated[Text, StringConstraints(max_length=2000)] = ""
+    """For operators: who it is, and who pays."""
+
+
+class TenantReason(RequestBody):
+    """Why something is done to a tenant."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "contract 4711 has ended"}]})
+
+    reason: Reason
+    """Kept, and shown to operators; the tenant's callers do not see it."""
+
+
+class Tenant(Answer):
+    """A tenant. One that nobody created here, since its people come from an OpenID provider, has no `created_by`."""
+
+    tenant_id: str
+    state: TenantState
+    note: str
+    created_by: str | None
+    created_at: datetime | None
+    suspended_by: str | None
+    suspended_at: datetime | None
+    suspended_for: str | None
+    """Why."""
+
+
+class TenantDetails(Tenant):
+    """A tenant, and how much of it there is."""
+
+    sessions: int
+    people: int
+    active_keys: int
+    open_runs: int
+    """Under way: a suspended tenant's go as far as their next step."""
+    queued_runs: int
+    unpublished_events: int
+    """Committed, and not yet in Kafka."""
+
+
+class NewTenant(Tenant):
+    """A tenant that was just created."""
+
+    admin_key: NewKey
+    """Its secret is in this answer and nowhere else."""
+
+
+class TenantList(Answer):
+    """Tenants, by name."""
+
+    tenants: list[Tenant]
+    next_cursor: str | None = Field(description="Where the next page begins; null on the last one.")

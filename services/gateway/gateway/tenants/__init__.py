@@ -1,0 +1,1 @@
+"""Tenants, as the operators of the fleet see and govern them."""

@@ -1,0 +1,144 @@
+"""The rows of tenants, and their events: in the tenant's own audit session, and in the operators'."""
+
+import asyncpg
+
+from flotilla.audit import admin_log
+from flotilla.contracts.errors import Conflict, Invalid, NotFound
+from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.names import join_id_parts
+from flotilla.postgres import Connection, set_tenant
+from gateway.auth.principal import Principal
+from gateway.names import SOURCE
+from gateway.routes.keys import add_key, new_key_id
+from gateway.schemas.keys import KeyBody
+from gateway.schemas.tenants import NewTenant, Tenant, TenantBody, TenantDetails
+
+# Two who create the same tenant do so one after the other, whether it has a row or not.
+_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('flotilla.tenants/' || $1, 0))"
+_KNOWN = "SELECT k AS tenant_id FROM flotilla.known_tenants($1, $2) AS k"
+_COLUMNS = """
+SELECT known.tenant_id, CASE WHEN t.suspended_at IS NULL THEN 'active' ELSE 'suspended' END AS state,
+    coalesce(t.note, '') AS note, t.created_by, t.created_at, t.suspended_by, t.suspended_at, t.suspended_for
+"""
+_LIST = f"""
+{_COLUMNS} FROM ({_KNOWN}) AS known LEFT JOIN flotilla_ops.tenants AS t USING (tenant_id) ORDER BY known.tenant_id
+"""
+_GET = f"""
+{_COLUMNS} FROM (VALUES ($1::text)) AS known (tenant_id) LEFT JOIN flotilla_ops.tenants AS t USING (tenant_id)
+WHERE t.tenant_id IS NOT NULL OR EXISTS (SELECT FROM flotilla.people WHERE tenant_id = $1)
+    OR EXISTS (SELECT FROM flotilla.api_keys WHERE tenant_id = $1)
+    OR EXISTS (SELECT FROM flotilla.sessions WHERE tenant_id = $1)
+"""  # noqa: S608 - a constant
+_COUNTS = """
+SELECT (SELECT count(*) FROM flotilla.sessions WHERE tenant_id = $1) AS sessions,
+    (SELECT count(*) FROM flotilla.people WHERE tenant_id = $1) AS people,
+    (SELECT count(*) FROM flotilla.api_keys WHERE tenant_id = $1 AND revoked_at IS NULL
+        AND (expires_at IS NULL OR expires_at > now())) AS active_keys,
+    (SELECT count(*) FROM flotilla.runs WHERE tenant_id = $1
+        AND status IN ('pending', 'running', 'interrupted')) AS open_runs,
+    (SELECT count(*) FROM flotilla.runs WHERE tenant_id = $1 AND status = 'queued') AS queued_runs,
+    (SELECT count(*) FROM flotilla.event_outbox WHERE tenant_id = $1) AS unpublished_events
+"""
+_ADD = "INSERT INTO flotilla_ops.tenants (tenant_id, note, created_by) VALUES ($1, $2, $3)"
+_SUSPEND = """
+INSERT INTO flotilla_ops.tenants AS t (tenant_id, created_by, suspended_by, suspended_at, suspended_for)
+VALUES ($1, '', $2, now(), $3)
+ON CONFLICT (tenant_id) DO UPDATE SET suspended_by = $2, suspended_at = now(), suspended_for = $3
+    WHERE t.suspended_at IS NULL
+RETURNING 1
+"""
+_RESUME = """
+UPDATE flotilla_ops.tenants SET suspended_by = NULL, suspended_at = NULL, suspended_for = NULL
+WHERE tenant_id = $1 AND suspended_at IS NOT NULL RETURNING 1
+"""
+# Temporal's schedules are brought to what is said here: paused while the tenant is suspended.
+_SYNC_SCHEDULES = "UPDATE flotilla.schedules SET generation = generation + 1, updated_at = now() WHERE tenant_id = $1"
+
+
+async def list_tenants(connection: Connection, after: str, limit: int) -> list[Tenant]:
+    """Return the tenants whose names come after `after`, in order."""
+    return [_tenant(row) for row in await connection.fetch(_LIST, after, limit)]
+
+
+async def get_tenant(connection: Connection, tenant_id: str) -> TenantDetails:
+    """Return a tenant. The rest of the caller's transaction acts for it.
+
+    Raises:
+        NotFound: nothing is known of it.
+    """
+    await set_tenant(connection, tenant_id)
+    row = await connection.fetchrow(_GET, tenant_id)
+    if row is None:
+        raise NotFound(f"no tenant {tenant_id}: GET /v1/tenants lists those that are known")
+    counts = await connection.fetchrow(_COUNTS, tenant_id)
+    assert counts is not None  # noqa: S101 - it counts
+    return TenantDetails(**_tenant(row).model_dump(), **dict(counts))
+
+
+async def create_tenant(connection: Connection, caller: Principal, body: TenantBody) -> NewTenant:
+    """Create a tenant, with a key for the person who administers it.
+
+    Raises:
+        Conflict: there is one of that name.
+    """
+    await connection.execute(_LOCK, body.tenant_id)
+    await set_tenant(connection, body.tenant_id)
+    if await connection.fetchrow(_GET, body.tenant_id) is not None:
+        raise Conflict(f"there is a tenant {body.tenant_id} already: flotilla tenants show {body.tenant_id}")
+    await connection.execute(_ADD, body.tenant_id, body.note, _operator(caller))
+    key = KeyBody(name=body.admin, roles=["admin"], person=True)
+    made = await add_key(
+        connection, body.tenant_id, key, key_id=new_key_id(), by=_operator(caller), by_key_id=caller.key_id
+    )
+    await _record(connection, caller, body.tenant_id, "tenant_created", {"admin": body.admin})
+    return NewTenant(**(await get_tenant(connection, body.tenant_id)).model_dump(), admin_key=made)
+
+
+async def suspend_tenant(connection: Connection, caller: Principal, tenant_id: str, reason: str) -> TenantDetails:
+    """Refuse the tenant's requests from now on, and let its work wait.
+
+    Raises:
+        NotFound: nothing is known of it.
+        Invalid: it is the operator's own.
+        Conflict: it is suspended already.
+    """
+    if tenant_id == caller.tenant_id:
+        raise Invalid(f"{tenant_id} is the operator's tenant: without it nobody could resume any tenant")
+    await get_tenant(connection, tenant_id)
+    if not await connection.fetchval(_SUSPEND, tenant_id, _operator(caller), reason):
+        raise Conflict(f"tenant {tenant_id} is suspended already: resume it first to give another reason")
+    await connection.execute(_SYNC_SCHEDULES, tenant_id)
+    await _record(connection, caller, tenant_id, "tenant_suspended", {"reason": reason})
+    return await get_tenant(connection, tenant_id)
+
+
+async def resume_tenant(connection: Connection, caller: Principal, tenant_id: str) -> TenantDetails:
+    """Serve the tenant again; what waited goes on.
+
+    Raises:
+        NotFound: nothing is known of it.
+        Conflict: it is not suspended.
+    """
+    await get_tenant(connection, tenant_id)
+    if not await connection.fetchval(_RESUME, tenant_id):
+        raise Conflict(f"tenant {tenant_id} is not suspended")
+    await connection.execute(_SYNC_SCHEDULES, tenant_id)
+    await _record(connection, caller, tenant_id, "tenant_resumed", {})
+    return await get_tenant(connection, tenant_id)
+
+
+async def _record(connection: Connection, caller: Principal, tenant_id: str, change: str, details: JsonObject) -> None:
+    """Record it for the tenant, where the operator is one of another tenant, and for the operators."""
+    about: JsonObject = {"tenant": tenant_id, **details, "by": _operator(caller)}
+    for place in (tenant_id, caller.tenant_id):
+        await set_tenant(connection, place)
+        await admin_log.record_admin_changes(connection, place, SOURCE, (change, about))
+
+
+def _operator(caller: Principal) -> str:
+    """Name an operator in another tenant, where the subject alone could be somebody else."""
+    return join_id_parts(caller.tenant_id, caller.subject)
+
+
+def _tenant(row: asyncpg.Record) -> Tenant:
+    return Tenant(**{**dict(row), "created_by": row["created_by"] or None})

@@ -1,0 +1,70 @@
+"""`flotilla tenants`: tenants of the fleet, for its operators."""
+
+from typing import Annotated
+
+import typer
+
+from flotilla_cli.printing import TableColumn, age, print_fields, print_notice
+from flotilla_cli.target import ADMIN
+from flotilla_cli.verb import Limit, VerbCall, examples_epilog, new_verb_group, verb
+
+app = new_verb_group("Tenants, for the operators of the fleet: create, suspend and resume them.")
+TenantId = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's name.", show_default=False)]
+ReasonOption = Annotated[str, typer.Option("--reason", metavar="R", help="Recorded, and shown to operators.")]
+
+
+@verb(app, "create", acts_as=ADMIN, epilog=examples_epilog("flotilla tenants create initech --admin peter"))
+def create(
+    call: VerbCall,
+    *,
+    tenant_id: TenantId,
+    admin: Annotated[str, typer.Option("--admin", metavar="NAME", help="The person who administers it.")],
+    note: Annotated[str, typer.Option("--note", help="For operators: who it is, and who pays.")] = "",
+) -> None:
+    """Create a tenant, with a key for the person who administers it."""
+    tenant = call.gateway.post("/tenants", {"tenant_id": tenant_id, "admin": admin, "note": note})
+    call.show(tenant, lambda: print_fields({**tenant, "admin_key": tenant["admin_key"]["key"]}))
+    print_notice("The key is shown once: hand it over now.", style=None)
+
+
+@verb(app, "list", acts_as=ADMIN, epilog=examples_epilog("flotilla tenants list"))
+def list_tenants(call: VerbCall, *, limit: Limit = 50) -> None:
+    """List the tenants, by name."""
+    page = call.gateway.get("/tenants", limit=limit)
+    call.print_listing(page, "tenants", _TENANTS, "No tenants.")
+
+
+@verb(app, "show", acts_as=ADMIN, epilog=examples_epilog("flotilla tenants show initech"))
+def show(call: VerbCall, tenant_id: TenantId) -> None:
+    """Show a tenant: its state, and how much of it there is."""
+    tenant = call.gateway.get(f"/tenants/{tenant_id}")
+    call.show(tenant, lambda: print_fields(tenant))
+
+
+@verb(
+    app,
+    "suspend",
+    acts_as=ADMIN,
+    epilog=examples_epilog("flotilla tenants suspend initech --reason 'contract 4711 has ended'"),
+)
+def suspend(call: VerbCall, *, tenant_id: TenantId, reason: ReasonOption) -> None:
+    """Refuse a tenant's requests. Its work waits, and goes on after `resume`."""
+    tenant = call.gateway.post(f"/tenants/{tenant_id}/suspend", {"reason": reason})
+    call.show(tenant, lambda: print_fields(tenant))
+
+
+@verb(app, "resume", acts_as=ADMIN, epilog=examples_epilog("flotilla tenants resume initech"))
+def resume(call: VerbCall, tenant_id: TenantId) -> None:
+    """Serve a suspended tenant again."""
+    tenant = call.gateway.post(f"/tenants/{tenant_id}/resume")
+    call.show(tenant, lambda: print_fields(tenant))
+
+
+_TENANTS = (
+    TableColumn("tenant", "tenant_id"),
+    TableColumn("state", "state"),
+    TableColumn("created", lambda tenant: age(tenant.get("created_at"))),
+    TableColumn("suspended", lambda tenant: age(tenant.get("suspended_at"))),
+    TableColumn("reason", "suspended_for"),
+    TableColumn("note", "note"),
+)
