@@ -118,7 +118,7 @@ async def _services(
     stack.push_async_callback(knowledge.close)
     return GatewayServices(
         pool=pool,
-        tenants=SuspendedTenants(pool),
+        tenants=SuspendedTenants(pool, with_finishing=True),
         redis=redis,
         temporal=TemporalGateway(settings, settings.task_queue),
         kafka_log=await stack.enter_async_context(open_kafka_log(settings)),

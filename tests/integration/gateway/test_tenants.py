@@ -109,7 +109,7 @@ async def test_a_suspended_tenant_is_refused_at_every_door_with_the_reason_kept_
     assert (await ada.get("/v1/sessions")).status_code == 200
     assert (await otto.post("/v1/tenants/globex/resume")).status_code == 409
     expected = [
-        ("tenant_suspended", {"tenant": "globex", "reason": "unpaid bill", "by": "acme/otto"}),
+        ("tenant_suspended", {"tenant": "globex", "reason": "unpaid bill", "finish_runs": False, "by": "acme/otto"}),
         ("tenant_resumed", {"tenant": "globex", "by": "acme/otto"}),
     ]
     assert await changes(ada) == await changes(otto) == expected
@@ -190,3 +190,24 @@ async def test_the_work_of_a_suspended_tenant_waits_and_goes_on(
     events = (await ada.get(f"/v1/sessions/{session}/events")).json()["events"]
     asked = [one["data"]["content"] for one in events if one["data"].get("role") == "user"]
     assert asked == ["First?", "Second?"]
+
+
+async def test_a_tenant_that_finishes_its_runs_gets_no_new_ones(
+    gateway: RunningGateway, *, redis_url: str, temporal_address: str, gate: Gate, unique: Callable[[str], str]
+) -> None:
+    otto = await governing(gateway)
+    ada = await gateway.client_of("ada", "operator", tenant="globex", person=True)
+    session = unique("s")
+    active = (await ada.post(f"/v1/sessions/{session}/runs", json={"query": "First?"})).json()["run_id"]
+    await ada.post(f"/v1/sessions/{session}/runs", json={"query": "Second?", "if_active": "enqueue"})
+    gate.is_open.set()
+    await otto.post("/v1/tenants/globex/suspend", json={"reason": "it moves", "finish_runs": True})
+    assert (await ada.get(f"/v1/runs/{active}")).status_code == 403
+    async with answering(gateway, redis_url, temporal_address, gate):
+
+        async def finished() -> bool:
+            return (await otto.get("/v1/tenants/globex")).json()["open_runs"] == 0
+
+        await eventually(finished, 30)
+    shown = (await otto.get("/v1/tenants/globex")).json()
+    assert (shown["queued_runs"], shown["finishes_runs"]) == (1, True)

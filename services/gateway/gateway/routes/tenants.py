@@ -7,7 +7,7 @@ from gateway.auth.principal import ADMINS, OPERATORS
 from gateway.guard import allow, guarded_router
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, make_cursor, read_cursor
 from gateway.routes.documented import documented_errors
-from gateway.schemas.tenants import NewTenant, TenantBody, TenantDetails, TenantId, TenantList, TenantReason
+from gateway.schemas.tenants import NewTenant, Suspension, TenantBody, TenantDetails, TenantId, TenantList
 from gateway.services import Caller, Wired
 from gateway.tenants import records
 
@@ -53,11 +53,11 @@ async def get_tenant(services: Wired, caller: Caller, tenant_id: TenantId) -> Te
 
 @router.post(f"{_TENANT}/suspend", response_model=TenantDetails, responses=documented_errors(404, 409, 413, 415))
 @allow(ADMINS)
-async def suspend_tenant(services: Wired, caller: Caller, tenant_id: TenantId, body: TenantReason) -> TenantDetails:
+async def suspend_tenant(services: Wired, caller: Caller, tenant_id: TenantId, body: Suspension) -> TenantDetails:
     """Refuse a tenant's requests, here at once and at other replicas within a second; its work waits."""
     services.check_operates_fleet(caller, _NOT_YOURS)
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
-        tenant = await records.suspend_tenant(connection, caller, tenant_id, body.reason)
+        tenant = await records.suspend_tenant(connection, caller, tenant_id, body)
     services.tenants.forget()
     return tenant
 

@@ -26,13 +26,15 @@ class TenantBody(RequestBody):
     """For operators: who it is, and who pays."""
 
 
-class TenantReason(RequestBody):
-    """Why something is done to a tenant."""
+class Suspension(RequestBody):
+    """Why a tenant is suspended, and what happens to its runs."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "contract 4711 has ended"}]})
 
     reason: Reason
     """Kept, and shown to operators; the tenant's callers do not see it."""
+    finish_runs: bool = False
+    """Runs under way go on to their end; what is queued waits. Without it they wait at their next step."""
 
 
 class Tenant(Answer):
@@ -47,6 +49,8 @@ class Tenant(Answer):
     suspended_at: datetime | None
     suspended_for: str | None
     """Why."""
+    finishes_runs: bool
+    """Whether runs under way go on while the tenant is suspended."""
 
 
 class TenantDetails(Tenant):

@@ -11,14 +11,15 @@ from gateway.auth.principal import Principal
 from gateway.names import SOURCE
 from gateway.routes.keys import add_key, new_key_id
 from gateway.schemas.keys import KeyBody
-from gateway.schemas.tenants import NewTenant, Tenant, TenantBody, TenantDetails
+from gateway.schemas.tenants import NewTenant, Suspension, Tenant, TenantBody, TenantDetails
 
 # Two who create the same tenant do so one after the other, whether it has a row or not.
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('flotilla.tenants/' || $1, 0))"
 _KNOWN = "SELECT k AS tenant_id FROM flotilla.known_tenants($1, $2) AS k"
 _COLUMNS = """
 SELECT known.tenant_id, CASE WHEN t.suspended_at IS NULL THEN 'active' ELSE 'suspended' END AS state,
-    coalesce(t.note, '') AS note, t.created_by, t.created_at, t.suspended_by, t.suspended_at, t.suspended_for
+    coalesce(t.note, '') AS note, t.created_by, t.created_at, t.suspended_by, t.suspended_at, t.suspended_for,
+    coalesce(t.finishes_runs, false) AS finishes_runs
 """
 _LIST = f"""
 {_COLUMNS} FROM ({_KNOWN}) AS known LEFT JOIN flotilla_ops.tenants AS t USING (tenant_id) ORDER BY known.tenant_id
@@ -41,14 +42,16 @@ SELECT (SELECT count(*) FROM flotilla.sessions WHERE tenant_id = $1) AS sessions
 """
 _ADD = "INSERT INTO flotilla_ops.tenants (tenant_id, note, created_by) VALUES ($1, $2, $3)"
 _SUSPEND = """
-INSERT INTO flotilla_ops.tenants AS t (tenant_id, created_by, suspended_by, suspended_at, suspended_for)
-VALUES ($1, '', $2, now(), $3)
-ON CONFLICT (tenant_id) DO UPDATE SET suspended_by = $2, suspended_at = now(), suspended_for = $3
+INSERT INTO flotilla_ops.tenants AS t (tenant_id, created_by, suspended_by, suspended_at, suspended_for, finishes_runs)
+VALUES ($1, '', $2, now(), $3, $4)
+ON CONFLICT (tenant_id) DO UPDATE
+    SET suspended_by = $2, suspended_at = now(), suspended_for = $3, finishes_runs = $4
     WHERE t.suspended_at IS NULL
 RETURNING 1
 """
 _RESUME = """
-UPDATE flotilla_ops.tenants SET suspended_by = NULL, suspended_at = NULL, suspended_for = NULL
+UPDATE flotilla_ops.tenants
+SET suspended_by = NULL, suspended_at = NULL, suspended_for = NULL, finishes_runs = false
 WHERE tenant_id = $1 AND suspended_at IS NOT NULL RETURNING 1
 """
 # Temporal's schedules are brought to what is said here: paused while the tenant is suspended.
@@ -94,7 +97,7 @@ async def create_tenant(connection: Connection, caller: Principal, body: TenantB
     return NewTenant(**(await get_tenant(connection, body.tenant_id)).model_dump(), admin_key=made)
 
 
-async def suspend_tenant(connection: Connection, caller: Principal, tenant_id: str, reason: str) -> TenantDetails:
+async def suspend_tenant(connection: Connection, caller: Principal, tenant_id: str, body: Suspension) -> TenantDetails:
     """Refuse the tenant's requests from now on, and let its work wait.
 
     Raises:
@@ -105,10 +108,10 @@ async def suspend_tenant(connection: Connection, caller: Principal, tenant_id: s
     if tenant_id == caller.tenant_id:
         raise Invalid(f"{tenant_id} is the operator's tenant: without it nobody could resume any tenant")
     await get_tenant(connection, tenant_id)
-    if not await connection.fetchval(_SUSPEND, tenant_id, _operator(caller), reason):
+    if not await connection.fetchval(_SUSPEND, tenant_id, _operator(caller), body.reason, body.finish_runs):
         raise Conflict(f"tenant {tenant_id} is suspended already: resume it first to give another reason")
     await connection.execute(_SYNC_SCHEDULES, tenant_id)
-    await _record(connection, caller, tenant_id, "tenant_suspended", {"reason": reason})
+    await _record(connection, caller, tenant_id, "tenant_suspended", body.model_dump())
     return await get_tenant(connection, tenant_id)
 
 

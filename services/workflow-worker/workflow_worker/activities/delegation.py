@@ -53,7 +53,7 @@ class Delegation:
         self._publisher = publisher
         self._signer = signer
         self._agents = agents
-        self._tenants = SuspendedTenants(pool)
+        self._tenants = SuspendedTenants(pool, with_finishing=False)
 
     @activity.defn(name=DELEGATE)
     async def delegate(self, task: AgentTask) -> TaskOutcome:

@@ -47,9 +47,15 @@ def show(call: VerbCall, tenant_id: TenantId) -> None:
     acts_as=ADMIN,
     epilog=examples_epilog("flotilla tenants suspend initech --reason 'contract 4711 has ended'"),
 )
-def suspend(call: VerbCall, *, tenant_id: TenantId, reason: ReasonOption) -> None:
+def suspend(
+    call: VerbCall,
+    *,
+    tenant_id: TenantId,
+    reason: ReasonOption,
+    finish_runs: Annotated[bool, typer.Option("--finish-runs", help="Let runs under way go on to their end.")] = False,
+) -> None:
     """Refuse a tenant's requests. Its work waits, and goes on after `resume`."""
-    tenant = call.gateway.post(f"/tenants/{tenant_id}/suspend", {"reason": reason})
+    tenant = call.gateway.post(f"/tenants/{tenant_id}/suspend", {"reason": reason, "finish_runs": finish_runs})
     call.show(tenant, lambda: print_fields(tenant))
 
 

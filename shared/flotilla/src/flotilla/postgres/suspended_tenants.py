@@ -10,14 +10,19 @@ from flotilla.postgres.pool import Pool, retry_later_if_unavailable
 
 FRESH_S = 1.0
 """How long a suspension, or its end, may be unknown to a process."""
-_SUSPENDED = "SELECT tenant_id, suspended_at FROM flotilla_ops.tenants WHERE suspended_at IS NOT NULL"
+_SUSPENDED = """
+SELECT tenant_id, suspended_at FROM flotilla_ops.tenants
+WHERE suspended_at IS NOT NULL AND ($1 OR NOT finishes_runs)
+"""
 
 
 class SuspendedTenants:
     """What one process knows of them: read at most once a second, for all requests together."""
 
-    def __init__(self, pool: Pool, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, pool: Pool, *, with_finishing: bool, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """`with_finishing` tells whether those count that are to finish what is under way."""
         self._pool = pool
+        self._with_finishing = with_finishing
         self._monotonic = monotonic
         self._known: Mapping[str, datetime] = {}
         self._read_at = float("-inf")
@@ -52,6 +57,6 @@ class SuspendedTenants:
             return
         asked_at = self._monotonic()
         with retry_later_if_unavailable():
-            rows = await self._pool.fetch(_SUSPENDED)
+            rows = await self._pool.fetch(_SUSPENDED, self._with_finishing)
         self._known = {row["tenant_id"]: row["suspended_at"] for row in rows}
         self._read_at = asked_at

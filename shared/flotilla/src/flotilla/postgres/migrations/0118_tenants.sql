@@ -7,6 +7,8 @@ CREATE TABLE flotilla_ops.tenants (
     suspended_by text,
     suspended_at timestamptz,
     suspended_for text,
+    -- What is under way is not held, but goes on to its end.
+    finishes_runs boolean NOT NULL DEFAULT false,
     CHECK ((suspended_at IS NULL) = (suspended_by IS NULL) AND (suspended_at IS NULL) = (suspended_for IS NULL))
 );
 CREATE INDEX tenants_suspended ON flotilla_ops.tenants (tenant_id) WHERE suspended_at IS NOT NULL;
@@ -15,7 +17,7 @@ ALTER TABLE flotilla_ops.tenants ENABLE ROW LEVEL SECURITY;
 CREATE POLICY gateway ON flotilla_ops.tenants TO flotilla_gateway, flotilla_app USING (true);
 CREATE POLICY suspension ON flotilla_ops.tenants FOR SELECT TO flotilla_worker, flotilla_definer USING (true);
 GRANT SELECT, INSERT ON flotilla_ops.tenants TO flotilla_gateway, flotilla_app;
-GRANT UPDATE (note, suspended_by, suspended_at, suspended_for) ON flotilla_ops.tenants TO flotilla_gateway, flotilla_app;
+GRANT UPDATE (note, suspended_by, suspended_at, suspended_for, finishes_runs) ON flotilla_ops.tenants TO flotilla_gateway, flotilla_app;
 GRANT SELECT ON flotilla_ops.tenants TO flotilla_worker, flotilla_definer;
 
 -- Whether a tenant's requests are refused and its work waits.
