@@ -59,6 +59,7 @@ from workflow_worker.schedule_duty import ScheduleSyncDuty
 from workflow_worker.settings import Settings
 from workflow_worker.settlement import ReplySettlement
 from workflow_worker.temporal import TemporalConnection, activity_methods, create_sdk_runtime, make_worker
+from workflow_worker.tenant_deletions import TenantDeletionDuty
 from workflow_worker.unreadable_replies import UnreadableReplyHandler
 from workflow_worker.webhook_signatures import decode_webhook_secret
 from workflow_worker.workflows.catalog import WORKFLOWS
@@ -207,6 +208,7 @@ def _leader(
         repeating_duty(RECONCILE_S, queue.run_once),
         repeating_duty(RECONCILE_S, ErasureDuty(deps.pool, queue).run_once),
         repeating_duty(RETENTION_S, RetentionDuty(deps.pool).run_once),
+        repeating_duty(RECONCILE_S, TenantDeletionDuty(deps.pool, deps.temporal, settings.operator_tenant).run_once),
         repeating_duty(RECONCILE_S, ScheduleSyncDuty(deps.pool, deps.temporal, settings.task_queue).run),
         repeating_duty(RECONCILE_S, events),
         report_gauges(deps.pool),

@@ -206,7 +206,7 @@ async def test_a_tenant_that_finishes_its_runs_gets_no_new_ones(
     async with answering(gateway, redis_url, temporal_address, gate):
 
         async def finished() -> bool:
-            return (await otto.get("/v1/tenants/globex")).json()["open_runs"] == 0
+            return bool((await otto.get("/v1/tenants/globex")).json()["open_runs"] == 0)
 
         await eventually(finished, 30)
     shown = (await otto.get("/v1/tenants/globex")).json()

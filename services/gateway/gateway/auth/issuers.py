@@ -1,5 +1,6 @@
 """Who issued somebody's keys: anyone who did may hold a copy, so that the two do not count as two people."""
 
+from flotilla.contracts.errors import Forbidden
 from flotilla.contracts.tasks import root_task_id
 from flotilla.postgres import Connection, Pool, acting_as, tenant_transaction
 from flotilla.postgres.viewer import ITSELF
@@ -30,6 +31,25 @@ UNION SELECT acted_by FROM flotilla.pipelines WHERE tenant_id = $1 AND task_id =
 async def key_issuers_of_subject(connection: Connection, tenant_id: str, subject: str) -> list[str]:
     """Return everybody through whose hands a key of `subject` went, revoked keys included, in order of their names."""
     return [row["subject"] for row in await connection.fetch(_ISSUERS, tenant_id, subject)]
+
+
+async def check_are_two_people(connection: Connection, caller: Principal, asked_by: str, what: str) -> None:
+    """Let `caller` confirm `what`, which `asked_by` of the same tenant asked for.
+
+    Raises:
+        Forbidden: the caller is a service, asked for it, or one of the two issued a key of the other.
+    """
+    if not caller.is_person:
+        raise Forbidden(f"{caller.subject} is a service: a second person has to confirm {what}")
+    if caller.subject == asked_by:
+        raise Forbidden(f"{caller.subject} asked for it: a second person has to confirm {what}")
+    both = (caller.subject, asked_by)
+    for one, other in (both, both[::-1]):
+        if one in await key_issuers_of_subject(connection, caller.tenant_id, other):
+            raise Forbidden(
+                f"{one} issued a key of {other}, so the two do not count as two people: another admin has to "
+                f"confirm {what}"
+            )
 
 
 async def key_issuers_of_requester(connection: Connection, caller: Principal, requester: str) -> list[str]:

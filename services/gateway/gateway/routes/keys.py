@@ -119,7 +119,7 @@ async def add_key(
     """
     key = new_api_key()
     made_by: JsonObject = {"by": by, "by_key_id": by_key_id}
-    changes = [("api_key_created", {**_created(key_id, body, acts_for), **made_by})]
+    changes: list[tuple[str, JsonObject]] = [("api_key_created", {**_created(key_id, body, acts_for), **made_by})]
     if body.person:
         changes += await _give_roles(connection, tenant_id, body, by)
     stored = (

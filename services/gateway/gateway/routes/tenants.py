@@ -1,13 +1,13 @@
-"""Tenants: created, listed, suspended and resumed by the operators of the fleet."""
+"""Tenants: created, listed, suspended, resumed and deleted by the operators of the fleet."""
 
 from fastapi import Response
 
-from flotilla.postgres import tenant_transaction
+from flotilla.postgres import keyring_of, tenant_transaction
 from gateway.auth.principal import ADMINS, OPERATORS
 from gateway.guard import allow, guarded_router
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, make_cursor, read_cursor
 from gateway.routes.documented import documented_errors
-from gateway.schemas.tenants import NewTenant, Suspension, TenantBody, TenantDetails, TenantId, TenantList
+from gateway.schemas.tenants import DeletionBody, NewTenant, Suspension, TenantBody, TenantDetails, TenantId, TenantList
 from gateway.services import Caller, Wired
 from gateway.tenants import records
 
@@ -70,4 +70,36 @@ async def resume_tenant(services: Wired, caller: Caller, tenant_id: TenantId) ->
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
         tenant = await records.resume_tenant(connection, caller, tenant_id)
     services.tenants.forget()
+    return tenant
+
+
+@router.post(
+    f"{_TENANT}/deletion",
+    status_code=202,
+    response_model=TenantDetails,
+    responses=documented_errors(404, 409, 413, 415),
+)
+@allow(ADMINS)
+async def ask_deletion(services: Wired, caller: Caller, tenant_id: TenantId, body: DeletionBody) -> TenantDetails:
+    """Ask for the deletion of a suspended tenant. A second person has to confirm it."""
+    services.check_operates_fleet(caller, _NOT_YOURS)
+    async with tenant_transaction(services.pool, caller.tenant_id) as connection:
+        return await records.ask_deletion(connection, caller, tenant_id, body.reason)
+
+
+@router.post(
+    f"{_TENANT}/deletion/confirm",
+    status_code=202,
+    response_model=TenantDetails,
+    responses=documented_errors(404, 409, 413, 415),
+)
+@allow(ADMINS)
+async def confirm_deletion(services: Wired, caller: Caller, tenant_id: TenantId) -> TenantDetails:
+    """Confirm, as a second person: the tenant's keys are destroyed at once and for good. Its rows then go."""
+    services.check_operates_fleet(caller, _NOT_YOURS)
+    async with tenant_transaction(services.pool, caller.tenant_id) as connection:
+        tenant = await records.confirm_deletion(connection, caller, tenant_id)
+        keyring = keyring_of(connection)
+    if keyring is not None:
+        keyring.forget()  # the other replicas do within a minute
     return tenant

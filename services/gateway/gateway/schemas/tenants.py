@@ -10,7 +10,7 @@ from gateway.schemas.access import IdentityText
 from gateway.schemas.common import WRITTEN, Answer, Id, Reason, RequestBody, Text
 from gateway.schemas.keys import NewKey, composed
 
-TenantState: TypeAlias = Literal["active", "suspended"]
+TenantState: TypeAlias = Literal["active", "suspended", "deleting", "deleted"]
 TenantId: TypeAlias = Annotated[str, Path(min_length=1, max_length=256, description="The tenant's name."), WRITTEN]
 
 
@@ -37,6 +37,15 @@ class Suspension(RequestBody):
     """Runs under way go on to their end; what is queued waits. Without it they wait at their next step."""
 
 
+class DeletionBody(RequestBody):
+    """Why a tenant is to be deleted."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "contract 4711 has ended"}]})
+
+    reason: Reason
+    """Kept after the deletion."""
+
+
 class Tenant(Answer):
     """A tenant. One that nobody created here, since its people come from an OpenID provider, has no `created_by`."""
 
@@ -51,6 +60,16 @@ class Tenant(Answer):
     """Why."""
     finishes_runs: bool
     """Whether runs under way go on while the tenant is suspended."""
+    imported_from: str | None
+    """The export of another fleet that it came with."""
+    deletion_asked_by: str | None
+    deletion_asked_at: datetime | None
+    deletion_reason: str | None
+    deletion_confirmed_by: str | None
+    """A second person. The keys are destroyed with the confirmation."""
+    deletion_confirmed_at: datetime | None
+    deleted_at: datetime | None
+    """When no row was left."""
 
 
 class TenantDetails(Tenant):

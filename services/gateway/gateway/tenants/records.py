@@ -7,6 +7,7 @@ from flotilla.contracts.errors import Conflict, Invalid, NotFound
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import join_id_parts
 from flotilla.postgres import Connection, set_tenant
+from gateway.auth.issuers import check_are_two_people
 from gateway.auth.principal import Principal
 from gateway.names import SOURCE
 from gateway.routes.keys import add_key, new_key_id
@@ -17,9 +18,12 @@ from gateway.schemas.tenants import NewTenant, Suspension, Tenant, TenantBody, T
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('flotilla.tenants/' || $1, 0))"
 _KNOWN = "SELECT k AS tenant_id FROM flotilla.known_tenants($1, $2) AS k"
 _COLUMNS = """
-SELECT known.tenant_id, CASE WHEN t.suspended_at IS NULL THEN 'active' ELSE 'suspended' END AS state,
+SELECT known.tenant_id, CASE WHEN t.deleted_at IS NOT NULL THEN 'deleted'
+        WHEN t.deletion_confirmed_at IS NOT NULL THEN 'deleting' WHEN t.suspended_at IS NOT NULL THEN 'suspended'
+        ELSE 'active' END AS state,
     coalesce(t.note, '') AS note, t.created_by, t.created_at, t.suspended_by, t.suspended_at, t.suspended_for,
-    coalesce(t.finishes_runs, false) AS finishes_runs
+    coalesce(t.finishes_runs, false) AS finishes_runs, t.imported_from, t.deletion_asked_by, t.deletion_asked_at,
+    t.deletion_reason, t.deletion_confirmed_by, t.deletion_confirmed_at, t.deleted_at
 """
 _LIST = f"""
 {_COLUMNS} FROM ({_KNOWN}) AS known LEFT JOIN flotilla_ops.tenants AS t USING (tenant_id) ORDER BY known.tenant_id
@@ -51,9 +55,16 @@ RETURNING 1
 """
 _RESUME = """
 UPDATE flotilla_ops.tenants
-SET suspended_by = NULL, suspended_at = NULL, suspended_for = NULL, finishes_runs = false
-WHERE tenant_id = $1 AND suspended_at IS NOT NULL RETURNING 1
+SET suspended_by = NULL, suspended_at = NULL, suspended_for = NULL, finishes_runs = false, deletion_asked_by = NULL,
+    deletion_asked_at = NULL, deletion_reason = NULL
+WHERE tenant_id = $1 AND suspended_at IS NOT NULL AND deletion_confirmed_at IS NULL RETURNING 1
 """
+_ASK_DELETION = """
+UPDATE flotilla_ops.tenants SET deletion_asked_by = $2, deletion_asked_at = now(), deletion_reason = $3
+WHERE tenant_id = $1 AND suspended_at IS NOT NULL AND deletion_asked_at IS NULL RETURNING 1
+"""
+_CONFIRM_DELETION = "SELECT flotilla.confirm_tenant_deletion($1, $2)"
+_HELD = "SELECT person FROM flotilla.legal_holds WHERE tenant_id = $1 ORDER BY person LIMIT 1"
 # Temporal's schedules are brought to what is said here: paused while the tenant is suspended.
 _SYNC_SCHEDULES = "UPDATE flotilla.schedules SET generation = generation + 1, updated_at = now() WHERE tenant_id = $1"
 
@@ -122,12 +133,60 @@ async def resume_tenant(connection: Connection, caller: Principal, tenant_id: st
         NotFound: nothing is known of it.
         Conflict: it is not suspended.
     """
-    await get_tenant(connection, tenant_id)
+    tenant = await get_tenant(connection, tenant_id)
     if not await connection.fetchval(_RESUME, tenant_id):
-        raise Conflict(f"tenant {tenant_id} is not suspended")
+        raise Conflict(f"tenant {tenant_id} is {tenant.state}, not suspended")
     await connection.execute(_SYNC_SCHEDULES, tenant_id)
-    await _record(connection, caller, tenant_id, "tenant_resumed", {})
+    came: JsonObject = {"imported_from": tenant.imported_from} if tenant.imported_from else {}
+    await _record(connection, caller, tenant_id, "tenant_resumed", came)
     return await get_tenant(connection, tenant_id)
+
+
+async def ask_deletion(connection: Connection, caller: Principal, tenant_id: str, reason: str) -> TenantDetails:
+    """Ask for the deletion of a suspended tenant; a second person has to confirm it. Resuming withdraws it.
+
+    Raises:
+        NotFound: nothing is known of it.
+        Conflict: it is not suspended, somebody under a legal hold is in it, or it was asked for.
+    """
+    tenant = await get_tenant(connection, tenant_id)
+    if tenant.state == "active":
+        raise Conflict(f"tenant {tenant_id} is active: suspend it first (flotilla tenants suspend {tenant_id})")
+    await _check_not_held(connection, tenant_id)
+    if not await connection.fetchval(_ASK_DELETION, tenant_id, caller.subject, reason):
+        raise Conflict(f"{tenant.deletion_asked_by} asked for the deletion of {tenant_id} already")
+    await _record(connection, caller, tenant_id, "tenant_deletion_requested", {"reason": reason})
+    return await get_tenant(connection, tenant_id)
+
+
+async def confirm_deletion(connection: Connection, caller: Principal, tenant_id: str) -> TenantDetails:
+    """Confirm, as a second person: the tenant's keys are destroyed with the caller's transaction.
+
+    Raises:
+        NotFound: nothing is known of it.
+        Forbidden: the caller asked for it, is a service, or issued a key of who asked, or the other way round.
+        Conflict: nobody asked for it, it is confirmed, or somebody under a legal hold is in it.
+    """
+    tenant = await get_tenant(connection, tenant_id)
+    if tenant.deletion_asked_by is None:
+        raise Conflict(f"nobody asked for the deletion of {tenant_id}: flotilla tenants delete {tenant_id} --reason R")
+    if tenant.deletion_confirmed_by is not None:
+        raise Conflict(f"the deletion of {tenant_id} was confirmed by {tenant.deletion_confirmed_by} already")
+    await set_tenant(connection, caller.tenant_id)
+    await check_are_two_people(connection, caller, tenant.deletion_asked_by, f"the deletion of {tenant_id}")
+    await set_tenant(connection, tenant_id)
+    await _check_not_held(connection, tenant_id)
+    outcome = await connection.fetchval(_CONFIRM_DELETION, tenant_id, caller.subject)
+    if outcome != "destroyed":
+        raise Conflict(f"the deletion of {tenant_id} was changed meanwhile ({outcome}): look at it again")
+    await _record(connection, caller, tenant_id, "tenant_deletion_confirmed", {"reason": tenant.deletion_reason})
+    return await get_tenant(connection, tenant_id)
+
+
+async def _check_not_held(connection: Connection, tenant_id: str) -> None:
+    person = await connection.fetchval(_HELD, tenant_id)
+    if person is not None:
+        raise Conflict(f"{person} of tenant {tenant_id} is under a legal hold: it has to be removed first")
 
 
 async def _record(connection: Connection, caller: Principal, tenant_id: str, change: str, details: JsonObject) -> None:

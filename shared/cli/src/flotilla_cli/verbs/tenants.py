@@ -4,11 +4,12 @@ from typing import Annotated
 
 import typer
 
+from flotilla_cli.errors import Misuse
 from flotilla_cli.printing import TableColumn, age, print_fields, print_notice
 from flotilla_cli.target import ADMIN
 from flotilla_cli.verb import Limit, VerbCall, examples_epilog, new_verb_group, verb
 
-app = new_verb_group("Tenants, for the operators of the fleet: create, suspend and resume them.")
+app = new_verb_group("Tenants, for the operators of the fleet: create, suspend, resume and delete them.")
 TenantId = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's name.", show_default=False)]
 ReasonOption = Annotated[str, typer.Option("--reason", metavar="R", help="Recorded, and shown to operators.")]
 
@@ -64,6 +65,34 @@ def resume(call: VerbCall, tenant_id: TenantId) -> None:
     """Serve a suspended tenant again."""
     tenant = call.gateway.post(f"/tenants/{tenant_id}/resume")
     call.show(tenant, lambda: print_fields(tenant))
+
+
+@verb(
+    app,
+    "delete",
+    acts_as=ADMIN,
+    epilog=examples_epilog(
+        "flotilla tenants delete initech --reason 'contract 4711 has ended'",
+        "flotilla tenants delete initech --confirm --as bob",
+    ),
+)
+def delete(
+    call: VerbCall,
+    *,
+    tenant_id: TenantId,
+    reason: Annotated[str | None, typer.Option("--reason", metavar="R", help="Recorded, and kept.")] = None,
+    confirm: Annotated[bool, typer.Option("--confirm", help="Confirm it, as a second person.")] = False,
+) -> None:
+    """Ask for the deletion of a suspended tenant, or confirm it: then its keys are destroyed, and its rows go."""
+    if confirm:
+        tenant = call.gateway.post(f"/tenants/{tenant_id}/deletion/confirm")
+        call.show(tenant, lambda: print_fields(tenant))
+        return
+    if not reason:
+        raise Misuse("a reason is required: --reason R (or --confirm, for a second person)")
+    tenant = call.gateway.post(f"/tenants/{tenant_id}/deletion", {"reason": reason})
+    call.show(tenant, lambda: print_fields(tenant))
+    print_notice(f"A second person confirms it: flotilla tenants delete {tenant_id} --confirm", style=None)
 
 
 _TENANTS = (

@@ -44,7 +44,6 @@ RESERVED_CHANGES: Mapping[str, frozenset[Party]] = MappingProxyType(
         "mcp_tool_": _GATEWAY,
         "agent_route_": _GATEWAY,
         "privacy_": _SERVICES,
-        "privacy_": _GATEWAY,
         "tenant_": _SERVICES,
         "subject_erased": _SERVICES,
         "session_expired": _SERVICES,

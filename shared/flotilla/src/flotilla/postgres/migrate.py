@@ -49,14 +49,16 @@ def migrate(dsn: str, only: Collection[str] | None = None) -> list[str]:
             for migration in pending:
                 _apply(backend, migration)
         with psycopg.connect(one_host) as connection:
-            _open_to_backup(connection)
+            for opening in ("open_to_backup", "open_to_mover"):
+                _open_to_role(connection, opening)
     return [migration.id for migration in pending]
 
 
-def _open_to_backup(connection: "psycopg.Connection[tuple[object, ...]]") -> None:
-    """Let the backup's role read what these migrations added."""
-    if connection.execute("SELECT to_regprocedure('flotilla_ops.open_to_backup()')").fetchone() != (None,):
-        connection.execute("SELECT flotilla_ops.open_to_backup()")
+def _open_to_role(connection: "psycopg.Connection[tuple[object, ...]]", function: str) -> None:
+    """Let a role that serves all tables have what these migrations added."""
+    name = f"flotilla_ops.{function}()"
+    if connection.execute("SELECT to_regprocedure(%s)", (name,)).fetchone() != (None,):
+        connection.execute(f"SELECT {name}".encode())
 
 
 def _refuse_pooler(connection: "psycopg.Connection[tuple[object, ...]]") -> None:
