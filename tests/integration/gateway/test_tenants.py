@@ -98,11 +98,6 @@ async def test_a_suspended_tenant_is_refused_at_every_door_with_the_reason_kept_
         assert "unpaid" not in answer.text
     assert (await ada.get("/v1/sessions")).json()["code"] == "tenant_suspended"
     assert (await token.get("/v1/sessions/s")).status_code == 403
-    key = await gateway.key("carol", ["admin"], tenant="globex")
-    login = await gateway.client().post(
-        "/auth/login", json={"key": key}, headers={"X-Flotilla-Console": "1", "Origin": gateway.url}
-    )
-    assert (login.status_code, login.json()["code"]) == (403, "tenant_suspended")
     assert (await bob.get("/v1/sessions")).status_code == 200
     assert (await otto.post("/v1/tenants/globex/suspend", json={"reason": "again"})).status_code == 409
     assert (await otto.post("/v1/tenants/globex/resume")).json()["state"] == "active"
@@ -113,6 +108,19 @@ async def test_a_suspended_tenant_is_refused_at_every_door_with_the_reason_kept_
         ("tenant_resumed", {"tenant": "globex", "by": "acme/otto"}),
     ]
     assert await changes(ada) == await changes(otto) == expected
+
+
+async def test_nobody_of_a_suspended_tenant_logs_in(replica: Replica) -> None:
+    async with replica(console_key_login=True) as gateway:
+        key = await gateway.key("carol", ["admin"], tenant="globex")
+        headers = {"X-Flotilla-Console": "1", "Origin": gateway.url}
+        client = gateway.client()
+        assert (await client.post("/auth/login", json={"key": key}, headers=headers)).status_code == 204
+        assert (await client.get("/auth/me")).status_code == 200
+        await (await governing(gateway)).post("/v1/tenants/globex/suspend", json={"reason": "r"})
+        login = await client.post("/auth/login", json={"key": key}, headers=headers)
+        assert (login.status_code, login.json()["code"]) == (403, "tenant_suspended")
+        assert (await client.get("/auth/me")).status_code == 403
 
 
 async def test_another_replica_knows_within_two_seconds(gateway: RunningGateway, replica: Replica) -> None:

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flotilla.backup import create, restore, verify
-from flotilla.backup.settings import BackupSettings, RestoreSettings
+from flotilla.backup import create, restore, tenant_export, tenant_import, verify
+from flotilla.backup.settings import BackupSettings, RestoreSettings, TenantExportSettings, TenantImportSettings
 from flotilla.config import load_settings
 from flotilla.config.signing import PublicKeys, create_key_pair, load_public_keys
 from flotilla.contracts.errors import ConfigurationError, FlotillaError, Invalid, Refused
@@ -95,6 +95,48 @@ def restore_backup(
         target = StateDir(state_folder(state))
         given["backup_public_key_file"] = public_key or _default_key()
         return _document(restored_stack(target, folder, given, ShownProgress()), target.root)
+
+
+def export_tenant(
+    tenant: str, folder: Path, state: Path | None, passphrase_file: Path | None, *, with_open_work: bool
+) -> dict[str, Any]:
+    """Export a suspended tenant; what its manifest says."""
+    given: dict[str, Any] = {"backup_passphrase_file": passphrase_file} if passphrase_file else {}
+    with _backup_errors():
+        if not _is_elsewhere():
+            given |= _places(StateDir(state_folder(state)), BACKUP_ROLE)
+        settings = load_settings(TenantExportSettings, **given)
+        to = folder.absolute()
+        exporting = tenant_export.export_tenant(settings, tenant, to, ShownProgress(), with_open_work=with_open_work)
+        return dict(asyncio.run(exporting).as_document())
+
+
+def import_tenant(
+    folder: Path, state: Path | None, public_key: Path | None, passphrase_file: Path | None
+) -> dict[str, Any]:
+    """Import an exported tenant; what its manifest says, and whether it had been imported before."""
+    given: dict[str, Any] = {"backup_passphrase_file": passphrase_file} if passphrase_file else {}
+    with _backup_errors():
+        if public_key:
+            given["backup_public_key_file"] = public_key
+        if not _is_elsewhere():
+            given = {**_places(StateDir(state_folder(state)), None), **given}
+        imported = asyncio.run(
+            tenant_import.import_tenant(load_settings(TenantImportSettings, **given), folder, ShownProgress())
+        )
+        return {**imported.manifest.as_document(), "was_done": imported.was_done}
+
+
+def _places(state: StateDir, user: str | None) -> dict[str, Any]:
+    """Where the local stack's database is, for `user` or its owner, and its keys for backups."""
+    create_key_pair(state.backup_key_file, state.backup_public_key_file)
+    with Stack.attach(state.root) as stack:
+        environment = stack.environment(user=user) if user else stack.environment()
+    return {
+        "postgres_dsn": environment["FLOTILLA_POSTGRES_DSN"],
+        "backup_signing_key_file": state.backup_key_file,
+        "backup_public_key_file": state.backup_public_key_file,
+    }
 
 
 def _document(restored: restore.Restored, state: Path | None) -> dict[str, Any]:

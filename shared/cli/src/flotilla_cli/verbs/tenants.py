@@ -1,15 +1,20 @@
 """`flotilla tenants`: tenants of the fleet, for its operators."""
 
-from typing import Annotated
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, TypeVar
 
 import typer
 
 from flotilla_cli.errors import Misuse
-from flotilla_cli.printing import TableColumn, age, print_fields, print_notice
+from flotilla_cli.printing import OutputFormat, TableColumn, age, print_fields, print_json, print_notice
 from flotilla_cli.target import ADMIN
-from flotilla_cli.verb import Limit, VerbCall, examples_epilog, new_verb_group, verb
+from flotilla_cli.verb import Limit, Output, VerbCall, docstring_as_help, examples_epilog, new_verb_group, verb
+from flotilla_cli.verbs.backup import Passphrase, PublicKey
+from flotilla_cli.verbs.local import State
 
-app = new_verb_group("Tenants, for the operators of the fleet: create, suspend, resume and delete them.")
+F = TypeVar("F", bound=Callable[..., None])
+app = new_verb_group("Tenants, for the operators of the fleet: create, suspend, resume, move and delete them.")
 TenantId = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's name.", show_default=False)]
 ReasonOption = Annotated[str, typer.Option("--reason", metavar="R", help="Recorded, and shown to operators.")]
 
@@ -93,6 +98,63 @@ def delete(
     tenant = call.gateway.post(f"/tenants/{tenant_id}/deletion", {"reason": reason})
     call.show(tenant, lambda: print_fields(tenant))
     print_notice(f"A second person confirms it: flotilla tenants delete {tenant_id} --confirm", style=None)
+
+
+def _transfer(name: str, *lines: str) -> Callable[[F], F]:
+    """Register a verb that works on the servers, not through the API."""
+
+    def register(function: F) -> F:
+        return app.command(name, help=docstring_as_help(function), epilog=examples_epilog(*lines))(function)
+
+    return register
+
+
+@_transfer("export", "flotilla tenants export initech ~/initech --passphrase-file ~/.flotilla-passphrase")
+def export_tenant(
+    tenant_id: TenantId,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder.", show_default=False)],
+    state: State = None,
+    passphrase_file: Passphrase = None,
+    *,
+    with_open_work: Annotated[
+        bool, typer.Option("--with-open-work", help="What is under way ends in the other fleet, with a reason.")
+    ] = False,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Export a suspended tenant for another fleet: its rows, events and key at one point, signed.
+
+    Of the fleet of FLOTILLA_POSTGRES_DSN (role flotilla_backup) where that is set, else of the local stack.
+    """
+    from flotilla_cli.local import backups
+
+    document = backups.export_tenant(tenant_id, folder, state, passphrase_file, with_open_work=with_open_work)
+    _show_transfer({"folder": str(folder), **document}, output)
+
+
+@_transfer("import", "flotilla tenants import ~/initech --public-key backup-signing.pub")
+def import_tenant(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The export's folder.", show_default=False)],
+    state: State = None,
+    public_key: PublicKey = None,
+    passphrase_file: Passphrase = None,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Import an exported tenant into a fleet that goes on working, all of it or nothing. It stays suspended.
+
+    Into the fleet of FLOTILLA_POSTGRES_DSN (the owner) where that is set, else into the local stack.
+    """
+    from flotilla_cli.local import backups
+
+    document = backups.import_tenant(folder, state, public_key, passphrase_file)
+    _show_transfer(document, output)
+    print_notice(f"Let it begin: flotilla tenants resume {document['tenant_id']}", style=None)
+
+
+def _show_transfer(document: dict[str, object], output: OutputFormat) -> None:
+    if output is OutputFormat.JSON:
+        print_json(document)
+    else:
+        print_fields(document)
 
 
 _TENANTS = (

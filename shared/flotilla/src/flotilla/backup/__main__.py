@@ -1,4 +1,5 @@
-"""Creates, verifies or restores a backup by the settings of the environment: for Jobs. `flotilla backup` does the same.
+"""Creates, verifies or restores a backup, or moves a tenant, by the settings of the environment: for Jobs. `flotilla
+backup` and `flotilla tenants` do the same.
 
 Exit code 0: done, and a backup that was verified is good; 1: a server does not answer, or the backup is not good; 2:
 something has to be set or named differently. Standard output holds one JSON document.
@@ -16,7 +17,9 @@ import structlog
 
 from flotilla.backup.create import create_backup
 from flotilla.backup.restore import restore_backup
-from flotilla.backup.settings import BackupSettings, RestoreSettings
+from flotilla.backup.settings import BackupSettings, RestoreSettings, TenantExportSettings, TenantImportSettings
+from flotilla.backup.tenant_export import export_tenant
+from flotilla.backup.tenant_import import import_tenant
 from flotilla.backup.verify import verify_backup
 from flotilla.config import load_settings
 from flotilla.config.signing import load_public_keys
@@ -49,6 +52,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("create").add_argument("folder", type=Path, help="a new folder; a time in it: %%Y%%m%%dT%%H%%M%%S")
     verbs.add_parser("restore").add_argument("folder", type=Path)
+    tenant = verbs.add_parser("export-tenant", help="a suspended tenant, for another fleet")
+    tenant.add_argument("tenant")
+    tenant.add_argument("folder", type=Path, help="a new folder")
+    tenant.add_argument("--with-open-work", action="store_true", help="what is under way ends in the other fleet")
+    verbs.add_parser("import-tenant").add_argument("folder", type=Path)
     verify = verbs.add_parser("verify")
     verify.add_argument("folder", type=Path)
     verify.add_argument("--public-key", type=Path, required=True, help="of those who may sign backups")
@@ -67,6 +75,15 @@ def run(given: argparse.Namespace) -> tuple[int, JsonObject]:
         restored = asyncio.run(restore_backup(load_settings(RestoreSettings), given.folder, progress))
         keys = [str(path) for path in restored.keys]
         return EXIT_OK, {**restored.manifest.as_document(), "was_done": restored.was_done, "key_files": keys}
+    if given.verb == "export-tenant":
+        exporting = load_settings(TenantExportSettings)
+        exported = asyncio.run(
+            export_tenant(exporting, given.tenant, given.folder, progress, with_open_work=given.with_open_work)
+        )
+        return EXIT_OK, {"folder": str(given.folder), **exported.as_document()}
+    if given.verb == "import-tenant":
+        imported = asyncio.run(import_tenant(load_settings(TenantImportSettings), given.folder, progress))
+        return EXIT_OK, {**imported.manifest.as_document(), "was_done": imported.was_done}
     audit_keys = load_public_keys(given.audit_public_key) if given.audit_public_key else None
     verdict = verify_backup(given.folder, load_public_keys(given.public_key), audit_keys, progress)
     return (EXIT_OK if verdict.ok else EXIT_FAILED), verdict.as_document()

@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from flotilla.backup.files import new_compressed_file, stored_as_it_is
-from flotilla.backup.manifest import Manifest, StoredFile, StoredKey, write_manifest
+from flotilla.backup.manifest import AnyManifest, Manifest, StoredFile, StoredKey, write_manifest
 from flotilla.backup.private_files import OWNER_ONLY_FOLDER
 from flotilla.backup.sealing import read_passphrase, seal
 from flotilla.backup.settings import BackupSettings
@@ -76,10 +76,24 @@ async def create_backup(settings: BackupSettings, to: Path, progress: Progress) 
         RetryLater: a server does not answer.
     """
     signer, keys = load_signer(settings.backup_signing_key_file), _Keys.read(settings)
+    with new_backup_folder(to) as folder:
+        manifest = await _create(settings, folder, keys, progress)
+        finish_backup(folder, manifest, signer, to)
+    return manifest
+
+
+@contextmanager
+def new_backup_folder(to: Path) -> Iterator[Path]:
+    """Where a backup grows; `finish_backup` gives it its name.
+
+    Raises:
+        Refused: the folder exists.
+        Conflict: another process creates a backup there.
+        ConfigurationError: it can't be written.
+    """
     try:
         with _partial_folder(to) as folder:
-            manifest = await _create(settings, folder, keys, progress)
-            _finish(folder, manifest, signer, to)
+            yield folder
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
@@ -87,7 +101,6 @@ async def create_backup(settings: BackupSettings, to: Path, progress: Progress) 
             f"{to} can't be written: {error.strerror}. What was written of it was removed. Name a folder on a disk "
             "with enough space"
         ) from error
-    return manifest
 
 
 async def _create(settings: BackupSettings, folder: Path, keys: _Keys, progress: Progress) -> Manifest:
@@ -164,7 +177,8 @@ def _partial_folder(to: Path) -> Iterator[Path]:
             lock.unlink(missing_ok=True)
 
 
-def _finish(folder: Path, manifest: Manifest, signer: Signer, to: Path) -> None:
+def finish_backup(folder: Path, manifest: AnyManifest, signer: Signer, to: Path) -> None:
+    """Sign what was written, and give the folder its name."""
     write_manifest(folder, manifest, signer)
     for directory in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
         _sync(directory)

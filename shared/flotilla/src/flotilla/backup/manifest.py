@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from flotilla.backup.private_files import new_private_file
 from flotilla.config.signing import PublicKeys, Signer
@@ -148,7 +149,18 @@ class SignedManifest:
     """Why its signature does not hold; empty when it does."""
 
 
-def write_manifest(folder: Path, manifest: Manifest, signer: Signer) -> None:
+class AnyManifest(Protocol):
+    """A backup's manifest, or that of an exported tenant."""
+
+    @property
+    def format(self) -> str:
+        """Tells one kind from the other."""
+
+
+M = TypeVar("M", bound=AnyManifest)
+
+
+def write_manifest(folder: Path, manifest: AnyManifest, signer: Signer) -> None:
     """Write the manifest and its signature: last, for a folder without them is no backup."""
     body = to_json(manifest)
     signature = _Signature(key_id=signer.key_id, signature=signer.sign(_DOMAIN + body))
@@ -158,24 +170,35 @@ def write_manifest(folder: Path, manifest: Manifest, signer: Signer) -> None:
 
 
 def read_manifest(folder: Path, keys: PublicKeys) -> SignedManifest:
-    """Read the manifest and check its signature.
+    """Read the manifest of a backup and check its signature.
 
     Raises:
         Invalid: there is no backup in the folder, or not of this format.
     """
+    return SignedManifest(*read_signed_manifest(folder, keys, Manifest, FORMAT))
+
+
+def read_signed_manifest(
+    folder: Path, keys: PublicKeys, kind: type[M], format_name: str
+) -> tuple[M, str, Sequence[str]]:
+    """Read a manifest of a `kind`; return it with the SHA-256 of its bytes, and why its signature does not hold.
+
+    Raises:
+        Invalid: there is none in the folder, or not of this format.
+    """
     try:
         body = _bounded(folder / MANIFEST)
         signature = from_json(_bounded(folder / SIGNATURE), _Signature)
-        manifest = from_json(body, Manifest)
+        manifest = from_json(body, kind)
     except OSError as error:
         raise Invalid(f"{folder} holds no complete backup: {error.strerror}: {error.filename}") from error
     except Undecodable as error:
         raise Invalid(f"{folder} holds no backup that this version can read: {error}") from error
-    if manifest.format != FORMAT:
-        raise Invalid(f"{folder} has format {manifest.format}, and this version reads {FORMAT}")
+    if manifest.format != format_name:
+        raise Invalid(f"{folder} has format {manifest.format}, and this version reads {format_name}")
     problem = keys.signature_problem(signature.key_id, _DOMAIN + body, signature.signature)
     problems = () if problem is None else (f"the manifest {problem}",)
-    return SignedManifest(manifest, sha256(body).hexdigest(), problems)
+    return manifest, sha256(body).hexdigest(), problems
 
 
 def _bounded(path: Path) -> bytes:

@@ -133,7 +133,7 @@ class RestoredTables:
         """
         present = {row["name"]: row for row in await self._tables()}
         done = {row["table_name"] for row in await self._connection.fetch(_DONE, self._manifest.backup_id)}
-        tables = in_order(self._manifest.tables, await self._references())
+        tables = in_order(self._manifest.tables, await read_references(self._connection))
         for number, table in enumerate(tables):
             progress(f"table {table.name}", number, len(tables))
             if table.name in done or (table.name == _EMBEDDINGS and table.name not in present):
@@ -178,12 +178,6 @@ class RestoredTables:
     async def _tables(self) -> Sequence[asyncpg.Record]:
         return [row for row in await self._connection.fetch(_TABLES, SCHEMAS) if not is_of_migrations(row["name"])]
 
-    async def _references(self) -> dict[str, set[str]]:
-        found: dict[str, set[str]] = {}
-        for row in await self._connection.fetch(_REFERENCES, SCHEMAS):
-            found.setdefault(row["name"], set()).add(row["refers_to"])
-        return found
-
     async def _connected_services(self) -> list[str]:
         return [f"connections of {row['name']}" for row in await self._connection.fetch(_SERVICES)]
 
@@ -199,6 +193,14 @@ class RestoredTables:
         if found:
             shown = ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
             raise Refused(f"the fleet is not empty, so nothing was changed. The database has {shown}")
+
+
+async def read_references(connection: Plain) -> dict[str, set[str]]:
+    """Which tables the rows of each table refer to."""
+    found: dict[str, set[str]] = {}
+    for row in await connection.fetch(_REFERENCES, SCHEMAS):
+        found.setdefault(row["name"], set()).add(row["refers_to"])
+    return found
 
 
 def in_order(tables: Iterable[StoredTable], references: Mapping[str, set[str]]) -> list[StoredTable]:

@@ -4,11 +4,11 @@ The schema is not copied: migrations make it. COPY in text format is what pg_dum
 versions and needs no program beside the driver.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import asyncpg
 
@@ -124,6 +124,34 @@ async def copy_tables(taken: Snapshot, folder: Path, progress: Progress) -> list
     return stored
 
 
+_OF_A_TENANT = """
+SELECT c.oid::regclass::text AS name FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid
+WHERE c.relnamespace = 'flotilla'::regnamespace AND c.relkind IN ('r', 'p') AND a.attname = 'tenant_id'
+"""
+
+
+async def copy_tenant_rows(
+    taken: Snapshot, folder: Path, tenant_id: str, left_out: Collection[str], progress: Progress
+) -> list[StoredTable]:
+    """Write one tenant's rows of every table of the schema `flotilla` but those that are `left_out`."""
+    await _refuse_hidden_rows(taken.connection)
+    names = {row["name"] for row in await taken.connection.fetch(_OF_A_TENANT)} - set(left_out)
+    tables = [row for row in await taken.connection.fetch(_TABLES, SCHEMAS) if row["name"] in names]
+    stored = []
+    for number, row in enumerate(tables):
+        progress(f"table {row['name']}", number, len(tables))
+        stored.append(await _copy(taken.connection, folder, row, tenant_id))
+    return stored
+
+
+async def copy_tenant_columns(
+    connection: Plain, folder: Path, name: str, columns: Sequence[str], tenant_id: str
+) -> StoredTable:
+    """Write some columns of a tenant's rows of a table, in the order of its sessions and their events."""
+    table = {"name": name, "columns": columns, "key": ["session_id", "seq"]}
+    return await _copy(connection, folder, table, tenant_id)
+
+
 async def read_sequences(connection: Plain) -> dict[str, int]:
     """The last number that each sequence gave out: read after the rows, which never have a later one."""
     return {row["name"]: row["last_value"] for row in await connection.fetch(_SEQUENCES, SCHEMAS)}
@@ -160,16 +188,20 @@ async def _refuse_hidden_rows(connection: Plain) -> None:
         )
 
 
-async def _copy(connection: Plain, folder: Path, table: asyncpg.Record) -> StoredTable:
+async def _copy(
+    connection: Plain, folder: Path, table: "Mapping[str, Any] | asyncpg.Record", tenant_id: str | None = None
+) -> StoredTable:
+    """Write a table's rows, or one tenant's of them."""
     columns, name = list(table["columns"]), table["name"]
+    where, arguments = ("", ()) if tenant_id is None else (" WHERE tenant_id = $1", (tenant_id,))
     order = f" ORDER BY {', '.join(map(quote_sql_name, table['key']))}" if table["key"] else ""
-    query = f"SELECT {', '.join(map(quote_sql_name, columns))} FROM {quoted_name(name)}{order}"  # noqa: S608 - quoted
+    query = f"SELECT {', '.join(map(quote_sql_name, columns))} FROM {quoted_name(name)}{where}{order}"  # noqa: S608 - quoted
     with new_compressed_file(folder, f"postgres/{name}.copy.gz") as file:
 
         async def take(data: bytes) -> None:
             file.write(data)
 
-        status = await connection.copy_from_query(query, output=take, format="text")
+        status = await connection.copy_from_query(query, *arguments, output=take, format="text")
     return StoredTable(name=name, columns=columns, rows=int(status.split()[-1]), file=file.manifest_entry)
 
 

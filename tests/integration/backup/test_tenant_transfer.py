@@ -1,0 +1,346 @@
+"""A tenant moves to another fleet while both are at work: all of it, each event once, with the same chain."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+import outbox_relay.main
+import outbox_relay.settings
+from flotilla.audit.verify import Verdict, Verifier
+from flotilla.backup import tenant_import
+from flotilla.backup.manifest import MANIFEST
+from flotilla.backup.settings import TenantExportSettings, TenantImportSettings
+from flotilla.backup.tenant_export import export_tenant
+from flotilla.backup.tenant_import import Imported, import_tenant
+from flotilla.backup.tenant_manifest import TenantManifest
+from flotilla.config.signing import create_key_pair, load_public_keys
+from flotilla.contracts.errors import ConfigurationError, Invalid, Refused, TenantSuspended
+from flotilla.encryption import Keyring
+from flotilla.encryption.roots import KeyFile, create_key_file
+from flotilla.eventstore import AgentEventStore
+from flotilla.eventstore.sessions import fork_session
+from flotilla.kafka.session_log import open_kafka_log
+from flotilla.postgres import Pool, SuspendedTenants, open_pool, tenant_transaction
+from flotilla.runtime import Runtime
+from flotilla_devstack import RunningStack
+from tests.integration.backup.saved import Stores, passphrase_file, silent
+from tests.support.audit import Projected, audit_settings, running_audit
+from tests.support.postgres import cloned
+from tests.support.session_events import append_messages, read_topic, topics_named
+from tests.support.waiting import eventually
+
+SUSPEND = """
+INSERT INTO flotilla_ops.tenants (tenant_id, created_by, suspended_by, suspended_at, suspended_for)
+VALUES ('acme', '', 'otto', now(), 'it moves')
+ON CONFLICT (tenant_id) DO UPDATE SET suspended_by = 'otto', suspended_at = now(), suspended_for = 'it moves'
+"""
+RESUME = "UPDATE flotilla_ops.tenants SET suspended_by = NULL, suspended_at = NULL, suspended_for = NULL"
+EVENTS = "SELECT session_id, seq, event_id::text, hash FROM audit.session_events WHERE tenant_id = $1 ORDER BY 1, 2"
+ROWS = "SELECT count(*) FROM flotilla.{} WHERE tenant_id = 'acme'"
+
+
+async def execute(stores: Stores, statement: str) -> None:
+    connection = await asyncpg.connect(stores.database.superuser_dsn)
+    await connection.execute(statement)
+    await connection.close()
+
+
+async def fetch(stores: Stores, query: str, *arguments: object) -> list[tuple[Any, ...]]:
+    connection = await asyncpg.connect(stores.database.superuser_dsn)
+    rows = await connection.fetch(query, *arguments)
+    await connection.close()
+    return [tuple(row) for row in rows]
+
+
+async def exported(source: Stores, to: Path, **given: Any) -> TenantManifest:
+    create_key_pair(source.folder / "backup.pem", source.folder / "backup.pub")
+    options = {name: given.pop(name) for name in ("with_open_work", "settled_s") if name in given}
+    settings = TenantExportSettings(
+        postgres_dsn=source.database.dsn("flotilla_backup"),
+        backup_signing_key_file=source.folder / "backup.pem",
+        **given,
+    )
+    return await export_tenant(settings, "acme", to, silent, **{"settled_s": 0.0, **options})
+
+
+async def imported(target: Stores, folder: Path, **given: Any) -> Imported:
+    settings = TenantImportSettings(
+        postgres_dsn=target.database.superuser_dsn, backup_public_key_file=target.folder / "backup.pub", **given
+    )
+    return await import_tenant(settings, folder, silent)
+
+
+async def verified(stores: Stores) -> Verdict:
+    async with open_pool(stores.database.dsn(), application="test") as pool, open_kafka_log(stores.kafka) as log:
+        return await Verifier(pool, "acme", load_public_keys(stores.folder / "audit.pub"), log).verify(None)
+
+
+@asynccontextmanager
+async def at_work(stores: Stores) -> AsyncIterator[None]:
+    """A relay and an audit consumer of the fleet's own."""
+    settings = outbox_relay.settings.Settings(
+        postgres_dsn=stores.database.dsn("flotilla_relay"),
+        kafka_bootstrap_servers=stores.kafka.kafka_bootstrap_servers,
+        kafka_session_events_topic=stores.kafka.kafka_session_events_topic,
+        kafka_checkpoints_topic=stores.kafka.kafka_checkpoints_topic,
+    )
+    runtime = Runtime("outbox-relay")
+    relay = asyncio.create_task(outbox_relay.main.run(settings, runtime))
+    try:
+        async with running_audit(audit_settings(stores.database, stores.kafka, stores.folder)):
+            yield
+    finally:
+        runtime.request_stop("end of the test")
+        await relay
+
+
+@pytest.fixture
+async def target(
+    stack: RunningStack, database_template: str, kafka_bootstrap: str, unique: Callable[[str], str], tmp_path: Path
+) -> AsyncIterator[Stores]:
+    """Another fleet, with a tenant whose sessions have the same names."""
+    kafka = await topics_named(kafka_bootstrap, unique("events"))
+    folder = tmp_path / "target"
+    folder.mkdir()
+    async with cloned(stack.postgres_dsn("postgres"), database_template, unique("flotilla_target")) as database:
+        stores = Stores(database, kafka, folder)
+        async with open_pool(database.dsn(), application="test") as pool:
+            await append_messages(pool, "s0", ["somebody else's"], "globex")
+        yield stores
+
+
+@dataclass
+class Load:
+    """Writers of one tenant, who stop when they are refused; what was acknowledged to them."""
+
+    stores: Stores
+    tenant: str
+    acknowledged: dict[str, list[str]] = field(default_factory=dict)
+
+    async def write(self, session: str, pool: Pool, suspended: SuspendedTenants) -> None:
+        ids = self.acknowledged.setdefault(session, [])
+        while True:
+            try:
+                await suspended.check_active(self.tenant)
+            except TenantSuspended:
+                return
+            ids += await append_messages(pool, session, ["under load"], self.tenant)
+
+    @asynccontextmanager
+    async def running(self, sessions: int) -> AsyncIterator[asyncio.Task[Any]]:
+        async with open_pool(self.stores.database.dsn(), application="test", max_size=4) as pool:
+            suspended = SuspendedTenants(pool, with_finishing=True)
+            writers = [self.write(f"load-{number}", pool, suspended) for number in range(sessions)]
+            task = asyncio.ensure_future(asyncio.gather(*writers))
+            try:
+                yield task  # type: ignore[misc]
+            finally:
+                task.cancel()
+
+
+async def test_a_tenant_moves_under_load_without_a_lost_or_doubled_event(
+    saved: Stores, target: Stores, projected: Projected, tmp_path: Path
+) -> None:
+    theirs, others, there = Load(saved, "acme"), Load(saved, "default"), Load(target, "globex")
+    async with at_work(saved), at_work(target), others.running(2), there.running(2), theirs.running(3) as writing:
+        await asyncio.sleep(2)
+        await execute(saved, SUSPEND)
+        await asyncio.wait_for(writing, 10)
+
+        async def settled() -> TenantManifest | None:
+            try:
+                return await exported(saved, tmp_path / "export")
+            except Refused as error:
+                assert "not projected" in str(error)
+                return None
+
+        manifest = await eventually(settled, 30)
+        assert (await imported(target, tmp_path / "export")).was_done is False
+        assert (await imported(target, tmp_path / "export")).was_done is True
+        await execute(target, RESUME)
+        async with open_pool(target.database.dsn(), application="test") as pool:
+            for session, ids in theirs.acknowledged.items():
+                ids += await append_messages(pool, session, ["goes on"] * 3, "acme")
+
+        async def all_projected() -> bool:
+            count = "SELECT count(*) FROM audit.session_events WHERE tenant_id = 'acme'"
+            [(found,)] = await fetch(target, count)
+            return bool(found == manifest.events.rows + 9)
+
+        await eventually(all_projected, 30)
+    verdict = await verified(target)
+    assert (verdict.ok, verdict.sessions) == (True, 5), verdict
+    before, after = await fetch(saved, EVENTS, "acme"), await fetch(target, EVENTS, "acme")
+    assert [row for row in after if row in set(before)] == before, "the chain is the same, hash by hash"
+    for session, ids in theirs.acknowledged.items():
+        assert len(ids) > 5
+        assert [row[2] for row in after if row[0] == session] == ids
+    log = [(record.key, record.seq) for record in await read_topic(target.kafka) if record.key.startswith("acme/")]
+    assert len(log) == len(set(log)) == len(after)
+    parked = "SELECT count(*) FROM audit.parked_events"
+    assert (await fetch(saved, parked), await fetch(target, parked)) == ([(0,)], [(0,)])
+
+
+@pytest.fixture
+async def suspended(saved: Stores) -> Stores:
+    await execute(saved, SUSPEND)
+    return saved
+
+
+@pytest.mark.parametrize(
+    ("before", "why"),
+    [
+        ("UPDATE flotilla_ops.tenants SET suspended_by = NULL, suspended_at = NULL, suspended_for = NULL", "suspended"),
+        ("UPDATE flotilla.sessions SET head_seq = head_seq + 1 WHERE session_id = 's0'", "not projected (s0)"),
+        (
+            "INSERT INTO audit.parked_events (tenant_id, kafka_partition, kafka_offset, session_id, seq, reason, detail,"
+            " body) VALUES ('acme', 0, 0, 's5', 9, 'gap', 'd', '')",
+            "not projected (s5)",
+        ),
+        (
+            "INSERT INTO flotilla.runs (tenant_id, run_id, session_id, user_id, workflow_id, query, status, request)"
+            " VALUES ('acme', 'r', 's0', 'u', 'run-r', 'q', 'running', '{}')",
+            "1 runs, actions, orders or tasks under way",
+        ),
+    ],
+)
+async def test_what_is_not_settled_is_not_exported(suspended: Stores, before: str, why: str, tmp_path: Path) -> None:
+    await execute(suspended, before)
+    with pytest.raises(Refused) as refused:
+        await exported(suspended, tmp_path / "export")
+    assert why in str(refused.value)
+    assert not (tmp_path / "export").exists()
+    if "under way" in why:
+        assert (await exported(suspended, tmp_path / "export", with_open_work=True)).open_work == 1
+
+
+async def test_an_export_waits_for_requests_from_before_the_suspension(suspended: Stores, tmp_path: Path) -> None:
+    steps: list[str] = []
+    create_key_pair(suspended.folder / "backup.pem", suspended.folder / "backup.pub")
+    settings = TenantExportSettings(
+        postgres_dsn=suspended.database.dsn("flotilla_backup"),  # type: ignore[arg-type]
+        backup_signing_key_file=suspended.folder / "backup.pem",
+    )
+    await export_tenant(settings, "acme", tmp_path / "e", lambda what, *_: steps.append(what), settled_s=1.5)
+    assert any("from before the suspension" in step for step in steps)
+
+
+async def test_a_tenant_that_is_there_or_was_is_not_overwritten(
+    suspended: Stores, target: Stores, tmp_path: Path
+) -> None:
+    await exported(suspended, tmp_path / "export")
+    await target_key(suspended, target)
+    await execute(target, "INSERT INTO flotilla_ops.tenants (tenant_id, created_by) VALUES ('acme', 'x')")
+    with pytest.raises(Refused, match="knows a tenant acme"):
+        await imported(target, tmp_path / "export")
+    await execute(target, "DELETE FROM flotilla_ops.tenants")
+    await imported(target, tmp_path / "export")
+    assert await fetch(
+        target, "SELECT imported_from IS NOT NULL, suspended_at IS NOT NULL FROM flotilla_ops.tenants"
+    ) == [(True, True)]
+    await exported(suspended, tmp_path / "again")
+    with pytest.raises(Refused, match="knows a tenant acme"):
+        await imported(target, tmp_path / "again")
+
+
+async def target_key(source: Stores, target: Stores) -> None:
+    """The target trusts who signs the source's exports."""
+    (target.folder / "backup.pub").write_bytes((source.folder / "backup.pub").read_bytes())
+
+
+def changed_event(folder: Path) -> None:
+    [file] = folder.glob("postgres/audit.session_events*")
+    file.write_bytes(file.read_bytes()[:-9] + b"x" * 9)
+
+
+def changed_manifest(folder: Path) -> None:
+    file = folder / MANIFEST
+    file.write_text(file.read_text().replace('"tenant_id":"acme"', '"tenant_id":"evil"'))
+
+
+@pytest.mark.parametrize("change", [changed_event, changed_manifest])
+async def test_an_export_that_was_changed_is_refused_and_changes_nothing(
+    suspended: Stores, target: Stores, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    await exported(suspended, tmp_path / "export")
+    await target_key(suspended, target)
+    change(tmp_path / "export")
+    with pytest.raises((Refused, Invalid)):
+        await imported(target, tmp_path / "export")
+    assert await fetch(target, "SELECT 1 FROM flotilla_ops.tenants") == []
+
+
+async def test_an_import_that_is_interrupted_leaves_nothing(
+    suspended: Stores, target: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await exported(suspended, tmp_path / "export")
+    await target_key(suspended, target)
+
+    async def killed(*_: object) -> None:
+        raise ConnectionError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tenant_import, "_queue_events", killed)
+        with pytest.raises(ConnectionError):
+            await imported(target, tmp_path / "export")
+    assert await fetch(target, "SELECT 1 FROM flotilla.sessions WHERE tenant_id = 'acme'") == []
+    assert (await imported(target, tmp_path / "export")).was_done is False
+    assert len(await fetch(target, "SELECT 1 FROM flotilla.sessions WHERE tenant_id = 'acme'")) == 2
+    assert len(await fetch(target, "SELECT 1 FROM flotilla.event_outbox WHERE tenant_id = 'acme'")) == 10
+
+
+async def test_the_tenants_key_is_wrapped_by_the_other_fleets_root_and_forks_and_documents_come_along(
+    saved: Stores, target: Stores, projected: Projected, pool: Pool, tmp_path: Path
+) -> None:
+    roots = {name: tmp_path / f"{name}.keys" for name in ("source", "target")}
+    for file in roots.values():
+        create_key_file(file)
+    keyring = Keyring(KeyFile(roots["source"]), writes=True)
+    async with open_pool(saved.database.dsn(), application="test", keyring=keyring) as encrypting:
+        await append_messages(encrypting, "secret", ["the harbour master", "is Ada"], "acme")
+        async with tenant_transaction(encrypting, "acme") as connection:
+            await fork_session(connection, "acme", "secret", 1, new_session_id="fork", user_id="u", source="/tests")
+        await append_messages(encrypting, "fork", ["is Bob"], "acme")
+    await execute(
+        saved,
+        "INSERT INTO flotilla.documents (tenant_id, document_id, uri, title, media_type, content_hash, size_bytes, body,"
+        " passages) VALUES ('acme', 'd', 'u', 't', 'text/plain', 'x', 1, 'b', 1);"
+        "INSERT INTO flotilla.agent_actions (tenant_id, agent_id, session_id, action_type, payload)"
+        " SELECT 'acme', 'a', 's0', 'x', '{}' FROM generate_series(1, 50)",
+    )
+    await saved.until_settled(projected)
+    await execute(saved, SUSPEND)
+    phrase: Mapping[str, Any] = {"backup_passphrase_file": passphrase_file(tmp_path)}
+    with pytest.raises(ConfigurationError, match="PASSPHRASE"):
+        await exported(saved, tmp_path / "export", encryption_key_file=roots["source"])
+    await exported(saved, tmp_path / "export", encryption_key_file=roots["source"], **phrase)
+    await target_key(saved, target)
+    with pytest.raises(ConfigurationError, match="root keys"):
+        await imported(target, tmp_path / "export")
+    await imported(target, tmp_path / "export", encryption_key_file=roots["target"], **phrase)
+    reading = Keyring(KeyFile(roots["target"]), writes=True)
+    async with at_work(target), open_pool(target.database.dsn(), application="test", keyring=reading) as there:
+
+        async def projected_there() -> bool:
+            count = "SELECT count(*) FROM audit.session_events WHERE tenant_id = 'acme'"
+            return (await fetch(saved, count)) == (await fetch(target, count))
+
+        await eventually(projected_there, 30)
+        events = await AgentEventStore(there, "acme").replay("fork")
+        texts = [event.data["content"] for event in events if "content" in event.data]
+        assert texts == ["the harbour master", "is Bob"]
+        async with tenant_transaction(there, "acme") as connection:
+            await connection.execute(
+                "INSERT INTO flotilla.agent_actions (tenant_id, agent_id, session_id, action_type, payload)"
+                " VALUES ('acme', 'a', 's0', 'x', '{}')"
+            )
+    numbers = await fetch(target, "SELECT count(*), count(DISTINCT action_seq) FROM flotilla.agent_actions")
+    assert numbers == [(51, 51)]
+    assert await fetch(target, ROWS.format("documents")) == [(1,)]
+    assert (await verified(target)).ok
