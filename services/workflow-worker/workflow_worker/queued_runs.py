@@ -18,6 +18,7 @@ SELECT run_id, user_id, acted_by, if_active, request, workflow, (if_active <> 'e
     SELECT FROM flotilla.runs AS o WHERE o.tenant_id = $1 AND o.session_id = $2 AND o.status = 'queued'
         AND o.if_active <> 'enqueue' AND o.run_id <> r.run_id)) AS more
 FROM flotilla.runs AS r WHERE tenant_id = $1 AND session_id = $2 AND status = 'queued'
+    AND NOT flotilla_ops.is_suspended($1)
     AND NOT EXISTS (SELECT FROM flotilla.runs AS a WHERE a.tenant_id = $1 AND a.session_id = $2
                     AND a.status IN ('pending', 'running', 'interrupted'))
 ORDER BY if_active = 'enqueue', first_seq LIMIT 1
@@ -34,7 +35,7 @@ WHERE tenant_id = $1 AND session_id = $2 AND (if_active IS NULL OR opened_seq IS
 
 
 async def open_next_run(connection: Connection, tenant_id: str, session_id: str) -> bool:
-    """Open the session's next run, if none is active; return whether there was one. The leader starts its workflow.
+    """Open the session's next run, if none is active and its tenant is not suspended; return whether there was one. The leader starts its workflow.
 
     One that the run behind it interrupts is opened, so that its request is in the history, and ended at once.
     """

@@ -9,6 +9,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from pydantic import SecretStr
 
 import outbox_relay.main
 import outbox_relay.settings
@@ -40,6 +41,20 @@ INSERT INTO flotilla_ops.tenants (tenant_id, created_by, suspended_by, suspended
 VALUES ('acme', '', 'otto', now(), 'it moves')
 ON CONFLICT (tenant_id) DO UPDATE SET suspended_by = 'otto', suspended_at = now(), suspended_for = 'it moves'
 """
+PARKED = """
+INSERT INTO audit.parked_events (tenant_id, kafka_partition, kafka_offset, session_id, seq, reason, detail, body)
+VALUES ('acme', 0, 0, 's5', 9, 'gap', 'd', '')
+"""
+UNDER_WAY = """
+INSERT INTO flotilla.runs (tenant_id, run_id, session_id, user_id, workflow_id, query, status, request)
+VALUES ('acme', 'r', 's0', 'u', 'run-r', 'q', 'running', '{}')
+"""
+OTHER_ROWS = """
+INSERT INTO flotilla.documents (tenant_id, document_id, uri, title, media_type, content_hash, size_bytes, body, passages)
+VALUES ('acme', 'd', 'u', 't', 'text/plain', 'x', 1, 'b', 1);
+INSERT INTO flotilla.agent_actions (tenant_id, agent_id, session_id, action_type, payload)
+SELECT 'acme', 'a', 's0', 'x', '{}' FROM generate_series(1, 50)
+"""
 RESUME = "UPDATE flotilla_ops.tenants SET suspended_by = NULL, suspended_at = NULL, suspended_for = NULL"
 EVENTS = "SELECT session_id, seq, event_id::text, hash FROM audit.session_events WHERE tenant_id = $1 ORDER BY 1, 2"
 ROWS = "SELECT count(*) FROM flotilla.{} WHERE tenant_id = 'acme'"
@@ -62,7 +77,7 @@ async def exported(source: Stores, to: Path, **given: Any) -> TenantManifest:
     create_key_pair(source.folder / "backup.pem", source.folder / "backup.pub")
     options = {name: given.pop(name) for name in ("with_open_work", "settled_s") if name in given}
     settings = TenantExportSettings(
-        postgres_dsn=source.database.dsn("flotilla_backup"),
+        postgres_dsn=SecretStr(source.database.dsn("flotilla_backup")),
         backup_signing_key_file=source.folder / "backup.pem",
         **given,
     )
@@ -71,7 +86,9 @@ async def exported(source: Stores, to: Path, **given: Any) -> TenantManifest:
 
 async def imported(target: Stores, folder: Path, **given: Any) -> Imported:
     settings = TenantImportSettings(
-        postgres_dsn=target.database.superuser_dsn, backup_public_key_file=target.folder / "backup.pub", **given
+        postgres_dsn=SecretStr(target.database.superuser_dsn),
+        backup_public_key_file=target.folder / "backup.pub",
+        **given,
     )
     return await import_tenant(settings, folder, silent)
 
@@ -85,7 +102,7 @@ async def verified(stores: Stores) -> Verdict:
 async def at_work(stores: Stores) -> AsyncIterator[None]:
     """A relay and an audit consumer of the fleet's own."""
     settings = outbox_relay.settings.Settings(
-        postgres_dsn=stores.database.dsn("flotilla_relay"),
+        postgres_dsn=SecretStr(stores.database.dsn("flotilla_relay")),
         kafka_bootstrap_servers=stores.kafka.kafka_bootstrap_servers,
         kafka_session_events_topic=stores.kafka.kafka_session_events_topic,
         kafka_checkpoints_topic=stores.kafka.kafka_checkpoints_topic,
@@ -156,8 +173,9 @@ async def test_a_tenant_moves_under_load_without_a_lost_or_doubled_event(
         async def settled() -> TenantManifest | None:
             try:
                 return await exported(saved, tmp_path / "export")
-            except Refused as error:
-                assert "not projected" in str(error)
+            except Refused as refused:
+                if "not projected" not in str(refused):
+                    raise
                 return None
 
         manifest = await eventually(settled, 30)
@@ -166,7 +184,7 @@ async def test_a_tenant_moves_under_load_without_a_lost_or_doubled_event(
         await execute(target, RESUME)
         async with open_pool(target.database.dsn(), application="test") as pool:
             for session, ids in theirs.acknowledged.items():
-                ids += await append_messages(pool, session, ["goes on"] * 3, "acme")
+                ids.extend(await append_messages(pool, session, ["goes on"] * 3, "acme"))
 
         async def all_projected() -> bool:
             count = "SELECT count(*) FROM audit.session_events WHERE tenant_id = 'acme'"
@@ -175,7 +193,7 @@ async def test_a_tenant_moves_under_load_without_a_lost_or_doubled_event(
 
         await eventually(all_projected, 30)
     verdict = await verified(target)
-    assert (verdict.ok, verdict.sessions) == (True, 5), verdict
+    assert (verdict.ok, len(verdict.sessions)) == (True, 5), verdict
     before, after = await fetch(saved, EVENTS, "acme"), await fetch(target, EVENTS, "acme")
     assert [row for row in after if row in set(before)] == before, "the chain is the same, hash by hash"
     for session, ids in theirs.acknowledged.items():
@@ -196,18 +214,10 @@ async def suspended(saved: Stores) -> Stores:
 @pytest.mark.parametrize(
     ("before", "why"),
     [
-        ("UPDATE flotilla_ops.tenants SET suspended_by = NULL, suspended_at = NULL, suspended_for = NULL", "suspended"),
+        (RESUME, "is not suspended"),
         ("UPDATE flotilla.sessions SET head_seq = head_seq + 1 WHERE session_id = 's0'", "not projected (s0)"),
-        (
-            "INSERT INTO audit.parked_events (tenant_id, kafka_partition, kafka_offset, session_id, seq, reason, detail,"
-            " body) VALUES ('acme', 0, 0, 's5', 9, 'gap', 'd', '')",
-            "not projected (s5)",
-        ),
-        (
-            "INSERT INTO flotilla.runs (tenant_id, run_id, session_id, user_id, workflow_id, query, status, request)"
-            " VALUES ('acme', 'r', 's0', 'u', 'run-r', 'q', 'running', '{}')",
-            "1 runs, actions, orders or tasks under way",
-        ),
+        (PARKED, "not projected (s5)"),
+        (UNDER_WAY, "1 runs, actions, orders or tasks under way"),
     ],
 )
 async def test_what_is_not_settled_is_not_exported(suspended: Stores, before: str, why: str, tmp_path: Path) -> None:
@@ -224,7 +234,7 @@ async def test_an_export_waits_for_requests_from_before_the_suspension(suspended
     steps: list[str] = []
     create_key_pair(suspended.folder / "backup.pem", suspended.folder / "backup.pub")
     settings = TenantExportSettings(
-        postgres_dsn=suspended.database.dsn("flotilla_backup"),  # type: ignore[arg-type]
+        postgres_dsn=SecretStr(suspended.database.dsn("flotilla_backup")),
         backup_signing_key_file=suspended.folder / "backup.pem",
     )
     await export_tenant(settings, "acme", tmp_path / "e", lambda what, *_: steps.append(what), settled_s=1.5)
@@ -307,13 +317,7 @@ async def test_the_tenants_key_is_wrapped_by_the_other_fleets_root_and_forks_and
         async with tenant_transaction(encrypting, "acme") as connection:
             await fork_session(connection, "acme", "secret", 1, new_session_id="fork", user_id="u", source="/tests")
         await append_messages(encrypting, "fork", ["is Bob"], "acme")
-    await execute(
-        saved,
-        "INSERT INTO flotilla.documents (tenant_id, document_id, uri, title, media_type, content_hash, size_bytes, body,"
-        " passages) VALUES ('acme', 'd', 'u', 't', 'text/plain', 'x', 1, 'b', 1);"
-        "INSERT INTO flotilla.agent_actions (tenant_id, agent_id, session_id, action_type, payload)"
-        " SELECT 'acme', 'a', 's0', 'x', '{}' FROM generate_series(1, 50)",
-    )
+    await execute(saved, OTHER_ROWS)
     await saved.until_settled(projected)
     await execute(saved, SUSPEND)
     phrase: Mapping[str, Any] = {"backup_passphrase_file": passphrase_file(tmp_path)}

@@ -155,67 +155,41 @@ async def test_the_operators_own_tenant_and_one_that_nobody_knows_are_not_suspen
     assert [one["tenant_id"] for one in (await otto.get("/v1/tenants")).json()["tenants"]] == ["acme"]
 
 
-async def test_the_work_of_a_suspended_tenant_waits_and_goes_on(
-    gateway: RunningGateway,
-    *,
-    redis_url: str,
-    temporal_address: str,
-    gate: Gate,
-    unique: Callable[[str], str],
-) -> None:
-    otto = await governing(gateway)
-    ada = await gateway.client_of("ada", "operator", tenant="globex", person=True)
-    session, other = unique("s"), unique("s")
-    active = (await ada.post(f"/v1/sessions/{session}/runs", json={"query": "First?"})).json()["run_id"]
-    enqueue = {"query": "Second?", "if_active": "enqueue"}
-    queued = (await ada.post(f"/v1/sessions/{session}/runs", json=enqueue)).json()["run_id"]
-    await otto.post("/v1/tenants/globex/suspend", json={"reason": "r"})
-    gate.is_open.set()
-    bob = await gateway.client_of("bob", "operator", person=True)
-
-    async def held() -> bool:
-        query = "SELECT count(*) FROM flotilla.runs WHERE run_id = $1 AND status = 'running'"
-        [row] = await gateway.rows(query, active, tenant="globex")
-        return bool(row[0])
-
-    async with answering(gateway, redis_url, temporal_address, gate):
-        await eventually(held, 20)
-        run = (await bob.post(f"/v1/sessions/{other}/runs", json={"query": "Mine?"})).json()["run_id"]
-
-        async def answered() -> bool:
-            return bool((await bob.get(f"/v1/runs/{run}")).json()["status"] == "success")
-
-        await eventually(answered, 30)
-        tasks = await gateway.rows("SELECT 1 FROM flotilla.delegations", tenant="globex")
-        assert tasks == []  # nothing was given out
-        await otto.post("/v1/tenants/globex/resume")
-
-        async def both_answered() -> bool:
-            runs = [(await ada.get(f"/v1/runs/{one}")).json()["status"] for one in (active, queued)]
-            return runs == ["success", "success"]
-
-        await eventually(both_answered, 60)
-    events = (await ada.get(f"/v1/sessions/{session}/events")).json()["events"]
-    asked = [one["data"]["content"] for one in events if one["data"].get("role") == "user"]
-    assert asked == ["First?", "Second?"]
-
-
-async def test_a_tenant_that_finishes_its_runs_gets_no_new_ones(
+async def test_the_work_of_a_suspended_tenant_waits_finishes_or_goes_on(
     gateway: RunningGateway, *, redis_url: str, temporal_address: str, gate: Gate, unique: Callable[[str], str]
 ) -> None:
     otto = await governing(gateway)
     ada = await gateway.client_of("ada", "operator", tenant="globex", person=True)
     session = unique("s")
     active = (await ada.post(f"/v1/sessions/{session}/runs", json={"query": "First?"})).json()["run_id"]
-    await ada.post(f"/v1/sessions/{session}/runs", json={"query": "Second?", "if_active": "enqueue"})
+    enqueue = {"query": "Second?", "if_active": "enqueue"}
+    queued = (await ada.post(f"/v1/sessions/{session}/runs", json=enqueue)).json()["run_id"]
+    await otto.post("/v1/tenants/globex/suspend", json={"reason": "r"})
     gate.is_open.set()
-    await otto.post("/v1/tenants/globex/suspend", json={"reason": "it moves", "finish_runs": True})
-    assert (await ada.get(f"/v1/runs/{active}")).status_code == 403
+    statuses = "SELECT status FROM flotilla.runs WHERE session_id = $1 ORDER BY created_at"
+
+    async def until(*expected: str) -> None:
+        async def they_are() -> bool:
+            return [row[0] for row in await gateway.rows(statuses, session, tenant="globex")] == [*expected]
+
+        await eventually(they_are, 60)
+
     async with answering(gateway, redis_url, temporal_address, gate):
-
-        async def finished() -> bool:
-            return bool((await otto.get("/v1/tenants/globex")).json()["open_runs"] == 0)
-
-        await eventually(finished, 30)
-    shown = (await otto.get("/v1/tenants/globex")).json()
-    assert (shown["queued_runs"], shown["finishes_runs"]) == (1, True)
+        await until("running", "queued")
+        bob = await gateway.client_of("bob", "operator", person=True)
+        mine = await bob.post(f"/v1/sessions/{unique('s')}/runs", json={"query": "Mine?", "wait_s": 30})
+        assert mine.json()["status"] == "success"
+        await until("running", "queued")
+        assert await gateway.rows("SELECT 1 FROM flotilla.delegations", tenant="globex") == [], "nothing is given out"
+        await otto.post("/v1/tenants/globex/resume")
+        await otto.post("/v1/tenants/globex/suspend", json={"reason": "it moves", "finish_runs": True})
+        assert (await ada.get(f"/v1/runs/{active}")).status_code == 403
+        await until("success", "queued")
+        shown = (await otto.get("/v1/tenants/globex")).json()
+        assert (shown["open_runs"], shown["queued_runs"], shown["finishes_runs"]) == (0, 1, True)
+        await otto.post("/v1/tenants/globex/resume")
+        await until("success", "success")
+    assert (await ada.get(f"/v1/runs/{queued}")).json()["status"] == "success"
+    events = (await ada.get(f"/v1/sessions/{session}/events")).json()["events"]
+    asked = [one["data"]["content"] for one in events if one["data"].get("role") == "user"]
+    assert asked == ["First?", "Second?"]

@@ -76,8 +76,8 @@ async def export_tenant(
     with_open_work: bool = False,
     settled_s: float = SETTLED_S,
 ) -> TenantManifest:
-    """Write a tenant that has been suspended for `settled_s`, which is waited for, into a new folder, signed. Nothing is
-    changed; other tenants go on.
+    """Write a tenant into a new folder, signed, once it has been suspended for `settled_s`. Nothing is changed; other
+    tenants go on.
 
     Raises:
         Refused: the folder exists; the tenant is not suspended, has work under way or events that are not projected.
