@@ -35,7 +35,8 @@ WHERE tenant_id = $1 AND session_id = $2 AND (if_active IS NULL OR opened_seq IS
 
 
 async def open_next_run(connection: Connection, tenant_id: str, session_id: str) -> bool:
-    """Open the session's next run, if none is active and its tenant is not suspended; return whether there was one. The leader starts its workflow.
+    """Open the session's next run, if none is active and its tenant is not suspended; return whether there was one. The
+    leader starts its workflow.
 
     One that the run behind it interrupts is opened, so that its request is in the history, and ended at once.
     """

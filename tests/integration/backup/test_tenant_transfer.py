@@ -50,7 +50,8 @@ INSERT INTO flotilla.runs (tenant_id, run_id, session_id, user_id, workflow_id, 
 VALUES ('acme', 'r', 's0', 'u', 'run-r', 'q', 'running', '{}')
 """
 OTHER_ROWS = """
-INSERT INTO flotilla.documents (tenant_id, document_id, uri, title, media_type, content_hash, size_bytes, body, passages)
+INSERT INTO flotilla.documents
+    (tenant_id, document_id, uri, title, media_type, content_hash, size_bytes, body, passages)
 VALUES ('acme', 'd', 'u', 't', 'text/plain', 'x', 1, 'b', 1);
 INSERT INTO flotilla.agent_actions (tenant_id, agent_id, session_id, action_type, payload)
 SELECT 'acme', 'a', 's0', 'x', '{}' FROM generate_series(1, 50)
