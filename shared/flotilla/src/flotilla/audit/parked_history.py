@@ -1,6 +1,6 @@
 """Explains a parked session: what each side holds, who signed what, since when, and what each choice means."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -9,6 +9,7 @@ import msgspec
 
 from flotilla.audit.requests import NO_SESSION, list_parked
 from flotilla.contracts.errors import NotFound
+from flotilla.kafka.lanes import lane_of
 from flotilla.postgres import Pool, tenant_transaction
 
 _SHOWN = 50
@@ -157,7 +158,15 @@ async def explain_parked(pool: Pool, tenant_id: str, session_id: str) -> ParkedH
         signed=[SignedHead(**dict(row)) for row in signed],
         forks=[row["session_id"] for row in forks],
         set_aside_before=set_aside["events"],
-        choices=_choices(session_id, reason, first_seq, heads["projected_seq"]),
+        choices=_choices(
+            _Parking(
+                session_id=session_id,
+                reason=reason,
+                first_seq=first_seq,
+                projected_seq=heads["projected_seq"],
+                is_elsewhere=_is_elsewhere(waiting, tenant_id, session_id),
+            )
+        ),
     )
 
 
@@ -198,40 +207,69 @@ def _read(body: bytes) -> _Attributes:
         return _Attributes()  # what is parked need not be an event
 
 
-def _choices(session_id: str, reason: str, first_seq: int | None, projected_seq: int | None) -> list[Choice]:
-    verb = f"flotilla audit parked {{}} {session_id} --reason WHY"
-    if session_id == NO_SESSION:
-        return [Choice(verb=verb.format("discard"), effect="the records are set aside: kept, marked, not counted")]
-    if reason == "forbidden":
-        effect = "keeps the event in its place as evidence, where it steers nothing; what waits behind it goes on"
-        return [Choice(verb=verb.format("discard"), effect=effect)]
-    keep = Choice(
-        verb=verb.format("reject"),
-        effect=f"keeps the projected history up to event {projected_seq or 0}; all that waits is set aside, and the "
-        f"session goes on with event {(projected_seq or 0) + 1}",
+def _is_elsewhere(waiting: Sequence[asyncpg.Record], tenant_id: str, session_id: str) -> bool:
+    """Whether a conflicting record is in a partition that is not the session's, where no relay puts it."""
+    lane = lane_of(tenant_id, session_id)
+    return any(row["reason"] == "conflict" and row["kafka_partition"] != lane for row in waiting)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parking:
+    """What the ways out depend on."""
+
+    session_id: str
+    reason: str
+    first_seq: int | None
+    projected_seq: int | None
+    is_elsewhere: bool
+
+
+def _choices(parking: _Parking) -> list[Choice]:
+    """The verbs that end it, whatever it is parked for. None is named that would be refused."""
+    effects = _effects(parking)
+    return [Choice(verb=_command(verb, parking.session_id), effect=effects[verb]) for verb in _verbs(parking)]
+
+
+def _command(verb: str, session_id: str) -> str:
+    return f"flotilla audit parked {verb} {session_id}" + ("" if verb == "retry" else " --reason WHY")
+
+
+def _verbs(parking: _Parking) -> Sequence[str]:
+    if parking.session_id == NO_SESSION or parking.reason == "forbidden":
+        return ("discard",)
+    if parking.reason == "conflict":
+        return ("discard", "reject") if parking.is_elsewhere else ("accept", "reject", "discard")
+    if parking.reason == "gap" and parking.projected_seq is not None:
+        return ("retry", "accept", "reject")
+    return ("reject",) if parking.reason == "ahead" else ("retry", "reject")
+
+
+def _effects(parking: _Parking) -> Mapping[str, str]:
+    """What each verb would do."""
+    last = parking.projected_seq or 0
+    keep = (
+        f"keeps the projected history up to event {last}; all that waits is set aside, and the session goes on with "
+        f"event {last + 1}"
     )
-    if reason == "ahead":
-        effect = (
-            f"the session goes on with event {(projected_seq or 0) + 1}, after what Kafka has; nothing is set aside"
+    effects = {
+        "retry": "after an upgrade to a version that knows the type it goes on by itself; this only looks again",
+        "reject": keep,
+        "discard": "sets only the conflicting events aside; what waits behind them follows the projected history. For "
+        "a record that does not belong there at all",
+        "accept": f"takes the history that waits: the projected events from {parking.first_seq} on are set aside, and "
+        "the next checkpoint signs the decision",
+    }
+    if parking.reason == "gap":
+        effects["retry"] = "looks whether the missing events came"
+        effects["accept"] = (
+            "puts an error event in the place of each missing event, in Kafka too; what waits then follows"
         )
-        return [Choice(verb=verb.format("reject"), effect=effect)]
-    if reason == "conflict":
-        return [
-            Choice(
-                verb=verb.format("accept"),
-                effect=f"takes the history that waits: the projected events from {first_seq} on are set aside, and the "
-                "next checkpoint signs the decision",
-            ),
-            keep,
-            Choice(
-                verb=verb.format("discard"),
-                effect="sets only the conflicting events aside; what waits behind them follows the projected history. "
-                "For a record that does not belong there at all",
-            ),
-        ]
-    if reason == "gap":
-        accept = "puts an error event in the place of each missing event, in Kafka too; what waits then follows"
-        retry = Choice(verb=f"flotilla audit parked retry {session_id}", effect="looks whether the missing events came")
-        return [retry, Choice(verb=verb.format("accept"), effect=accept), keep]
-    upgrade = "after an upgrade to a version that knows the type it goes on by itself; this only looks again"
-    return [Choice(verb=f"flotilla audit parked retry {session_id}", effect=upgrade), keep]
+    if parking.reason == "ahead":
+        effects["reject"] = f"the session goes on with event {last + 1}, after what Kafka has; nothing is set aside"
+    if parking.reason == "forbidden":
+        effects["discard"] = (
+            "keeps the event in its place as evidence, where it steers nothing; what waits behind it goes on"
+        )
+    if parking.session_id == NO_SESSION:
+        effects["discard"] = "the records are set aside: kept, marked, not counted"
+    return effects

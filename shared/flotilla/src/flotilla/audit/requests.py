@@ -12,11 +12,14 @@ from typing import Any, Literal, TypeAlias
 
 import asyncpg
 
+from flotilla.audit.admin_log import record_admin_changes
 from flotilla.contracts.errors import Conflict, Forbidden, Invalid, NotFound
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.json_types import JsonObject
 from flotilla.postgres import Pool, tenant_transaction
 
+SOURCE = "/gateway"
+"""Who records decisions in the tenant's audit session: it asks for them."""
 NO_SESSION = "-"
 """Stands for the records that belong to no session; no session has this id."""
 MAX_AT_ONCE = 500
@@ -199,7 +202,7 @@ async def _request_decision(
     if session_id == NO_SESSION and kind == "accept":
         raise Invalid("records that are not session events can't be taken into any history: discard or reject them")
     await _check_parked(pool, tenant_id, session_id)
-    return await _request(pool, tenant_id, kind, requested_by, session_id=session_id, reason=reason)
+    return await _request(pool, tenant_id, kind, requested_by, session_id=session_id, reason=reason, recorded=True)
 
 
 async def request_rebuild(
@@ -312,6 +315,7 @@ async def _request(
     reason: str | None = None,
     losses: Sequence[JsonObject] | None = None,
     confirmed: bool = True,
+    recorded: bool = False,
 ) -> AuditRequest:
     request_id = new_id()
     accepted = None if losses is None else json.dumps(losses)
@@ -320,6 +324,10 @@ async def _request(
             _ADD, tenant_id, request_id, kind, session_id, requested_by, reason, not confirmed, accepted
         )
         row = await connection.fetchrow(_GET, tenant_id, request_id)
+        if recorded:
+            details: JsonObject = {"request_id": request_id, "decision": kind, "session_id": session_id}
+            decided = ("parked_history_decided", {**details, "reason": reason, "by": requested_by})
+            await record_admin_changes(connection, tenant_id, SOURCE, decided)
     assert row is not None  # noqa: S101 - just inserted
     return _shown(row)
 

@@ -45,6 +45,7 @@ RESERVED_CHANGES: Mapping[str, frozenset[Party]] = MappingProxyType(
         "agent_route_": _GATEWAY,
         "privacy_": _SERVICES,
         "tenant_": _SERVICES,
+        "parked_history_": _GATEWAY,
         "subject_erased": _SERVICES,
         "session_expired": _SERVICES,
     }
@@ -60,6 +61,7 @@ AUDIT_CHANGES = (
     "agent_route_",
     "privacy_",
     "tenant_",
+    "parked_history_",
 )
 """Those of the tenant's audit session, which holds nothing else."""
 
