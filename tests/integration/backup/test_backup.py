@@ -316,3 +316,10 @@ async def test_a_backup_overwrites_nothing(saved: Stores, tmp_path: Path) -> Non
     with pytest.raises((Refused, Conflict), match="exists"):
         await saved.back_up(tmp_path / "backup")
     assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "backup").rglob("*")) == before
+
+
+@pytest.mark.parametrize("table", ["sign_ins", "browser_tokens"])
+async def test_the_backups_role_reads_no_logins(saved: Stores, table: str) -> None:
+    async with open_pool(saved.database.dsn("flotilla_backup"), application="test") as pool:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await pool.fetch(f"SELECT * FROM flotilla.{table}")

@@ -31,7 +31,8 @@ def restored_stack(state: StateDir, folder: Path, given: dict[str, Any], progres
     Raises:
         Refused: the backup is not what was signed; the folder holds another stack.
     """
-    manifest = read_verified_manifest(load_settings(RestoreSettings, **_NOWHERE, **given), folder, progress).manifest
+    signed = read_verified_manifest(load_settings(RestoreSettings, **_NOWHERE, **given), folder, progress)
+    manifest = signed.manifest
     if _begin(state, manifest) == "finished":
         return Restored(manifest, was_done=True, keys=[])
     with Stack(state.root, SERVERS) as stack:
@@ -43,7 +44,7 @@ def restored_stack(state: StateDir, folder: Path, given: dict[str, Any], progres
             backup_restore_keys_to=state.root,
             **given,
         )
-        restored = asyncio.run(restore_backup(settings, folder, progress))
+        restored = asyncio.run(restore_backup(settings, folder, progress, verified=signed))
     _place_temporal(state, folder, manifest)
     _replace_missing_keys(state)
     _mark(state, manifest, "finished")

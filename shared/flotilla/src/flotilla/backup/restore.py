@@ -33,8 +33,11 @@ class Restored:
     """The key files that were written."""
 
 
-async def restore_backup(settings: RestoreSettings, folder: Path, progress: Progress) -> Restored:
-    """Make the fleet that the backup holds. All of it is checked before anything is changed.
+async def restore_backup(
+    settings: RestoreSettings, folder: Path, progress: Progress, *, verified: SignedManifest | None = None
+) -> Restored:
+    """Make the fleet that the backup holds. All of it is checked before anything is changed, unless the caller has done
+    so: `verified` is what `read_verified_manifest` returned. Each file is checked again as it is read.
 
     Raises:
         Refused: the backup is not what was signed, or the fleet is not empty.
@@ -42,7 +45,7 @@ async def restore_backup(settings: RestoreSettings, folder: Path, progress: Prog
         RetryLater: a server does not answer.
         ConfigurationError: something has to be set differently.
     """
-    signed = await asyncio.to_thread(read_verified_manifest, settings, folder, progress)
+    signed = verified or await asyncio.to_thread(read_verified_manifest, settings, folder, progress)
     keys = _opened_keys(settings, folder, signed.manifest)
     async with connect_without_time_limits(settings) as connection:
         tables = RestoredTables(connection, folder, signed.manifest, signed.sha256)
