@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import TypeAlias
 
 import asyncpg
 
@@ -32,7 +33,7 @@ FROM generate_series(0, {sessions} - 1) AS s, generate_series(1, 20) AS n
 _PAGE = """
 SELECT seq, body FROM {table} WHERE tenant_id = 'acme' AND session_id = $1 AND seq BETWEEN 1 AND 500 ORDER BY seq
 """
-Server = asyncpg.Connection  # type: ignore[type-arg]
+Server: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
 async def fill(connection: Server, sessions: int, months: int) -> None:
@@ -45,7 +46,7 @@ async def fill(connection: Server, sessions: int, months: int) -> None:
     )
     for month in range(months):
         first, following = (f"timestamptz '2030-01-01' + interval '{n} months'" for n in (month, month + 1))
-        bounds = await connection.fetchrow(f"SELECT ({first})::text AS low, ({following})::text AS high")
+        [bounds] = await connection.fetch(f"SELECT ({first})::text AS low, ({following})::text AS high")
         await connection.execute(
             f"CREATE TABLE monthly_{month} PARTITION OF monthly"
             f" FOR VALUES FROM ('{bounds['low']}') TO ('{bounds['high']}')"
