@@ -67,8 +67,8 @@ def tenant_rates(tenants: int, runs_per_s: float, skew: float) -> list[float]:
 def plan(rates: list[float], cell: Cell, *, months: int = 0, growth: float = 0.0, seed: int = 1) -> Plan:
     """Put tenants into cells, the largest first, each into the emptiest, and let them grow.
 
-    A tenant grows by up to twice `growth` in a month, so by that on average. While a cell is fuller than planned, its
-    smallest tenant that makes room moves to the emptiest cell, or to a new one.
+    A tenant grows by up to twice `growth` in a month, so by that on average. While a cell is fuller than planned, the
+    smallest tenant whose move is enough, else its largest, moves to the emptiest cell, or to a new one.
     """
     chance, moves = random.Random(seed), 0  # noqa: S311 - a simulation
     cells = _filled(sorted(rates, reverse=True), cell)
@@ -98,8 +98,7 @@ def _relieve(cells: list[list[float]], cell: Cell) -> int:
     moves = 0
     for tenants in list(cells):
         while len(tenants) > 1 and (surplus := sum(tenants) - cell.room) > 0:
-            fits = [rate for rate in tenants if rate >= surplus] or tenants
-            moved = min(fits)
+            moved = min((rate for rate in tenants if rate >= surplus), default=max(tenants))
             tenants.remove(moved)
             target = min(cells, key=sum)
             if target is tenants or sum(target) + moved > cell.room:

@@ -1,6 +1,7 @@
 """A tenant moves to another fleet while both are at work: all of it, each event once, with the same chain."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -48,6 +49,11 @@ VALUES ('acme', 0, 0, 's5', 9, 'gap', 'd', '')
 UNDER_WAY = """
 INSERT INTO flotilla.runs (tenant_id, run_id, session_id, user_id, workflow_id, query, status, request)
 VALUES ('acme', 'r', 's0', 'u', 'run-r', 'q', 'running', '{}')
+"""
+GIVEN_OUT = """
+INSERT INTO flotilla.delegations (tenant_id, task_id, attempt, root_task_id, hop, agent, slip, session_id, workflow_id,
+    workflow_run_id, activity_id, deadline, secret_hash)
+VALUES ('acme', 't', 1, 't', 1, 'a', '{}', 's0', 'w', 'r', 'x', now(), decode(repeat('00', 32), 'hex'))
 """
 OTHER_ROWS = """
 INSERT INTO flotilla.documents
@@ -212,57 +218,38 @@ async def suspended(saved: Stores) -> Stores:
     return saved
 
 
-@pytest.mark.parametrize(
-    ("before", "why"),
-    [
-        (RESUME, "is not suspended"),
-        ("UPDATE flotilla.sessions SET head_seq = head_seq + 1 WHERE session_id = 's0'", "not projected (s0)"),
-        (PARKED, "not projected (s5)"),
-        (UNDER_WAY, "1 runs, actions, orders or tasks under way"),
-    ],
+UNSETTLED = (
+    (RESUME, SUSPEND, "is not suspended"),
+    (
+        "UPDATE flotilla.sessions SET head_seq = head_seq + 1 WHERE session_id = 's0'",
+        "UPDATE flotilla.sessions SET head_seq = head_seq - 1 WHERE session_id = 's0'",
+        "not projected (s0)",
+    ),
+    (PARKED, "DELETE FROM audit.parked_events", "not projected (s5)"),
+    (GIVEN_OUT, "DELETE FROM flotilla.delegations", "agents work on 1 tasks"),
+    (UNDER_WAY, "SELECT 1", "1 runs, actions, orders or tasks under way"),
 )
-async def test_what_is_not_settled_is_not_exported(suspended: Stores, before: str, why: str, tmp_path: Path) -> None:
-    await execute(suspended, before)
-    with pytest.raises(Refused) as refused:
-        await exported(suspended, tmp_path / "export")
-    assert why in str(refused.value)
-    assert not (tmp_path / "export").exists()
-    if "under way" in why:
-        assert (await exported(suspended, tmp_path / "export", with_open_work=True)).open_work == 1
+"""What keeps a tenant from being exported, how it ends, and what the message says."""
 
 
-async def test_an_export_waits_for_requests_from_before_the_suspension(suspended: Stores, tmp_path: Path) -> None:
+async def test_what_is_not_settled_is_not_exported(suspended: Stores, tmp_path: Path) -> None:
+    for before, after, why in UNSETTLED:
+        await execute(suspended, before)
+        with pytest.raises(Refused) as refused:
+            await exported(suspended, tmp_path / "export")
+        assert why in str(refused.value)
+        assert not (tmp_path / "export").exists()
+        await execute(suspended, after)
+    assert (await exported(suspended, tmp_path / "export", with_open_work=True)).open_work == 1
     steps: list[str] = []
-    create_key_pair(suspended.folder / "backup.pem", suspended.folder / "backup.pub")
+    await execute(suspended, f"{RESUME}; {SUSPEND}")
     settings = TenantExportSettings(
         postgres_dsn=SecretStr(suspended.database.dsn("flotilla_backup")),
         backup_signing_key_file=suspended.folder / "backup.pem",
     )
-    await export_tenant(settings, "acme", tmp_path / "e", lambda what, *_: steps.append(what), settled_s=1.5)
+    to = tmp_path / "later"
+    await export_tenant(settings, "acme", to, lambda what, *_: steps.append(what), settled_s=1.5, with_open_work=True)
     assert any("from before the suspension" in step for step in steps)
-
-
-async def test_a_tenant_that_is_there_or_was_is_not_overwritten(
-    suspended: Stores, target: Stores, tmp_path: Path
-) -> None:
-    await exported(suspended, tmp_path / "export")
-    await target_key(suspended, target)
-    await execute(target, "INSERT INTO flotilla_ops.tenants (tenant_id, created_by) VALUES ('acme', 'x')")
-    with pytest.raises(Refused, match="knows a tenant acme"):
-        await imported(target, tmp_path / "export")
-    await execute(target, "DELETE FROM flotilla_ops.tenants")
-    await imported(target, tmp_path / "export")
-    assert await fetch(
-        target, "SELECT imported_from IS NOT NULL, suspended_at IS NOT NULL FROM flotilla_ops.tenants"
-    ) == [(True, True)]
-    await exported(suspended, tmp_path / "again")
-    with pytest.raises(Refused, match="knows a tenant acme"):
-        await imported(target, tmp_path / "again")
-
-
-async def target_key(source: Stores, target: Stores) -> None:
-    """The target trusts who signs the source's exports."""
-    (target.folder / "backup.pub").write_bytes((source.folder / "backup.pub").read_bytes())
 
 
 def changed_event(folder: Path) -> None:
@@ -275,23 +262,15 @@ def changed_manifest(folder: Path) -> None:
     file.write_text(file.read_text().replace('"tenant_id":"acme"', '"tenant_id":"evil"'))
 
 
-@pytest.mark.parametrize("change", [changed_event, changed_manifest])
-async def test_an_export_that_was_changed_is_refused_and_changes_nothing(
-    suspended: Stores, target: Stores, tmp_path: Path, change: Callable[[Path], None]
-) -> None:
-    await exported(suspended, tmp_path / "export")
-    await target_key(suspended, target)
-    change(tmp_path / "export")
-    with pytest.raises((Refused, Invalid)):
-        await imported(target, tmp_path / "export")
-    assert await fetch(target, "SELECT 1 FROM flotilla_ops.tenants") == []
-
-
-async def test_an_import_that_is_interrupted_leaves_nothing(
+async def test_an_import_is_all_of_what_was_signed_or_nothing(
     suspended: Stores, target: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await exported(suspended, tmp_path / "export")
-    await target_key(suspended, target)
+    for change in (changed_event, changed_manifest):
+        copy = shutil.copytree(tmp_path / "export", tmp_path / change.__name__)
+        change(copy)
+        with pytest.raises((Refused, Invalid)):
+            await imported(target, copy)
 
     async def killed(*_: object) -> None:
         raise ConnectionError("killed")
@@ -300,10 +279,19 @@ async def test_an_import_that_is_interrupted_leaves_nothing(
         patch.setattr(tenant_import, "_queue_events", killed)
         with pytest.raises(ConnectionError):
             await imported(target, tmp_path / "export")
-    assert await fetch(target, "SELECT 1 FROM flotilla.sessions WHERE tenant_id = 'acme'") == []
+    assert await fetch(target, ROWS.format("sessions")) == [(0,)]
+    await execute(target, "INSERT INTO flotilla_ops.tenants (tenant_id, created_by) VALUES ('acme', 'x')")
+    with pytest.raises(Refused, match="knows a tenant acme"):
+        await imported(target, tmp_path / "export")
+    await execute(target, "DELETE FROM flotilla_ops.tenants")
     assert (await imported(target, tmp_path / "export")).was_done is False
-    assert len(await fetch(target, "SELECT 1 FROM flotilla.sessions WHERE tenant_id = 'acme'")) == 2
-    assert len(await fetch(target, "SELECT 1 FROM flotilla.event_outbox WHERE tenant_id = 'acme'")) == 10
+    assert await fetch(target, ROWS.format("sessions")) == [(2,)]
+    assert await fetch(target, ROWS.format("event_outbox")) == [(10,)]
+    state = "SELECT imported_from IS NOT NULL, suspended_at IS NOT NULL FROM flotilla_ops.tenants"
+    assert await fetch(target, state) == [(True, True)]
+    await exported(suspended, tmp_path / "again")
+    with pytest.raises(Refused, match="knows a tenant acme"):
+        await imported(target, tmp_path / "again")
 
 
 async def test_the_tenants_key_is_wrapped_by_the_other_fleets_root_and_forks_and_documents_come_along(
@@ -325,7 +313,6 @@ async def test_the_tenants_key_is_wrapped_by_the_other_fleets_root_and_forks_and
     with pytest.raises(ConfigurationError, match="PASSPHRASE"):
         await exported(saved, tmp_path / "export", encryption_key_file=roots["source"])
     await exported(saved, tmp_path / "export", encryption_key_file=roots["source"], **phrase)
-    await target_key(saved, target)
     with pytest.raises(ConfigurationError, match="root keys"):
         await imported(target, tmp_path / "export")
     await imported(target, tmp_path / "export", encryption_key_file=roots["target"], **phrase)

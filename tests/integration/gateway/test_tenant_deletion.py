@@ -1,5 +1,6 @@
 """Deletion of a tenant: who may ask and confirm, what is destroyed at once, what is removed, and what stays."""
 
+import json
 import secrets
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
@@ -79,6 +80,10 @@ async def test_it_destroys_the_keys_at_once_and_then_every_row_of_that_tenant_al
     others = await rows_by_table(encrypting, "acme")
     assert len(await rows_by_table(encrypting, "globex")) >= 8
     await confirmed(encrypting)
+    otto = await encrypting.client_of("otto", "admin", person=True)
+    events = (await otto.get("/v1/sessions/flotilla:audit/events")).json()["events"]
+    changes = [one["data"]["change"] for one in events if one["data"]["change"].startswith("tenant_")]
+    assert changes == ["tenant_suspended", "tenant_deletion_requested", "tenant_deletion_confirmed"]
     keys = "SELECT count(*) FILTER (WHERE wrapped_key IS NOT NULL) FROM flotilla.person_keys WHERE tenant_id = 'globex'"
     connection = await asyncpg.connect(encrypting.database.superuser_dsn)
     assert await connection.fetchval(keys) == 0
@@ -96,12 +101,12 @@ async def test_it_destroys_the_keys_at_once_and_then_every_row_of_that_tenant_al
         assert {table: left.get(table, 0) >= count for table, count in others.items()} == dict.fromkeys(
             others, True
         ) | {"flotilla.event_outbox": False}
-        otto = await encrypting.client_of("otto", "admin", person=True)
         tenant = (await otto.get("/v1/tenants/globex")).json()
         assert (tenant["state"], tenant["deletion_confirmed_by"]) == ("deleted", "petra")
-    events = (await otto.get("/v1/sessions/flotilla:audit/events")).json()["events"]
-    changes = [one["data"]["change"] for one in events if one["data"]["change"].startswith("tenant_")]
-    assert changes == ["tenant_suspended", "tenant_deletion_requested", "tenant_deletion_confirmed", "tenant_deleted"]
+    last = "SELECT convert_from(body, 'UTF8') AS body FROM flotilla.event_outbox ORDER BY id DESC LIMIT 1"
+    [event] = await encrypting.rows(last)
+    data = json.loads(event["body"])["data"]
+    assert (data["change"], data["details"]["deletion_confirmed_by"]) == ("tenant_deleted", "petra")
     again = await otto.post("/v1/tenants", json={"tenant_id": "globex", "admin": "eve"})
     assert again.status_code == 409, "a deleted tenant's name is not given again: its log is still there"
 
@@ -184,4 +189,4 @@ async def test_a_deletion_that_is_interrupted_goes_on(
             await published(gateway)
             rounds += 1
             assert rounds < 60
-    assert rounds > 2
+    assert rounds >= 2

@@ -120,6 +120,7 @@ async def _put_rows(connection: Plain, folder: Path, table: StoredTable, tenant_
         raise Refused(f"the schema has no table {table.name}, which the export has rows of")
     # COPY is not for tables whose rows are limited, so the rows are taken from one that is not.
     await connection.execute(f"CREATE TEMP TABLE staged (LIKE {quoted_name(table.name)}) ON COMMIT DROP")
+    await connection.execute(f"GRANT SELECT ON staged TO {MOVER}")
     await connection.copy_to_table(
         "staged",
         schema_name="pg_temp",
@@ -147,6 +148,7 @@ async def _number_on(connection: Plain, sequence: str, column: str) -> None:
 
 async def _queue_events(connection: Plain, folder: Path, manifest: TenantManifest, progress: Progress) -> None:
     await connection.execute(_STAGED_EVENTS)
+    await connection.execute(f"GRANT SELECT ON staged_events TO {MOVER}")
     done = 0
     events = _outbox_rows(folder, manifest)
     while batch := list(islice(events, _BATCH)):
