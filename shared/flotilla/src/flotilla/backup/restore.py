@@ -45,7 +45,9 @@ async def restore_backup(
         RetryLater: a server does not answer.
         ConfigurationError: something has to be set differently.
     """
-    signed = verified or await asyncio.to_thread(read_verified_manifest, settings, folder, progress)
+    signed = verified
+    if signed is None:
+        signed = await asyncio.to_thread(read_verified_manifest, settings, folder, progress)
     keys = _opened_keys(settings, folder, signed.manifest)
     async with connect_without_time_limits(settings) as connection:
         tables = RestoredTables(connection, folder, signed.manifest, signed.sha256)
