@@ -1173,6 +1173,20 @@ export interface components {
             deleted: boolean;
         };
         /**
+         * DeletionBody
+         * @description Why a tenant is to be deleted.
+         * @example {
+         *       "reason": "contract 4711 has ended"
+         *     }
+         */
+        DeletionBody: {
+            /**
+             * Reason
+             * @description Kept after the deletion.
+             */
+            reason: string;
+        };
+        /**
          * Discarded
          * @description The dead letter is given up; its row stays as a record.
          */
@@ -2088,6 +2102,64 @@ export interface components {
              * @description The secret: shown this once, stored only as a hash.
              */
             key: string;
+        };
+        /**
+         * NewTenant
+         * @description A tenant that was just created.
+         */
+        NewTenant: {
+            /** Tenant Id */
+            tenant_id: string;
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "active" | "suspended" | "deleting" | "deleted";
+            /** Note */
+            note: string;
+            /** Created By */
+            created_by: string | null;
+            /** Created At */
+            created_at: string | null;
+            /** Suspended By */
+            suspended_by: string | null;
+            /** Suspended At */
+            suspended_at: string | null;
+            /**
+             * Suspended For
+             * @description Why.
+             */
+            suspended_for: string | null;
+            /**
+             * Finishes Runs
+             * @description Whether runs under way go on while the tenant is suspended.
+             */
+            finishes_runs: boolean;
+            /**
+             * Imported From
+             * @description The export of another fleet that it came with.
+             */
+            imported_from: string | null;
+            /** Deletion Asked By */
+            deletion_asked_by: string | null;
+            /** Deletion Asked At */
+            deletion_asked_at: string | null;
+            /** Deletion Reason */
+            deletion_reason: string | null;
+            /**
+             * Deletion Confirmed By
+             * @description A second person. The keys are destroyed with the confirmation.
+             */
+            deletion_confirmed_by: string | null;
+            /** Deletion Confirmed At */
+            deletion_confirmed_at: string | null;
+            /**
+             * Deleted At
+             * @description When no row was left.
+             */
+            deleted_at: string | null;
+            /** @description Its secret is in this answer and nowhere else. */
+            admin_key: components["schemas"]["NewKey"];
         };
         /**
          * Notice
@@ -4210,6 +4282,26 @@ export interface components {
             redriven: number;
         };
         /**
+         * Suspension
+         * @description Why a tenant is suspended, and what happens to its runs.
+         * @example {
+         *       "reason": "contract 4711 has ended"
+         *     }
+         */
+        Suspension: {
+            /**
+             * Reason
+             * @description Kept, and shown to operators; the tenant's callers do not see it.
+             */
+            reason: string;
+            /**
+             * Finish Runs
+             * @description Runs under way go on to their end; what is queued waits. Without it they wait at their next step.
+             * @default false
+             */
+            finish_runs: boolean;
+        };
+        /**
          * Task
          * @description A pipeline; its result is the last agent's.
          */
@@ -4320,6 +4412,172 @@ export interface components {
             /** Tasks */
             tasks: components["schemas"]["Task"][];
             /** Next Cursor */
+            next_cursor: string | null;
+        };
+        /**
+         * Tenant
+         * @description A tenant. One that nobody created here, since its people come from an OpenID provider, has no `created_by`.
+         */
+        Tenant: {
+            /** Tenant Id */
+            tenant_id: string;
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "active" | "suspended" | "deleting" | "deleted";
+            /** Note */
+            note: string;
+            /** Created By */
+            created_by: string | null;
+            /** Created At */
+            created_at: string | null;
+            /** Suspended By */
+            suspended_by: string | null;
+            /** Suspended At */
+            suspended_at: string | null;
+            /**
+             * Suspended For
+             * @description Why.
+             */
+            suspended_for: string | null;
+            /**
+             * Finishes Runs
+             * @description Whether runs under way go on while the tenant is suspended.
+             */
+            finishes_runs: boolean;
+            /**
+             * Imported From
+             * @description The export of another fleet that it came with.
+             */
+            imported_from: string | null;
+            /** Deletion Asked By */
+            deletion_asked_by: string | null;
+            /** Deletion Asked At */
+            deletion_asked_at: string | null;
+            /** Deletion Reason */
+            deletion_reason: string | null;
+            /**
+             * Deletion Confirmed By
+             * @description A second person. The keys are destroyed with the confirmation.
+             */
+            deletion_confirmed_by: string | null;
+            /** Deletion Confirmed At */
+            deletion_confirmed_at: string | null;
+            /**
+             * Deleted At
+             * @description When no row was left.
+             */
+            deleted_at: string | null;
+        };
+        /**
+         * TenantBody
+         * @description A new tenant, with the person who administers it.
+         * @example {
+         *       "admin": "peter",
+         *       "tenant_id": "initech"
+         *     }
+         */
+        TenantBody: {
+            /** Tenant Id */
+            tenant_id: string;
+            /**
+             * Admin
+             * @description A person, who gets a key with the role admin.
+             */
+            admin: string;
+            /**
+             * Note
+             * @description For operators: who it is, and who pays.
+             * @default
+             */
+            note: string;
+        };
+        /**
+         * TenantDetails
+         * @description A tenant, and how much of it there is.
+         */
+        TenantDetails: {
+            /** Tenant Id */
+            tenant_id: string;
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "active" | "suspended" | "deleting" | "deleted";
+            /** Note */
+            note: string;
+            /** Created By */
+            created_by: string | null;
+            /** Created At */
+            created_at: string | null;
+            /** Suspended By */
+            suspended_by: string | null;
+            /** Suspended At */
+            suspended_at: string | null;
+            /**
+             * Suspended For
+             * @description Why.
+             */
+            suspended_for: string | null;
+            /**
+             * Finishes Runs
+             * @description Whether runs under way go on while the tenant is suspended.
+             */
+            finishes_runs: boolean;
+            /**
+             * Imported From
+             * @description The export of another fleet that it came with.
+             */
+            imported_from: string | null;
+            /** Deletion Asked By */
+            deletion_asked_by: string | null;
+            /** Deletion Asked At */
+            deletion_asked_at: string | null;
+            /** Deletion Reason */
+            deletion_reason: string | null;
+            /**
+             * Deletion Confirmed By
+             * @description A second person. The keys are destroyed with the confirmation.
+             */
+            deletion_confirmed_by: string | null;
+            /** Deletion Confirmed At */
+            deletion_confirmed_at: string | null;
+            /**
+             * Deleted At
+             * @description When no row was left.
+             */
+            deleted_at: string | null;
+            /** Sessions */
+            sessions: number;
+            /** People */
+            people: number;
+            /** Active Keys */
+            active_keys: number;
+            /**
+             * Open Runs
+             * @description Under way: a suspended tenant's go as far as their next step.
+             */
+            open_runs: number;
+            /** Queued Runs */
+            queued_runs: number;
+            /**
+             * Unpublished Events
+             * @description Committed, and not yet in Kafka.
+             */
+            unpublished_events: number;
+        };
+        /**
+         * TenantList
+         * @description Tenants, by name.
+         */
+        TenantList: {
+            /** Tenants */
+            tenants: components["schemas"]["Tenant"][];
+            /**
+             * Next Cursor
+             * @description Where the next page begins; null on the last one.
+             */
             next_cursor: string | null;
         };
         /**
