@@ -9,8 +9,8 @@ from flotilla.contracts.names import join_id_parts
 from flotilla.postgres import Connection, set_tenant
 from gateway.auth.issuers import check_are_two_people
 from gateway.auth.principal import Principal
+from gateway.key_records import add_key, new_key_id
 from gateway.names import SOURCE
-from gateway.routes.keys import add_key, new_key_id
 from gateway.schemas.keys import KeyBody
 from gateway.schemas.tenants import NewTenant, Suspension, Tenant, TenantBody, TenantDetails
 
