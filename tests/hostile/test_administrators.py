@@ -136,7 +136,7 @@ async def test_a_policy_is_recorded_once_until_it_is_another_one(pool: Pool) -> 
     assert versions == [("/gateway", {"policy_version": "v1+aa"}), ("/workflow-worker", {"policy_version": "v2+bb"})]
 
 
-POLICY = 'version = "%d"\ndefaults.roles = ["approver"]\n'
+POLICY = 'version = "%d"\ndefaults.roles = ["approver"]\n# end\n'
 
 
 async def test_a_policy_that_replaces_another_while_a_service_runs_is_recorded(pool: Pool, tmp_path: Path) -> None:

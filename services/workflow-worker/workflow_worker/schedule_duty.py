@@ -2,18 +2,17 @@
 
 import structlog
 from temporalio.client import Client
-from temporalio.service import RPCError
 
 from flotilla.postgres import Pool, tenant_transaction
-from flotilla.schedules import TemporalSchedules
-from flotilla.temporal import is_permanent_error
+from flotilla.schedules import ScheduleRefused, TemporalSchedules
 
 BATCH = 50
 _UNSYNCED = "SELECT * FROM flotilla.unsynced_schedules($1)"
 _ORPHANED = "SELECT * FROM flotilla.orphaned_schedules($1)"
+# What was refused may have been changed since.
 _PAUSE = """
 UPDATE flotilla.schedules SET paused = true, note = $3, generation = generation + 1, updated_at = now()
-WHERE tenant_id = $1 AND schedule_id = $2 AND NOT paused
+WHERE tenant_id = $1 AND schedule_id = $2 AND NOT paused AND ($4::bigint IS NULL OR generation = $4)
 """
 log = structlog.get_logger(__name__)
 
@@ -32,12 +31,10 @@ class ScheduleSyncDuty:
         for row in await self._pool.fetch(_UNSYNCED, BATCH):
             try:
                 await self._schedules.sync(row["tenant_id"], row["schedule_id"])
-            except RPCError as error:
-                if not is_permanent_error(error):
-                    raise
-                await self._pause(row["tenant_id"], row["schedule_id"], f"Temporal refuses it: {error}"[:200])
+            except ScheduleRefused as refused:
+                await self._pause(row["tenant_id"], row["schedule_id"], str(refused)[:200], refused.generation)
 
-    async def _pause(self, tenant_id: str, schedule_id: str, why: str) -> None:
+    async def _pause(self, tenant_id: str, schedule_id: str, why: str, generation: int | None = None) -> None:
         async with tenant_transaction(self._pool, tenant_id) as connection:
-            await connection.execute(_PAUSE, tenant_id, schedule_id, why)
+            await connection.execute(_PAUSE, tenant_id, schedule_id, why, generation)
         log.warning("schedule_paused", schedule_id=schedule_id, tenant=tenant_id, reason=why)

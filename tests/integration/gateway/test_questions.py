@@ -181,15 +181,20 @@ async def test_a_deadline_that_passes_and_a_cancelled_run_close_the_question(
     ]
 
 
-async def test_who_reaches_temporal_ends_the_workflow_and_closes_the_question_but_answers_nothing(
-    worker: RunningWorker, owner: httpx.AsyncClient, unique: Callable[[str], str]
+@pytest.mark.parametrize("event_id", ["forged-{n}", "answer:{question_id}"])
+@pytest.mark.parametrize("name", ["question:{question_id}", "other"])
+async def test_who_reaches_temporal_neither_answers_nor_keeps_the_answer_from_its_run(
+    worker: RunningWorker, owner: httpx.AsyncClient, unique: Callable[[str], str], *, event_id: str, name: str
 ) -> None:
     run_id = await started(owner, unique("s"))
     question = await asked(owner, run_id)
     handle = worker.client.get_workflow_handle(f"run-{run_id}")
-    name = answer_event_name(question["question_id"])
+    assert answer_event_name("x") == "question:x"
     for n in range(3):
-        forged = OutsideEvent(event_id=f"forged-{n}", name=name, data={"answer": {"supplier": "mine"}})
+        ids = {"n": n, "question_id": question["question_id"]}
+        forged = OutsideEvent(
+            event_id=event_id.format(**ids), name=name.format(**ids), data={"answer": {"supplier": "mine"}}
+        )
         await handle.signal(RUN_EVENT_SIGNAL, forged)
     settled = "SELECT count(*) FROM flotilla.questions WHERE question_id = $1 AND status = 'open'"
     assert (await worker.rows("acme", settled, question["question_id"]))[0][0] == 1

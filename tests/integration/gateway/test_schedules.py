@@ -8,9 +8,10 @@ from zoneinfo import ZoneInfo
 import asyncpg
 import httpx
 import pytest
+from temporalio.service import RPCError, RPCStatusCode
 
-from flotilla.contracts.errors import Invalid
 from flotilla.postgres import Pool
+from flotilla.schedules import ScheduleRefused, TemporalSchedules
 from flotilla_devstack.ports import free_port
 from gateway.schedules.syncing import sync_to_temporal
 from gateway.services import GatewayServices
@@ -18,6 +19,7 @@ from tests.integration.gateway.conftest import Gate, Replica, answering
 from tests.support.gateway import RunningGateway
 from tests.support.waiting import eventually
 from tests.support.worker import RunningWorker
+from workflow_worker.schedule_duty import ScheduleSyncDuty
 
 QUESTION = {"query": "Who inspects the mooring lines?"}
 NEVER = {"cron": ["0 0 29 2 *"]}
@@ -227,24 +229,65 @@ async def test_a_refused_change_leaves_the_schedule_to_its_maker(
     assert (await operator.get("/v1/schedules/digest")).json()["note"] == "for the team"
 
 
+@pytest.mark.parametrize("is_new", [True, False])
 async def test_a_refused_change_takes_nothing_back_that_another_one_changed_meanwhile(
-    operator: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    operator: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, *, is_new: bool
 ) -> None:
-    await make(operator, schedule_id="digest", **NEVER, paused=True)
+    if not is_new:
+        await make(operator, schedule_id="digest", **NEVER, paused=True)
     place, refused = "gateway.routes.schedules.sync_to_temporal", list[str]()
 
-    async def refuse_the_first(services: GatewayServices, tenant_id: str, schedule_id: str) -> None:
+    async def refuse_the_first(services: GatewayServices, tenant_id: str, schedule_id: str, generation: int) -> None:
         if refused:
-            await sync_to_temporal(services, tenant_id, schedule_id)
+            await sync_to_temporal(services, tenant_id, schedule_id, generation)
             return
         refused.append(schedule_id)
         other = await operator.patch("/v1/schedules/digest", json={"note": "another's"})
         assert other.status_code == 200, other.text
-        raise Invalid("Temporal does not take it")
+        raise ScheduleRefused("Temporal does not take it", generation)
 
     monkeypatch.setattr(place, refuse_the_first)
-    assert (await operator.patch("/v1/schedules/digest", json={"note": "refused"})).status_code == 422
+    if is_new:
+        answer = await operator.post("/v1/schedules", json={**QUESTION, **NEVER, "schedule_id": "digest"})
+    else:
+        answer = await operator.patch("/v1/schedules/digest", json={"note": "refused"})
+    assert answer.status_code == 422, answer.text
     assert (await operator.get("/v1/schedules/digest")).json()["note"] == "another's"
+
+
+async def test_a_change_is_not_laid_over_one_that_is_being_refused(
+    operator: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make(operator, schedule_id="digest", **NEVER, paused=True)
+    between = list[httpx.Response]()
+
+    async def change_before(services: GatewayServices, tenant_id: str, schedule_id: str, generation: int) -> bool:
+        if not between:
+            monkeypatch.undo()
+            between.append(await operator.patch("/v1/schedules/digest", json={"note": "another's"}))
+        return await sync_to_temporal(services, tenant_id, schedule_id, generation)
+
+    monkeypatch.setattr("gateway.routes.schedules.sync_to_temporal", change_before)
+    assert (await operator.patch("/v1/schedules/digest", json={"cron": ["61 * * * *"]})).status_code == 422
+    assert (between[0].status_code, between[0].json()["code"]) == (409, "schedule_changed")
+    again = await operator.patch("/v1/schedules/digest", json={"note": "another's"})
+    assert (again.status_code, again.json()["cron"]) == (200, NEVER["cron"])
+
+
+async def test_the_leader_does_not_pause_for_a_refused_change_what_another_one_has_changed_since(
+    gateway: RunningGateway, operator: httpx.AsyncClient, worker: RunningWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make(operator, schedule_id="digest", **NEVER)
+    table = "flotilla.schedules"
+    await gateway.as_superuser(f"UPDATE {table} SET generation = 2")
+
+    async def refuse(_schedules: TemporalSchedules, _row: asyncpg.Record) -> None:
+        await gateway.as_superuser(f"UPDATE {table} SET generation = 3, synced = 3")
+        raise RPCError("bad cron", RPCStatusCode.INVALID_ARGUMENT, b"")
+
+    monkeypatch.setattr(TemporalSchedules, "_apply", refuse)
+    await ScheduleSyncDuty(worker.pool, worker.client, worker.task_queue).run()
+    assert tuple(await stored(gateway, f"SELECT paused, generation FROM {table}")) == (False, 3)
 
 
 async def test_the_limit_of_schedules_counts_everybodys_also_of_many_requests_at_once(

@@ -57,6 +57,16 @@ class Waiter:
         return Texts(texts)
 
 
+@flotilla_workflow(name="talkative", version="1")
+class Talkative:
+    """Show as many lines as told, and do nothing else."""
+
+    async def run(self, run: Run, request: Amount) -> Amount:
+        for n in range(request.count):
+            await run.progress(str(n + 1))
+        return request
+
+
 @flotilla_workflow(name="signalled", version="1")
 class Signalled:
     """A plain Temporal workflow, too: signals, queries, patches."""

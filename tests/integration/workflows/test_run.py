@@ -1,16 +1,21 @@
 """What `Run` does, in skipped time, with agents and actions that are functions."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from temporalio import workflow
+from temporalio import activity, workflow
+from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowHandle
 
 from flotilla.contracts.requests import RUN_EVENT_SIGNAL, OutsideEvent
+from flotilla.testing import workflows as kit
 from flotilla.testing.workflows import Trial, replay, try_workflow
+from flotilla.workflows.calls import custom as call
 from tests.integration.workflows import steps
+from tests.support.waiting import eventually
 
 Handle = WorkflowHandle[Any, Any]
 
@@ -138,3 +143,33 @@ async def test_a_run_that_is_cancelled_is_closed_as_cancelled() -> None:
 
     trial = await try_workflow(steps.Waiter, steps.Amount(count=1), meanwhile=cancel)
     assert (trial.status, trial.error, trial.output) == ("cancelled", None, None)
+
+
+async def test_a_run_that_is_cancelled_while_it_writes_ends_with_what_it_wrote(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_writing, is_cancelled = asyncio.Event(), asyncio.Event()
+    record = kit._Stage.record  # the records of a trial, on a slow database
+
+    @activity.defn(name=call.RECORD_EVENTS)
+    async def slowly(stage: kit._Stage, records: call.EventRecords) -> None:
+        is_writing.set()
+        await is_cancelled.wait()
+        await record(stage, records)
+
+    async def cancel(handle: Handle) -> None:
+        await is_writing.wait()
+        await handle.cancel()
+        await eventually(lambda: _has_taken_the_cancellation(handle), timeout_s=30)
+        is_cancelled.set()
+
+    monkeypatch.setattr(kit._Stage, "record", slowly)
+    trial = await try_workflow(steps.Talkative, steps.Amount(count=3), meanwhile=cancel)
+    assert (trial.status, trial.output) == ("cancelled", None)
+    assert [note.data["details"] for note in trial.recorded] == [{"text": "1"}]
+    await replay(steps.Talkative, trial.history)
+
+
+async def _has_taken_the_cancellation(handle: Handle) -> bool:
+    """Whether the workflow's own code was called since."""
+    kinds = [event.event_type async for event in handle.fetch_history_events()]
+    requested = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED
+    return requested in kinds and EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED in kinds[kinds.index(requested) :]

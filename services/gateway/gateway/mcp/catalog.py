@@ -12,7 +12,7 @@ from flotilla.contracts.mcp import MCP_AGENT, model_name
 from flotilla.contracts.names import QUESTION
 from flotilla.postgres import tenant_transaction
 from gateway.mcp.door import Door
-from gateway.runs.askable import RunTarget, list_run_targets
+from gateway.runs.askable import RunTarget, find_run_target, list_run_target_names, list_run_targets
 from gateway.schemas.runs import MAX_QUERY_CHARACTERS
 
 _QUESTION_SCHEMA: JsonObject = {
@@ -29,6 +29,8 @@ SELECT server, tool, a.definition FROM flotilla.allowed_tools AS a
 JOIN flotilla_ops.offered_tools AS o USING (server, tool)
 WHERE a.tenant_id = $1 AND a.sha256 = o.sha256 ORDER BY server, tool
 """
+_ALLOWED_NAMES = f"SELECT server, tool FROM ({_ALLOWED}) AS a"  # noqa: S608 - constants
+_ALLOWED_ONE = f"SELECT definition FROM ({_ALLOWED}) AS a WHERE server = $2 AND tool = $3"  # noqa: S608
 _HEADER_HINT = "x-mcp-header"
 
 
@@ -72,6 +74,20 @@ async def callables(door: Door) -> dict[str, CallableTool]:
     found = [_upstream(row["server"], row["tool"], json.loads(row["definition"])) for row in rows]
     found += [_run_target(one) for one in await list_run_targets(services.pool) if one.name != MCP_AGENT]
     return {one.name: one for one in reversed(found)}
+
+
+async def find_callable(door: Door, name: str) -> CallableTool | None:
+    """Return the one that `callables` has under that name; None where there is none. Reads no other's definition."""
+    services, tenant_id = door.services, door.caller.tenant_id
+    async with tenant_transaction(services.pool, tenant_id) as connection:
+        for server, tool in await connection.fetch(_ALLOWED_NAMES, tenant_id):
+            if model_name(MCP_AGENT, server, tool) == name:
+                definition = await connection.fetchval(_ALLOWED_ONE, tenant_id, server, tool)
+                return None if definition is None else _upstream(server, tool, json.loads(definition))
+    for kind, one in await list_run_target_names(services.pool):
+        if one != MCP_AGENT and model_name(kind.removesuffix("s"), one) == name:
+            return _run_target(await find_run_target(services.pool, kind, one))
+    return None
 
 
 def _upstream(server: str, tool: str, definition: JsonObject) -> CallableTool:

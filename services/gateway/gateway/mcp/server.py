@@ -34,7 +34,7 @@ from gateway.mcp.calls import (
     note_answered,
     note_to_repeat,
 )
-from gateway.mcp.catalog import callables
+from gateway.mcp.catalog import callables, find_callable
 from gateway.mcp.door import TASKS, Door
 from gateway.mcp.resources import add_resources
 from gateway.mcp.results import Json, failure, of_text
@@ -107,7 +107,7 @@ async def _called(context: Context, params: CallToolRequestParams) -> Json:
     arguments: Json = dict(params.arguments or {})
     if (read := door.reads().get(params.name)) is not None:
         return await read.call(door.request, arguments)
-    tool = (await callables(door)).get(params.name)
+    tool = await find_callable(door, params.name)
     if tool is None:
         raise MCPError(INVALID_PARAMS, f"no tool {params.name[:200]}: tools/list names them")
     call = await begin(door, tool, arguments, dict(context.meta or {}), context.request_id)

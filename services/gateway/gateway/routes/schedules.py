@@ -9,6 +9,7 @@ from flotilla.contracts.errors import Conflict, Invalid
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.requests import RAGRequest, WorkflowRequest
 from flotilla.contracts.schedules import When
+from flotilla.schedules import ScheduleRefused
 from gateway.auth.principal import EVERYONE, OPERATORS, Principal
 from gateway.guard import allow, guarded_router
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
@@ -46,9 +47,9 @@ async def create_schedule(services: Wired, caller: Caller, body: ScheduleBody, r
     )
     await records.add(services.pool, wanted, new_id(), caller, services.access_for_new_session(caller))
     try:
-        await sync_to_temporal(services, caller.tenant_id, schedule_id)
-    except Invalid:
-        await records.remove_schedule(services.pool, caller.tenant_id, schedule_id)
+        await sync_to_temporal(services, caller.tenant_id, schedule_id, records.FIRST_GENERATION)
+    except ScheduleRefused:
+        await records.take_back_schedule(services.pool, caller.tenant_id, schedule_id)
         raise
     response.headers["Location"] = f"/v1/schedules/{schedule_id}"
     return await with_next_starts(services, caller.tenant_id, schedule_id)
@@ -118,20 +119,23 @@ async def get_schedule(services: Wired, caller: Caller, schedule_id: ResourceId)
 @allow(OPERATORS, for_others=True)
 async def change_schedule(services: Wired, caller: Caller, schedule_id: ResourceId, body: ScheduleChange) -> Schedule:
     """Change, pause (`{"paused": true}`) or resume a schedule. Its runs are those of who changes it, from then on."""
-    former = await _changed(services, caller, schedule_id, body)
+    former, generation = await _changed(services, caller, schedule_id, body)
     try:
-        await sync_to_temporal(services, caller.tenant_id, schedule_id)
-    except Invalid:
+        await sync_to_temporal(services, caller.tenant_id, schedule_id, generation)
+    except ScheduleRefused:
         await records.restore_schedule(services.pool, caller.tenant_id, schedule_id, former)
         raise
     return await with_next_starts(services, caller.tenant_id, schedule_id)
 
 
-async def _changed(services: GatewayServices, caller: Principal, schedule_id: str, body: ScheduleChange) -> str:
-    """Store the change over what the schedule is now, whatever others change meanwhile; return what it was.
+async def _changed(
+    services: GatewayServices, caller: Principal, schedule_id: str, body: ScheduleChange
+) -> tuple[str, int]:
+    """Store the change over what the schedule is now, whatever others change meanwhile; return what it was, and its
+    generation now.
 
     Raises:
-        ScheduleChanged: it is not the one that the caller was shown.
+        ScheduleChanged: it is not the one that the caller was shown, or another's change of it is being refused.
     """
     while True:
         stored = await records.get(services.pool, caller.tenant_id, schedule_id)
@@ -141,11 +145,24 @@ async def _changed(services: GatewayServices, caller: Principal, schedule_id: st
             raise ScheduleChanged(
                 f"schedule {schedule_id} is in generation {generation}, not {expected}: read it again"
             )
+        if not stored.is_synced:
+            await _check_is_not_refused(services, caller, schedule_id, generation)
         wanted = await _with_changes(services, stored.wanted, body)
         access = services.access_for_new_session(caller)
         former = await records.update_schedule(services.pool, wanted, caller, access, generation=generation)
         if former is not None:
-            return former
+            return former, generation + 1
+
+
+async def _check_is_not_refused(
+    services: GatewayServices, caller: Principal, schedule_id: str, generation: int
+) -> None:
+    """A change is laid over what Temporal has taken: else it would be refused for what another one wants."""
+    try:
+        await sync_to_temporal(services, caller.tenant_id, schedule_id, generation)
+    except ScheduleRefused as refused:
+        message = f"schedule {schedule_id} has a change that is being refused: try again in a moment"
+        raise ScheduleChanged(message) from refused
 
 
 async def _with_changes(
@@ -188,8 +205,8 @@ async def _changed_request(
 @allow(OPERATORS, for_others=True)
 async def delete_schedule(services: Wired, caller: Caller, schedule_id: ResourceId) -> ScheduleNamed:
     """Delete a schedule. Its runs stay, those under way go on."""
-    await records.remove_schedule(services.pool, caller.tenant_id, schedule_id)
-    await sync_to_temporal(services, caller.tenant_id, schedule_id)
+    generation = await records.remove_schedule(services.pool, caller.tenant_id, schedule_id)
+    await sync_to_temporal(services, caller.tenant_id, schedule_id, generation)
     return ScheduleNamed(schedule_id=schedule_id)
 
 

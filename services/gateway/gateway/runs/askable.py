@@ -15,7 +15,7 @@ from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import QUESTION
 from flotilla.postgres import Pool
 from gateway.schemas.runs import RunRequest
-from gateway.workflows.catalog import load_workflow_rows
+from gateway.workflows.catalog import list_served_names, load_workflow_rows
 
 Kind: TypeAlias = Literal["workflows", "agents"]
 # The newest instance of each.
@@ -23,6 +23,7 @@ _AGENTS = """
 SELECT DISTINCT ON (name) name, version, input_schema, output_schema FROM flotilla_ops.agents
 WHERE $1::text IS NULL OR name = $1 ORDER BY name, started_at DESC
 """
+_AGENT_NAMES = "SELECT DISTINCT name FROM flotilla_ops.agents ORDER BY name"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +118,13 @@ async def find_run_target(pool: Pool, kind: Kind, name: str) -> RunTarget:
 async def list_run_targets(pool: Pool) -> list[RunTarget]:
     """Return all of them: questions first, then by kind and name."""
     return [*await _of_kind(pool, "workflows", None), *await _of_kind(pool, "agents", None)]
+
+
+async def list_run_target_names(pool: Pool) -> list[tuple[Kind, str]]:
+    """Return kind and name of all of them, in the order of `list_run_targets`."""
+    workflows = [name for name in await list_served_names(pool) if name != QUESTION]
+    agents = [name for (name,) in await pool.fetch(_AGENT_NAMES)]
+    return [("workflows", QUESTION), *(("workflows", one) for one in workflows), *(("agents", one) for one in agents)]
 
 
 async def _of_kind(pool: Pool, kind: Kind, name: str | None) -> list[RunTarget]:

@@ -62,8 +62,13 @@ WHERE s.tenant_id = $1 AND s.schedule_id = $2 AND s.generation = f.generation + 
 """
 _DELETE = """
 UPDATE flotilla.schedules SET deleted_at = now(), generation = generation + 1, updated_at = now()
-WHERE tenant_id = $1 AND schedule_id = $2 AND deleted_at IS NULL RETURNING 1
+WHERE tenant_id = $1 AND schedule_id = $2 AND deleted_at IS NULL RETURNING generation
 """
+_TAKE_BACK = """
+UPDATE flotilla.schedules SET deleted_at = now(), generation = generation + 1, updated_at = now()
+WHERE tenant_id = $1 AND schedule_id = $2 AND deleted_at IS NULL AND generation = $3
+"""
+FIRST_GENERATION = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,15 +157,23 @@ async def restore_schedule(pool: Pool, tenant_id: str, schedule_id: str, former:
         await connection.execute(_RESTORE, tenant_id, schedule_id, former)
 
 
-async def remove_schedule(pool: Pool, tenant_id: str, schedule_id: str) -> None:
-    """Delete a schedule; its runs stay.
+async def take_back_schedule(pool: Pool, tenant_id: str, schedule_id: str) -> None:
+    """Delete a new schedule, unless somebody has changed it since."""
+    async with tenant_transaction(pool, tenant_id) as connection:
+        await connection.execute(_TAKE_BACK, tenant_id, schedule_id, FIRST_GENERATION)
+
+
+async def remove_schedule(pool: Pool, tenant_id: str, schedule_id: str) -> int:
+    """Delete a schedule, and return the generation that it is deleted in; its runs stay.
 
     Raises:
         NotFound: the caller sees no such schedule.
     """
     async with tenant_transaction(pool, tenant_id) as connection:
-        if not await connection.fetchval(_DELETE, tenant_id, schedule_id):
-            raise _no_schedule(schedule_id)
+        generation: int | None = await connection.fetchval(_DELETE, tenant_id, schedule_id)
+    if generation is None:
+        raise _no_schedule(schedule_id)
+    return generation
 
 
 async def get(pool: Pool, tenant_id: str, schedule_id: str) -> StoredSchedule:

@@ -4,9 +4,8 @@ import structlog
 from temporalio.client import ScheduleOverlapPolicy
 from temporalio.service import RPCError
 
-from flotilla.contracts.errors import Invalid, NotFound, RetryLater
-from flotilla.schedules import RPC_TIMEOUT, TemporalSchedules
-from flotilla.temporal import is_permanent_error
+from flotilla.contracts.errors import NotFound, RetryLater
+from flotilla.schedules import RPC_TIMEOUT, ScheduleRefused, TemporalSchedules
 from gateway.schedules import records
 from gateway.schemas.schedules import Schedule
 from gateway.services import GatewayServices
@@ -15,24 +14,27 @@ from gateway.temporal import error_from_temporal
 log = structlog.get_logger(__name__)
 
 
-async def sync_to_temporal(services: GatewayServices, tenant_id: str, schedule_id: str) -> bool:
-    """Make Temporal have the newest change; False when it does not answer: the worker's leader does it then.
+async def sync_to_temporal(services: GatewayServices, tenant_id: str, schedule_id: str, generation: int) -> bool:
+    """Make Temporal have the change that is `generation`, or a newer one; False when it does not have it yet: the
+    worker's leader does it then.
 
     Raises:
-        Invalid: Temporal refuses it.
+        ScheduleRefused: Temporal does not take this change.
     """
-    try:
-        schedules = await _schedules(services)
-        await schedules.sync(tenant_id, schedule_id)
-    except RPCError as error:
-        if is_permanent_error(error):
-            raise Invalid(f"schedule {schedule_id}: Temporal does not take it: {error}") from error
-        log.warning("schedule_not_synced", schedule_id=schedule_id, error=str(error))
-        return False
-    except RetryLater as error:
-        log.warning("schedule_not_synced", schedule_id=schedule_id, error=str(error))
-        return False
-    return True
+    while True:
+        try:
+            schedules = await _schedules(services)
+            await schedules.sync(tenant_id, schedule_id)
+        except ScheduleRefused as refused:
+            if refused.generation == generation:
+                raise
+            if refused.generation > generation:  # another one's, who takes it back
+                return False
+        except (RPCError, RetryLater) as error:
+            log.warning("schedule_not_synced", schedule_id=schedule_id, error=str(error))
+            return False
+        else:
+            return True
 
 
 async def with_next_starts(services: GatewayServices, tenant_id: str, schedule_id: str) -> Schedule:

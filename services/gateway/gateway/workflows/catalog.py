@@ -19,8 +19,9 @@ FROM flotilla_ops.workflows WHERE $1::text IS NULL OR name = $1
 ORDER BY name, started_at DESC, instance
 """
 _NAMES = """
-SELECT DISTINCT name FROM flotilla_ops.workflows WHERE last_seen > now() - interval '15 minutes' ORDER BY name LIMIT 20
+SELECT DISTINCT name FROM flotilla_ops.workflows WHERE last_seen > now() - interval '15 minutes' ORDER BY name LIMIT $1
 """
+_MOST_IN_A_MESSAGE = 20
 
 
 class UnknownWorkflow(Invalid):
@@ -54,8 +55,13 @@ async def find_served_workflow(pool: Pool, name: str) -> ServedWorkflow:
     for row in await load_workflow_rows(pool, name):
         if row["served"]:
             return ServedWorkflow(row["name"], row["version"], row["task_queue"], row["input_schema"], row["last_seen"])
-    names = ", ".join(row["name"] for row in await pool.fetch(_NAMES))
+    names = ", ".join(await list_served_names(pool, _MOST_IN_A_MESSAGE))
     raise UnknownWorkflow(f"no worker serves workflow {name}: there are {names or 'none'}")
+
+
+async def list_served_names(pool: Pool, at_most: int | None = None) -> list[str]:
+    """Return the names of the workflows that a worker serves."""
+    return [row["name"] for row in await pool.fetch(_NAMES, at_most)]
 
 
 async def check_workflow_input(run: FunctionRunner, workflow: ServedWorkflow, data: JsonObject) -> None:

@@ -20,11 +20,12 @@ from temporalio.client import (
 from temporalio.service import RPCError, RPCStatusCode
 
 from flotilla.contracts.envelope import from_json
+from flotilla.contracts.errors import Invalid
 from flotilla.contracts.names import QUESTION, RAG_WORKFLOW, run_workflow_id
 from flotilla.contracts.requests import RAGRequest, WorkflowRequest
 from flotilla.contracts.schedules import Overlap, When
 from flotilla.postgres import Pool, tenant_transaction
-from flotilla.temporal import TASK_TIMEOUT
+from flotilla.temporal import TASK_TIMEOUT, is_permanent_error
 
 RPC_TIMEOUT = timedelta(seconds=3)
 SHOWN_STARTS = 5
@@ -44,6 +45,14 @@ UPDATE flotilla.schedules SET synced = greatest(synced, $3) WHERE tenant_id = $1
 _FORGET = "DELETE FROM flotilla.schedules WHERE tenant_id = $1 AND schedule_id = $2 AND generation = $3"
 
 
+class ScheduleRefused(Invalid):
+    """Temporal does not take a schedule as it is in `generation`."""
+
+    def __init__(self, message: str, generation: int) -> None:
+        super().__init__(message)
+        self.generation = generation
+
+
 @dataclass(frozen=True, slots=True)
 class TemporalSchedules:
     """Temporal's side of them; `task_queue` is where the built-in workflows' workers are."""
@@ -56,10 +65,17 @@ class TemporalSchedules:
         """Make Temporal have the newest change. Who brings an older one late sees that there is a newer one.
 
         Raises:
-            RPCError: Temporal does not answer, or refuses it.
+            ScheduleRefused: Temporal does not take it; another change may be the newest by now.
+            RPCError: Temporal does not answer.
         """
         while (row := await self._unsynced(tenant_id, schedule_id)) is not None:
-            await self._apply(row)
+            try:
+                await self._apply(row)
+            except RPCError as error:
+                if not is_permanent_error(error):
+                    raise
+                message = f"schedule {schedule_id}: Temporal does not take it: {error}"
+                raise ScheduleRefused(message, row["generation"]) from error
             async with tenant_transaction(self.pool, tenant_id) as connection:
                 await connection.execute(
                     _FORGET if row["deleted"] else _SYNCED, tenant_id, schedule_id, row["generation"]

@@ -189,14 +189,22 @@ def read_policy(source: str) -> ApprovalPolicy:
     Raises:
         ConfigurationError: it can't be read, or not used.
     """
+    return parse_policy(read_policy_text(source), source)
+
+
+def read_policy_text(source: str) -> str:
+    """Reads the text of what `read_policy` takes.
+
+    Raises:
+        ConfigurationError: it can't be read.
+    """
     builtin = BUILTIN.get(source)
     try:
-        text = _builtin(builtin) if builtin else Path(source).read_text("utf-8")
+        return _builtin(builtin) if builtin else Path(source).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
             f"approval policy {source}: {error}; set FLOTILLA_APPROVAL_POLICY to a file, or to {' or '.join(BUILTIN)}"
         ) from error
-    return parse_policy(text, source)
 
 
 def _read(text: str) -> tuple[dict[str, Any], str]:

@@ -1,13 +1,17 @@
 """A policy file that is followed while a service runs: checked before it is in force, and never half of it."""
 
 import asyncio
+import os
 
 import structlog
 
-from flotilla.approvals.policy import ApprovalPolicy, read_policy
+from flotilla.approvals.policy import ApprovalPolicy, parse_policy, read_policy, read_policy_text
 from flotilla.contracts.errors import ConfigurationError
 
 LOOK_EVERY_S = 2.0
+LAST_LINE = "# end"
+"""Says that a file is whole. The beginning of a policy can be a valid policy with fewer rules, however long its writer
+takes."""
 log = structlog.get_logger(__name__)
 
 
@@ -22,6 +26,7 @@ class ReloadingPolicyFile:
         """
         self._source = source
         self._current = read_policy(source)
+        self._path = os.path.realpath(source)
         self._seen: str | None = None
         self._refused: str | None = None
 
@@ -33,21 +38,37 @@ class ReloadingPolicyFile:
     def look(self) -> bool:
         """Look at the file; say whether another policy is in force now.
 
-        Another content counts when two looks in a row see it: a file that is being written is one with fewer rules.
-        What can't be used changes nothing.
+        Another content counts when two looks in a row see it, and nothing of it can be missing: it ends with `# end`,
+        or a link leads to another file now, as in a mounted ConfigMap. What can't be used changes nothing.
         """
         try:
-            found = read_policy(self._source)
+            path, found = self._read()
         except ConfigurationError as error:
             self._refuse(str(error))
             return False
         self._refused = None
         is_settled, self._seen = found.version == self._seen, found.version
-        if not is_settled or found.version == self._current.version:
+        if found.version == self._current.version:
+            self._path = path
+            return False
+        if not is_settled:
             return False
         log.info("policy_reloaded", before=self._current.version, policy_version=found.version)
-        self._current = found
+        self._current, self._path = found, path
         return True
+
+    def _read(self) -> tuple[str, ApprovalPolicy]:
+        """Return the file that the source is now, and its policy."""
+        path = os.path.realpath(self._source)
+        text = read_policy_text(self._source)
+        found = parse_policy(text, self._source)
+        is_whole = path != self._path or text.endswith(f"\n{LAST_LINE}\n")
+        if not is_whole and found.version != self._current.version:
+            raise ConfigurationError(
+                f"approval policy {self._source} has changed, and may be half written: "
+                f"write {LAST_LINE!r} as its last line"
+            )
+        return path, found
 
     async def reload_until_stopped(self, stop: asyncio.Event) -> None:
         """Look every 2 s until `stop`."""

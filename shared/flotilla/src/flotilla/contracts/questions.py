@@ -14,11 +14,18 @@ MAX_ANSWER_BYTES = 64 * 1024
 QUESTION_CHANGE = "run_question_"
 """Begins the changes of a session that are about a question: `asked`, `answered`, `expired`, `cancelled`."""
 
+_ANSWER_EVENT = "question:"
+
 
 def answer_event_name(question_id: str) -> str:
     """Return the name of the event that wakes the workflow up which waits for an answer. It says nothing of the answer:
     the worker reads that from the session's log."""
-    return f"question:{question_id}"
+    return f"{_ANSWER_EVENT}{question_id}"
+
+
+def is_answer_event(name: str) -> bool:
+    """Return whether an event called `name` says that a question was answered."""
+    return name.startswith(_ANSWER_EVENT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

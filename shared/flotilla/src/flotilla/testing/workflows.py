@@ -32,7 +32,7 @@ from flotilla.contracts.results import result_reference
 from flotilla.contracts.session_events import ErrorRaised
 from flotilla.contracts.tasks import MAX_INLINE_RESULT_BYTES, AgentTask
 from flotilla.contracts.typed import Codec
-from flotilla.temporal import DATA_CONVERTER
+from flotilla.temporal import DATA_CONVERTER, TASK_TIMEOUT
 from flotilla.workflows.calls import children as child_calls
 from flotilla.workflows.calls import custom as call
 from flotilla.workflows.calls import delegation, questions, runs, supervision
@@ -143,7 +143,9 @@ async def _start(client: Client, declared: DeclaredWorkflow, request: object) ->
     whole = WorkflowRequest(
         workflow=declared.name, input=data, user_id="tester", session_id=f"session-{run_id}", run_id=run_id
     )
-    return await client.start_workflow(declared.name, whole, id=run_workflow_id(run_id), task_queue=_QUEUE)
+    return await client.start_workflow(
+        declared.name, whole, id=run_workflow_id(run_id), task_queue=_QUEUE, task_timeout=TASK_TIMEOUT
+    )
 
 
 @workflow.defn(name=APPROVAL_WORKFLOW, sandboxed=False)

@@ -2,7 +2,11 @@
 
 from temporalio import workflow
 
+from flotilla.contracts.questions import is_answer_event
 from flotilla.contracts.requests import RUN_EVENT_SIGNAL, OutsideEvent
+
+ANSWERS_WAKE_AGAIN = "answers-wake-again"
+"""Before this patch a second event under an answer's id did not wake the workflow up."""
 
 
 class RunEventInbox:
@@ -21,6 +25,12 @@ class RunEventInbox:
         if event.event_id not in self.seen:
             self.seen.append(event.event_id)
             self.waiting.append(event)
+        elif self._wakes_a_question(event):
+            self.waiting.append(event)
+
+    def _wakes_a_question(self, event: OutsideEvent) -> bool:
+        # Whoever reaches Temporal can use an answer's id first. To wake up twice does no harm: the row decides.
+        return is_answer_event(event.name) and not self.has(event.name) and workflow.patched(ANSWERS_WAKE_AGAIN)
 
     def take(self, name: str) -> OutsideEvent | None:
         """Return the oldest event called `name` and forget it; None when there is none."""

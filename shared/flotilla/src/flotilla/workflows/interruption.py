@@ -22,6 +22,12 @@ async def wait_then_cancel(work: Awaitable[T]) -> T:
     return result
 
 
+async def wait_noticing_cancellation(work: Awaitable[object]) -> bool:
+    """Wait for `work` to its end; return whether the workflow was cancelled meanwhile."""
+    _, cancelled = await _to_the_end(work)
+    return cancelled
+
+
 async def _to_the_end(work: Awaitable[T]) -> tuple[T, bool]:
     task = asyncio.ensure_future(work)
     cancelled = False

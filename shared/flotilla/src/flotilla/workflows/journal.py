@@ -15,12 +15,14 @@ from flotilla.contracts.session_events import session_event_type
 from flotilla.workflows.calls import custom as call
 from flotilla.workflows.calls.runs import RunKey
 from flotilla.workflows.delegation import ATTEMPT_TIMEOUT, PATIENT
-from flotilla.workflows.interruption import wait_ignoring_cancellation
+from flotilla.workflows.interruption import wait_noticing_cancellation
 
 MAX_RECORD_BYTES = 256_000
 """Of one event that a workflow records."""
 BATCH = 100
 """How many events one transaction appends: the session is locked meanwhile."""
+CANCELLED_AFTER_A_WRITE = "cancelled-after-a-write"
+"""Before this patch a run that was cancelled while it wrote went on."""
 
 
 class RunJournal:
@@ -70,13 +72,19 @@ class RunJournal:
             self._held -= 1
 
     async def append_notes(self) -> None:
-        """Append what is noted to the session, however long the database is unavailable."""
+        """Append what is noted to the session, however long the database is unavailable.
+
+        Raises:
+            asyncio.CancelledError: the workflow was cancelled meanwhile; what was being written is written.
+        """
         if self._held and len(self._notes) < BATCH:
             return
         async with self._writing:
             while batch := list(islice(self._notes, BATCH)):
-                await wait_ignoring_cancellation(self._append(batch))
-                del self._notes[: len(batch)]
+                was_cancelled = await wait_noticing_cancellation(self._append(batch))
+                # Looked at only then: a run that nobody cancelled needs no marker in its history.
+                if was_cancelled and workflow.patched(CANCELLED_AFTER_A_WRITE):
+                    raise asyncio.CancelledError
 
     async def _append(self, notes: list[call.Note]) -> None:
         self.written += 1
@@ -84,3 +92,4 @@ class RunJournal:
         await workflow.execute_local_activity(
             call.RECORD_EVENTS, records, start_to_close_timeout=ATTEMPT_TIMEOUT, retry_policy=PATIENT
         )
+        del self._notes[: len(notes)]
