@@ -53,6 +53,7 @@ RULES: dict[str, dict[str, Any]] = {
     "ipFamilyPolicy": {"enum": ["", "SingleStack", "PreferDualStack", "RequireDualStack"]},
     "ipFamilies": {"type": "array", "items": {"enum": ["IPv4", "IPv6"]}},
     "install.keepSeconds": COUNT,
+    "openRuns.*": COUNT,
     "networkPolicy.*.*.ports": {"type": "array", "items": PORT},
     "networkPolicy.ports.*": {"type": "array", "items": PORT},
     "networkPolicy.dns.ports": {"type": "array", "items": PORT},

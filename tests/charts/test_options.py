@@ -73,6 +73,18 @@ def test_mcp_clients_reach_the_gateway_by_the_names_that_the_cluster_knows(rende
     assert "FLOTILLA_MCP_HOSTS" not in _environment(_pod(render("outbox-relay", *ALONE))["containers"][0])
 
 
+@pytest.mark.parametrize("chart", ["gateway", "workflow-worker"])
+def test_the_fleet_says_how_many_runs_may_be_open_and_a_service_may_say_otherwise(render: Render, chart: str) -> None:
+    fleet = ("global.openRuns.perPerson=5", "global.openRuns.perTenant=2000000")
+    environment = _environment(_pod(render(chart, *ALONE, *fleet, "openRuns.perPerson=7"))["containers"][0])
+    assert {name: value for name, value in environment.items() if name.startswith("FLOTILLA_OPEN_RUNS_")} == {
+        "FLOTILLA_OPEN_RUNS_PER_PERSON": "7",
+        "FLOTILLA_OPEN_RUNS_PER_TENANT": "2000000",
+    }
+    without = _environment(_pod(render(chart, *ALONE))["containers"][0])
+    assert not any(name.startswith("FLOTILLA_OPEN_RUNS_") for name in without)
+
+
 def test_a_pod_takes_further_containers_and_its_own_stays_the_first(render: Render) -> None:
     values = (
         "initContainers[0].name=wait", "initContainers[0].image=busybox:1",

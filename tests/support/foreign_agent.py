@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
+import asyncpg
 from redis.exceptions import ResponseError
 
 from flotilla.bus import Redis, ensure_group
 from flotilla.contracts.ids import new_id, utc_now
 from flotilla.contracts.names import agent_group, reply_stream, task_stream
+from tests.support.postgres import Database
 
 Task: TypeAlias = dict[str, Any]
 Answer: TypeAlias = Callable[[Task], Awaitable[dict[str, Any] | None]]
@@ -20,17 +22,18 @@ Answer: TypeAlias = Callable[[Task], Awaitable[dict[str, Any] | None]]
 class ForeignAgent:
     """Reads one task stream; keeps every task it saw."""
 
-    def __init__(self, redis: Redis, name: str, answer: Answer) -> None:
+    def __init__(self, redis: Redis, name: str, answer: Answer, version: str | None = None) -> None:
         self._redis = redis
         self.name = name
         self.answer = answer
+        self._version = version
         self.seen: list[Task] = []
         self.stopping = False
         self.spelling: Callable[[str], str | bytes] = str
         """Changes the JSON text of its replies."""
 
     async def run(self) -> None:
-        stream, group = task_stream(self.name), agent_group(self.name)
+        stream, group = task_stream(self.name, self._version), agent_group(self.name)
         while not self.stopping:
             await ensure_group(self._redis, stream, group)
             try:
@@ -61,9 +64,11 @@ class ForeignAgent:
 
 
 @asynccontextmanager
-async def foreign_agent(redis: Redis, name: str, answer: Answer) -> AsyncIterator[ForeignAgent]:
-    """A foreign agent that lives as long as the block."""
-    agent = ForeignAgent(redis, name, answer)
+async def foreign_agent(
+    redis: Redis, name: str, answer: Answer, version: str | None = None
+) -> AsyncIterator[ForeignAgent]:
+    """A foreign agent that lives as long as the block; with a version, one that gets what is routed to it."""
+    agent = ForeignAgent(redis, name, answer, version)
     task = asyncio.create_task(agent.run(), name=f"foreign agent {name}")
     try:
         yield agent
@@ -73,3 +78,20 @@ async def foreign_agent(redis: Redis, name: str, answer: Answer) -> AsyncIterato
         await asyncio.wait([task], timeout=1.0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def route_to_a_version(database: Database, name: str, version: str) -> None:
+    """Route all sessions to one version of an agent, and register an instance of it."""
+    connection = await asyncpg.connect(database.superuser_dsn)
+    try:
+        await connection.execute(
+            "INSERT INTO flotilla_ops.agents (name, instance, version, stream, consumer_group, concurrency, "
+            "input_schema, output_schema) VALUES ($1, $2, $2, 's', 'g', 8, '{}', '{}')",
+            name,
+            version,
+        )
+        await connection.execute(
+            "INSERT INTO flotilla_ops.agent_routes VALUES ($1, $2, 100, false, 'ada')", name, version
+        )
+    finally:
+        await connection.close()

@@ -178,6 +178,15 @@ tolerations:
 {{- with .Values.otlpHeadersSecret | default (.Values.global | default dict).otlpHeadersSecret }}
 {{ include "flotilla-service.secretEnv" (dict "name" "OTEL_EXPORTER_OTLP_HEADERS" "secret" . "key" "headers") }}
 {{- end }}
+{{- if hasKey .Values "openRuns" }}
+{{- range $kind, $most := mergeOverwrite (dict) ((.Values.global | default dict).openRuns | default dict) (.Values.openRuns | include "flotilla-service.onlySet" | fromYaml) }}
+{{- $name := printf "FLOTILLA_OPEN_RUNS_%s" (snakecase $kind | upper) }}
+{{- if and $most (not (hasKey ($.Values.settings | default dict) $name)) }}
+- name: {{ $name }}
+  value: {{ int64 $most | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- if hasKey .Values "agent" }}
 - name: FLOTILLA_AGENT_NAME
   value: {{ include "flotilla-service.agent" . }}

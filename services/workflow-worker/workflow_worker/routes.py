@@ -14,7 +14,8 @@ from typing import Protocol
 import asyncpg
 import structlog
 
-from flotilla.postgres import Pool, retry_later_if_unavailable, tenant_transaction
+from flotilla.contracts.json_types import JsonValue
+from flotilla.postgres import Connection, Pool, retry_later_if_unavailable, tenant_transaction
 from flotilla.telemetry.metrics import ROUTED_TASKS
 
 ANY = ""
@@ -40,6 +41,15 @@ FROM (
 ) AS e
 WHERE d.tenant_id = $1 AND d.task_id = $2 AND d.attempt = $3
 RETURNING d.version, e.version AS former
+"""
+# Of the slips that began with these tasks; the last try of a hop counts.
+_ROUTED = """
+SELECT root_task_id, agent, version FROM flotilla.delegations
+WHERE tenant_id = $1 AND root_task_id = ANY ($2) AND version <> '' ORDER BY hop, attempt
+"""
+_ROUTED_IN_RUN = """
+SELECT d.agent, d.version FROM flotilla.agent_tasks AS t JOIN flotilla.delegations AS d USING (tenant_id, task_id)
+WHERE t.tenant_id = $1 AND t.run_id = $2 AND d.version <> '' ORDER BY d.opened_at
 """
 
 log = structlog.get_logger(__name__)
@@ -91,6 +101,21 @@ class Hop(Protocol):
     @property
     def attempt(self) -> int:
         """Its try."""
+
+
+async def routed_versions(
+    connection: Connection, tenant_id: str, root_task_ids: Sequence[str]
+) -> dict[str, dict[str, JsonValue]]:
+    """Return which versions of agents worked at tasks, where a route decided about them: `{task: {agent: version}}`."""
+    found: dict[str, dict[str, JsonValue]] = {}
+    for row in await connection.fetch(_ROUTED, tenant_id, root_task_ids) if root_task_ids else ():
+        found.setdefault(row["root_task_id"], {})[row["agent"]] = row["version"]
+    return found
+
+
+async def routed_versions_of_run(connection: Connection, tenant_id: str, run_id: str) -> dict[str, JsonValue]:
+    """Return which versions of agents worked at a run, where a route decided about them."""
+    return {row["agent"]: row["version"] for row in await connection.fetch(_ROUTED_IN_RUN, tenant_id, run_id)}
 
 
 class AgentRoutes:

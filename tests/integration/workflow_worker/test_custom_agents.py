@@ -8,7 +8,8 @@ from temporalio.client import WorkflowFailureError
 
 from flotilla.contracts.requests import RAGRequest
 from tests.integration.workflow_worker import agents
-from tests.support.foreign_agent import Task, foreign_agent
+from tests.support.foreign_agent import Task, foreign_agent, route_to_a_version
+from tests.support.postgres import Database
 from tests.support.worker import RunningWorker
 
 
@@ -33,6 +34,16 @@ async def test_a_run_that_ends_with_a_custom_agent_succeeds_with_its_result(
         "status": "success",
         "output": {"text": "«Who inspects the mooring lines?»"},
     }
+
+
+async def test_the_end_of_a_run_names_the_version_of_an_agent_that_a_route_decided_about(
+    worker: RunningWorker, question: RAGRequest, database: Database
+) -> None:
+    await route_to_a_version(database, "translate", "2")
+    async with foreign_agent(worker.redis, "translate", translate, "2"):
+        await (await worker.start_run(replace(question, steps=["translate"]))).result()
+    last = (await worker.events("acme", question.session_id))[-1]
+    assert last.data["details"]["versions"] == {"translate": "2"}  # type: ignore[index, call-overload]
 
 
 async def test_an_answer_that_the_writer_got_wrong_still_fails(worker: RunningWorker, question: RAGRequest) -> None:

@@ -14,7 +14,8 @@ from flotilla.contracts.envelope import AgentEvent
 from flotilla.contracts.names import action_workflow_id, run_workflow_id
 from flotilla.contracts.requests import WorkflowRequest
 from tests.integration.approvals.desk import BOB, CAROL, Desk
-from tests.support.foreign_agent import Answer, ForeignAgent, Task, foreign_agent
+from tests.support.foreign_agent import Answer, ForeignAgent, Task, foreign_agent, route_to_a_version
+from tests.support.postgres import Database
 from tests.support.waiting import eventually
 from tests.support.worker import RunningWorker
 
@@ -73,6 +74,12 @@ def changes(events: list[AgentEvent]) -> Counter[str]:
     return Counter(str(event.data.get("change")) for event in events if event.type.startswith("flotilla.session.state"))
 
 
+def finished_steps(events: list[AgentEvent]) -> dict[str, Any]:
+    """The details of the steps that ended, by their names."""
+    details: list[Any] = [e.data["details"] for e in events if e.data.get("change") == "run_step_finished"]
+    return {one["step"]: one for one in details}
+
+
 async def test_the_planner_does_everything_once_and_its_history_is_in_the_session(
     worker: RunningWorker, request_of: MakeRequest, published: Path
 ) -> None:
@@ -114,13 +121,27 @@ async def test_the_planner_does_everything_once_and_its_history_is_in_the_sessio
     seen = changes(events)
     assert seen["run_step_finished"] == 10
     assert seen["run_started"] == seen["run_finished"] == seen["variables_set"] == seen["progress"] == 1
-    steps: Any = {
-        event.data["details"]["step"]: event.data["details"]  # type: ignore[index, call-overload]
-        for event in events
-        if event.data.get("change") == "run_step_finished"
-    }
+    steps = finished_steps(events)
     assert steps["planner"]["result"] == {"questions": [f"harbours, part {n}" for n in range(4)]}
     assert events[-1].data["change"] == "run_finished"
+
+
+async def test_a_step_names_the_version_of_its_agent_where_a_route_decided_about_it(
+    worker: RunningWorker, request_of: MakeRequest, database: Database
+) -> None:
+    await route_to_a_version(database, "research", "2")
+    request = request_of(topic="harbours")
+    async with team(worker.redis), foreign_agent(worker.redis, "research", research, "2"):
+        handle = await start(worker, request)
+
+        async def written() -> dict[str, Any] | None:
+            found = finished_steps(await worker.events("acme", request.session_id))
+            return found if "write" in found else None
+
+        steps = await eventually(written, timeout_s=60)
+        await handle.cancel()
+    assert "versions" not in steps["planner"]
+    assert steps["research:4"]["versions"] == {"research": "2"}
 
 
 async def test_a_failed_step_ends_the_others_and_names_itself(worker: RunningWorker, request_of: MakeRequest) -> None:

@@ -18,6 +18,7 @@ from workflow_worker.activities.signatures.pipelines import (
     PipelineKey,
 )
 from workflow_worker.delegates import load_agent_time_limits
+from workflow_worker.routes import routed_versions
 
 SOURCE = "/workflows/PipelineWorkflow"
 _BEGIN = """
@@ -74,5 +75,7 @@ class PipelineActivities:
         async with tenant_transaction(self._pool, key.tenant_id) as connection:
             session_id = await connection.fetchval(_FINISH, key.tenant_id, key.task_id, status, to_json(error).decode())
             if session_id is not None:
+                if versions := (await routed_versions(connection, key.tenant_id, [key.task_id])).get(key.task_id):
+                    details["versions"] = versions
                 finished = state_change("task_finished", details, SOURCE)
                 await append(connection, key.tenant_id, session_id, [finished])

@@ -19,8 +19,8 @@ from flotilla.config import OpenWorkLimitSettings
 from flotilla.contracts.envelope import from_builtins, from_json, to_json
 from flotilla.contracts.errors import Refused, Undecodable
 from flotilla.contracts.event_builders import run_finished_event, session_event
-from flotilla.contracts.json_types import JsonValue
-from flotilla.contracts.names import run_stream, workflow_source
+from flotilla.contracts.json_types import JsonObject, JsonValue
+from flotilla.contracts.names import QUESTION, run_stream, workflow_source
 from flotilla.contracts.requests import RAGRequest, RAGResponse, RunStatus, WorkflowRequest
 from flotilla.contracts.session_events import AgentStateEvent, ErrorRaised, Message
 from flotilla.contracts.tasks import WriteResult
@@ -46,6 +46,7 @@ from workflow_worker.adopted_runs import adopt_child_run, run_closed_error
 from workflow_worker.delegates import load_agent_time_limits
 from workflow_worker.notices import queue_notice
 from workflow_worker.queued_runs import open_next_run
+from workflow_worker.routes import routed_versions_of_run
 
 WRITER = "write"
 """The agent whose results are answers, or wrong."""
@@ -251,7 +252,10 @@ async def _finish(connection: Connection, run: RunKey, end: _End) -> _Finished |
         return None
     if row["asks"]:
         await close_questions(connection, run, "cancelled")
-    events = _closing_events(run, end, workflow_source(row["workflow"]))
+    # The steps of other workflows say it themselves.
+    is_question = row["workflow"] == QUESTION
+    versions = await routed_versions_of_run(connection, run.tenant_id, run.run_id) if is_question else {}
+    events = _closing_events(run, end, workflow_source(row["workflow"]), versions)
     appended = await append(connection, run.tenant_id, row["session_id"], events)
     if end.response is not None:
         await _add_interaction(connection, run, row, end.response, appended.first_seq)
@@ -264,14 +268,14 @@ def _jsonb(value: object) -> str | None:
     return None if value is None else to_json(value).decode()
 
 
-def _closing_events(run: RunKey, end: _End, source: str) -> list[AgentStateEvent]:
+def _closing_events(run: RunKey, end: _End, source: str, versions: JsonObject) -> list[AgentStateEvent]:
     events = []
     if end.response is not None:
         message = Message(role="assistant", content=end.response.answer, sources=end.response.sources)
         events.append(session_event(message, source, run_id=run.run_id))
     if end.error is not None:
         events.append(session_event(end.error, source, run_id=run.run_id))
-    return [*events, run_finished_event(run.run_id, end.status, source, end.output)]
+    return [*events, run_finished_event(run.run_id, end.status, source, end.output, versions)]
 
 
 async def _add_interaction(

@@ -5,11 +5,11 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from flotilla.contracts.envelope import from_json, to_json
-from flotilla.contracts.json_types import JsonObject
+from flotilla.contracts.json_types import JsonObject, JsonValue
 from flotilla.contracts.names import workflow_source
 from flotilla.contracts.results import canonical_bytes, result_reference
 from flotilla.contracts.session_events import AgentStateEvent
-from flotilla.contracts.tasks import MAX_INLINE_RESULT_BYTES
+from flotilla.contracts.tasks import MAX_INLINE_RESULT_BYTES, root_task_id
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.workflows.calls.children import FIND_WORKFLOW, FindWorkflow, WorkflowServer
@@ -18,6 +18,7 @@ from flotilla.workflows.calls.custom import (
     LOAD_RESULT,
     MAX_LOADED_BYTES,
     RECORD_EVENTS,
+    STEP_FINISHED,
     SUM_USAGE,
     CombineResults,
     EventRecords,
@@ -27,6 +28,7 @@ from flotilla.workflows.calls.custom import (
     Usage,
 )
 from flotilla.workflows.calls.runs import RunKey
+from workflow_worker.routes import routed_versions
 
 # Takes the run's row lock; nothing where the record is in the session already, or the run has ended.
 _NUMBER = """
@@ -76,8 +78,9 @@ class WorkflowRunActivities:
                 return
             tasks = [note.task_id for note in records.notes if note.task_id]
             results = await _results(connection, run, tasks)
+            versions = await routed_versions(connection, run.tenant_id, [_root_of(note) for note in records.notes])
             source = workflow_source(records.workflow)
-            events = [_event(note, source, run.run_id, results) for note in records.notes]
+            events = [_event(note, source, run.run_id, results, versions) for note in records.notes]
             await append(connection, run.tenant_id, session_id, events)
 
     @activity.defn(name=FIND_WORKFLOW)
@@ -151,12 +154,25 @@ async def _results(connection: Connection, run: RunKey, task_ids: list[str]) -> 
     return {row["task_id"]: row["result"] for row in rows}
 
 
-def _event(note: Note, source: str, run_id: str, results: dict[str, str]) -> AgentStateEvent:
+def _root_of(note: Note) -> str:
+    """The task that a step began with; empty for a note of something else."""
+    details = note.data.get("details") if note.data.get("change") == STEP_FINISHED else None
+    return root_task_id(str(details["task_id"])) if isinstance(details, dict) else ""
+
+
+def _event(
+    note: Note, source: str, run_id: str, results: dict[str, str], versions: dict[str, dict[str, JsonValue]]
+) -> AgentStateEvent:
     data = dict(note.data)
+    added: dict[str, JsonValue] = {}
     if note.task_id is not None and (result := results.get(note.task_id)) is not None:
+        added.update(_shown(note.task_id, result))
+    if routed := versions.get(_root_of(note)):
+        added["versions"] = routed
+    if added:
         details = data["details"]
         assert isinstance(details, dict)  # noqa: S101 - a step's note
-        data["details"] = {**details, **_shown(note.task_id, result)}
+        data["details"] = {**details, **added}
     return AgentStateEvent(kind=note.kind, data=data, source=source, run_id=run_id, task_id=note.task_id)
 
 

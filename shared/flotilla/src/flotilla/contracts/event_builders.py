@@ -93,10 +93,14 @@ def run_queued_event(run_id: str, if_active: str, by: JsonObject, source: str) -
     return state_change("run_queued", {"run_id": run_id, "if_active": if_active, **by}, source, run_id=run_id)
 
 
-def run_finished_event(run_id: str, status: RunStatus, source: str, output: JsonValue = None) -> AgentStateEvent:
+def run_finished_event(
+    run_id: str, status: RunStatus, source: str, output: JsonValue = None, versions: JsonObject | None = None
+) -> AgentStateEvent:
     """Return the event that ends a run, with what it returned, if that is not a message; its session is idle from then
-    on."""
+    on. `versions` are those of the agents, where a route decided about them."""
     details: dict[str, JsonValue] = {"run_id": run_id, "status": status}
+    if versions:
+        details["versions"] = versions
     if output is not None:
         details["output"] = output
     return state_change("run_finished", details, source, status="idle", run_id=run_id)

@@ -41,7 +41,7 @@ class RunJournal:
         """Note that a step ended: done, or failed with `error`."""
         details: dict[str, str | None] = {"run_id": self._run.run_id, "step": step, "agent": agent, "task_id": task_id}
         details |= {"status": "failed", "error": error} if error else {"status": "done"}
-        data: JsonObject = {"change": "run_step_finished", "details": details}
+        data: JsonObject = {"change": call.STEP_FINISHED, "details": details}
         self._notes.append(call.Note(data=data, task_id=None if error else task_id))
 
     def note(self, change: str, details: JsonObject) -> None:

@@ -12,6 +12,8 @@ RECORD_EVENTS = "record_events"
 LOAD_RESULT = "load_result"
 COMBINE_RESULTS = "combine_results"
 SUM_USAGE = "sum_usage"
+STEP_FINISHED = "run_step_finished"
+"""The change that an ended step is recorded as."""
 MAX_LOADED_BYTES = 500_000
 """Of a result or an output as JSON: the history of a workflow keeps it."""
 
