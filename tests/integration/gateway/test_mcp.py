@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -12,6 +13,8 @@ from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import ResourceTemplateReference
 
+from gateway.auth.principal import Principal
+from gateway.mcp.catalog import callables, find_callable
 from tests.integration.gateway.conftest import Replica
 from tests.support.gateway import RunningGateway
 
@@ -184,3 +187,23 @@ async def test_documents_sessions_and_runs_are_resources_to_those_who_may_read_t
         ref = ResourceTemplateReference(uri="flotilla://sessions/{session_id}")
         completed = await mcp.complete(ref, {"name": "session_id", "value": "hi"})
         assert completed.completion.values == ["his"]
+
+
+async def test_whatever_is_listed_is_found_by_its_name(gateway: RunningGateway) -> None:
+    for name in ("short", "a" * 60, "mcp", "rag"):
+        await gateway.as_superuser(
+            "INSERT INTO flotilla_ops.agents (name, instance, version, stream, consumer_group, concurrency, "
+            f"input_schema, output_schema) VALUES ('{name}', 'i', '1', 's', 'g', 8, '{{}}', '{{}}')"
+        )
+    await gateway.as_superuser(
+        "INSERT INTO flotilla_ops.workflows (name, version, task_queue, instance, description, input_schema, "
+        "output_schema) VALUES ('brief', '1', 'q', 'i', 'Writes a brief.', '{}', '{}')"
+    )
+    caller = Principal(tenant_id="acme", subject="olga", roles=frozenset({"operator"}), is_person=True)
+    door: Any = SimpleNamespace(services=SimpleNamespace(pool=gateway.pool), caller=caller)
+    listed = await callables(door)
+    assert sorted(one.target for one in listed.values()) == sorted(
+        [f"agent {name}" for name in ("short", "a" * 60, "rag")] + ["workflow brief", "workflow rag"]
+    )
+    assert {name: await find_callable(door, name) for name in listed} == listed
+    assert await find_callable(door, "agent__mcp") is None
