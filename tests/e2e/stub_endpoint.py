@@ -47,6 +47,10 @@ class StubEndpoint:
         finally:
             self._set(["ok"])
 
+    def follow(self, question: str, *turns: dict[str, object]) -> None:
+        """Follow this script for a question, from now on: see `tests.support.stub_llm`."""
+        self._set(["scripted"], script={question: list(turns)})
+
     def _set(self, modes: list[str], **more: object) -> Any:
         httpx.post(f"{self._root}/stub/modes", json={"modes": modes, **more}, timeout=60).raise_for_status()
 

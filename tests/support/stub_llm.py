@@ -4,7 +4,8 @@
 
 `GET /stub/requests` gives the count per question, `POST /stub/modes` with `{"modes": [...]}` sets what it does: each
 request takes the next mode, the last one stays. The modes are the keys of `MODES`. `answer` and `delay_s` beside it set
-what it says, and how slowly.
+what it says, and how slowly; `script` what it says in mode `scripted`: by question a list of turns, each `{"text": ...}`,
+`{"calls": [[name, arguments as JSON], ...]}` or `{"mode": ...}`. The turn is the number of the model's messages before.
 """
 
 import argparse
@@ -44,6 +45,7 @@ class StubLlm:
         self.asked_at: defaultdict[str, list[float]] = defaultdict(list)
         """When: seconds since 1970, by question."""
         self.requests: list[dict[str, Any]] = []
+        self.script: dict[str, list[dict[str, Any]]] = {}
         self.url = ""
         """Base URL, for OPENAI_BASE_URL."""
 
@@ -83,6 +85,7 @@ class StubLlm:
         self.modes = modes
         self.answer = asked.get("answer", ANSWER)
         self.delay_s = asked.get("delay_s", self.delay_s)
+        self.script |= asked.get("script", {})
         return JSONResponse({"modes": modes})
 
 
@@ -145,6 +148,21 @@ def _calling(name: str | None, arguments: str | None, *, once: bool) -> Callable
     return call
 
 
+async def _scripted(stub: StubLlm, body: dict[str, Any]) -> Response:
+    turns = stub.script.get(question_of(body), [{"mode": "ok"}])
+    turn = turns[min(sum(message["role"] == "assistant" for message in body["messages"]), len(turns) - 1)]
+    if "mode" in turn:
+        return await MODES[turn["mode"]](stub, body)
+    if "text" in turn:
+        return _streamed(body, _answer_chunks(body, turn["text"], logprobs=False), 0.0)
+    calls = [
+        {"index": n, "id": f"call_{n}", "type": "function", "function": {"name": name, "arguments": arguments}}
+        for n, (name, arguments) in enumerate(turn["calls"])
+    ]
+    chunks = [_chunk({"role": "assistant", "tool_calls": [one]}) for one in calls]
+    return _streamed(body, [*chunks, _chunk({}, finish="tool_calls"), _usage(body, len(calls))], 0.0)
+
+
 MODES: dict[str, Callable[[StubLlm, dict[str, Any]], Awaitable[Response]]] = {
     "ok": _ok,
     "no_logprobs": _no_logprobs,
@@ -164,6 +182,7 @@ MODES: dict[str, Callable[[StubLlm, dict[str, Any]], Awaitable[Response]]] = {
     "tool_again_and_again": _calling(None, None, once=False),
     "tool_unknown": _calling("delete_everything", "{}", once=True),
     "tool_bad_arguments": _calling(None, '{"query": 7}', once=True),
+    "scripted": _scripted,
 }
 
 
