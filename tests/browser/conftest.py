@@ -14,6 +14,7 @@ from tests.browser.console import TIMEOUT_MS, Console, answered
 from tests.e2e.fleet import Fleet
 from tests.e2e.stub_endpoint import StubEndpoint, stub_endpoint
 from tests.support.oidc_provider import CLIENT_ID, CLIENT_SECRET, OidcProvider, oidc_provider
+from tests.support.packages import SURVEYS, SURVEYS_ENTRY_POINTS, write_package
 
 HANDBOOK = Path(__file__).parent / "handbook.md"
 
@@ -52,7 +53,10 @@ def fleet(
     """The whole stack, as `flotilla up` starts it, with a login by OpenID provider beside the one by key."""
     assert (FOLDER / "index.html").is_file(), "the console is not built: make console"
     port = free_port()
+    site = tmp_path_factory.mktemp("site")
+    write_package(site, "surveys", SURVEYS.read_text(), SURVEYS_ENTRY_POINTS)
     environment = {
+        "PYTHONPATH": str(site),
         "FLOTILLA_PUBLIC_URL": f"http://127.0.0.1:{port}",
         "FLOTILLA_CORS_ORIGINS": f"http://localhost:{page_port}",
         "FLOTILLA_OIDC_ISSUER": provider.url,

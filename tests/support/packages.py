@@ -25,6 +25,8 @@ CHOOSING = Path(__file__).with_name("choosing.py")
 CHOOSING_ENTRY_POINTS = {
     "flotilla.workflows": {"choose": "choosing:Choose", "later": "choosing:ChooseLater", "pass": "choosing:PassOn"}
 }
+SURVEYS = Path(__file__).with_name("surveys.py")
+SURVEYS_ENTRY_POINTS = {"flotilla.workflows": {"survey": "surveys:SurveyWorkflow"}}
 
 
 def write_package(folder: Path, module: str, source: str, entry_points: Mapping[str, Mapping[str, str]]) -> None:

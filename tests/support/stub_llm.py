@@ -4,8 +4,9 @@
 
 `GET /stub/requests` gives the count per question, `POST /stub/modes` with `{"modes": [...]}` sets what it does: each
 request takes the next mode, the last one stays. The modes are the keys of `MODES`. `answer` and `delay_s` beside it set
-what it says, and how slowly; `script` what it says in mode `scripted`: by question a list of turns, each `{"text": ...}`,
-`{"calls": [[name, arguments as JSON], ...]}` or `{"mode": ...}`. The turn is the number of the model's messages before.
+what it says, and how slowly; `script` what it says in mode `scripted`: by question a list of turns, each
+`{"text": ...}`, `{"calls": [[name, arguments as JSON], ...]}` or `{"mode": ...}`. The number of the model's messages
+so far is that of the turn; the last one stays.
 """
 
 import argparse

@@ -76,9 +76,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, model: StubEndpoint) -> Iter
     """A fleet with the planner as the documentation has it, and two agents that it may ask."""
     own = tmp_path_factory.mktemp("own")
     folders = [_agent(own, name, dedent(AGENT).format(name=name)) for name in ("tariffs", "stock")]
-    (planner,) = [
-        code for code in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL) if "planner," in code
-    ]
+    examples = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    (planner,) = [code for code in examples if "planner," in code]
     folders.append(_agent(own, "plan", planner))
     (own / "policy.toml").write_text(POLICY)
     (own / "prices.toml").write_text(PRICES)
@@ -145,7 +144,13 @@ async def test_agents_chosen_by_a_model_work_in_parallel_and_it_answers_from_wha
      ({"max_rounds": 2}, "steps", 2)],
 )  # fmt: skip
 async def test_a_budget_that_is_used_up_in_the_middle_ends_it_and_what_was_done_is_on_record(
-    fleet: Fleet, model: StubEndpoint, unique: Callable[[str], str], *, budget: dict[str, Any], ended: str, rounds: int
+    fleet: Fleet,
+    model: StubEndpoint,
+    unique: Callable[[str], str],
+    *,
+    budget: dict[str, Any],
+    ended: str,
+    rounds: int | None,
 ) -> None:
     goal = unique("goal")
     model.follow(goal, {"calls": [NORTH]})
