@@ -2,8 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,56 +11,22 @@ import httpx
 import pytest
 from a2a.types.a2a_pb2 import StreamResponse, TaskState
 from google.protobuf.json_format import Parse
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 from temporalio.testing import ActivityEnvironment
 
 from flotilla.bus.live import LiveRunWriter
-from flotilla.runtime.health import http_server
 from flotilla.workflows.calls.runs import PauseRun, RunKey
 from flotilla_devstack.ports import free_port
 from tests.integration.gateway.conftest import Gate, Replica, answering
 from tests.integration.gateway.test_questions import started
 from tests.support.gateway import RunningGateway
 from tests.support.packages import CHOOSING, CHOOSING_ENTRY_POINTS, installed, write_package
+from tests.support.receiver import SECRET, SIGNING_KEY, Receiver
 from tests.support.waiting import eventually
 from tests.support.worker import RunningWorker
 from workflow_worker.activities.runs import RunActivities
 from workflow_worker.webhook_signatures import sign_webhook
 
-SECRET = "whsec_c2VjcmV0IG9mIGFjbWU="
 Working: TypeAlias = Callable[[], AbstractAsyncContextManager[RunningWorker]]
-
-
-@dataclass
-class Receiver:
-    """Remembers what it got, and answers as told."""
-
-    port: int
-    codes: list[int] = field(default_factory=list)
-    got: list[tuple[int, dict[str, str], bytes]] = field(default_factory=list)
-
-    async def handle(self, request: Request) -> Response:
-        code = self.codes.pop(0) if self.codes else 200
-        self.got.append((code, dict(request.headers), await request.body()))
-        return Response("thank you", status_code=code)
-
-    @asynccontextmanager
-    async def listening(self) -> AsyncIterator[None]:
-        app = Starlette(routes=[Route("/{path:path}", self.handle, methods=["POST"])])
-        async with http_server(app, "127.0.0.1", self.port, grace_s=0).serving():
-            yield
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/hook"
-
-    def taken(self, run_id: str) -> list[str]:
-        """The kinds of the run's notices that were answered with 200."""
-        bodies = [json.loads(body) for code, _, body in self.got if code == 200]
-        return [body["type"] for body in bodies if body["data"]["run_id"] == run_id]
 
 
 @pytest.fixture
@@ -106,7 +71,7 @@ async def test_the_end_of_a_run_reaches_its_receiver_signed(
         run_id = await ask(operator, notify={"url": receiver.url, "secret_ref": "hooks"}, metadata={"ticket": "T-1"})
         await eventually(lambda: receiver.taken(run_id), timeout_s=30)
     (_, headers, body) = receiver.got[0]
-    signed = sign_webhook(b"secret of acme", headers["webhook-id"], int(headers["webhook-timestamp"]), body)
+    signed = sign_webhook(SIGNING_KEY, headers["webhook-id"], int(headers["webhook-timestamp"]), body)
     assert headers["webhook-signature"] == signed
     document = json.loads(body)
     assert (document["type"], document["data"]["status"], document["data"]["metadata"]) == (
@@ -133,7 +98,7 @@ async def test_a_task_notifies_its_receivers_in_the_words_of_a2a_signed_with_the
     (_, headers, sent) = receiver.got[0]
     assert headers["x-a2a-notification-token"] == "t-1"
     timestamp = int(headers["webhook-timestamp"])
-    assert headers["webhook-signature"] == sign_webhook(b"secret of acme", headers["webhook-id"], timestamp, sent)
+    assert headers["webhook-signature"] == sign_webhook(SIGNING_KEY, headers["webhook-id"], timestamp, sent)
     update = Parse(sent, StreamResponse()).status_update
     task = answer.json()["task"]
     assert (update.task_id, update.context_id) == (task["id"], task["contextId"])
@@ -326,5 +291,5 @@ async def test_a_receiver_that_fails_for_an_hour_gets_each_notice_signed_and_in_
     for run_id in runs:
         assert receiver.taken(run_id) == ["run.interrupted", "run.interrupted", "run.finished"]
     for _, headers, body in receiver.got:
-        signed = sign_webhook(b"secret of acme", headers["webhook-id"], int(headers["webhook-timestamp"]), body)
+        signed = sign_webhook(SIGNING_KEY, headers["webhook-id"], int(headers["webhook-timestamp"]), body)
         assert headers["webhook-signature"] == signed

@@ -149,6 +149,41 @@ class Choice:
     cents: int = 0
 
 
+@dataclass
+class Month:
+    """Where a month's work is."""
+
+    day: int = 0
+    began: datetime | None = None
+    expired: int = 0
+
+
+@flotilla_workflow(name="month", version="1")
+class MonthOfDays:
+    """Each day for a month: ask an agent, a person who does not answer, wait for what does not come, and pay."""
+
+    async def run(self, run: Run, request: Month) -> Month:
+        request.began = request.began or workflow.now()
+        while request.day < 30:
+            await run.ask("echo", {"n": request.day})
+            try:
+                await run.ask_person("Go on?", Choice, deadline=timedelta(hours=12))
+            except NotAnswered:
+                request.expired += 1
+            try:
+                await run.wait_for("paid", timeout=timedelta(hours=6))
+            except StepFailed:
+                request.expired += 1
+            await run.execute("pay", {"day": request.day})
+            await run.set(day=request.day)
+            request.day += 1
+            await workflow.sleep(timedelta(hours=6))
+            if request.day % 10 == 0 and request.day < 30:
+                await run.continue_as_new(request)
+        assert workflow.now() - request.began >= timedelta(days=30)
+        return request
+
+
 @flotilla_workflow(name="asker", version="1")
 class Asker:
     """Ask a person, for a day."""

@@ -128,6 +128,22 @@ async def test_a_run_that_continues_as_new_counts_its_steps_on() -> None:
     assert steps_of(trial) == ["echo", "echo:2", "echo:3", "echo:4"]
 
 
+async def test_a_run_of_thirty_days_does_each_days_work_once_and_its_history_stays_short() -> None:
+    trial = await try_workflow(
+        steps.MonthOfDays, steps.Month(), agents={"echo": lambda data: data}, actions={"pay": lambda data: data}
+    )
+    assert (trial.status, trial.error) == ("success", None)
+    assert trial.output is not None
+    assert (trial.output["day"], trial.output["expired"]) == (30, 60)
+    days = list(range(30))
+    assert [task.input["n"] for task in trial.asked] == days
+    assert [one.args["day"] for one in trial.executed] == days
+    assert [note.data["set"] for note in trial.recorded if "set" in note.data] == [{"day": day} for day in days]
+    names = {one.action_id for one in trial.executed} | {one.question_id for one in trial.people_asked}
+    assert len(names) == 60
+    assert len(trial.history.events) < 1000  # of ten days: Temporal's limit is 51,200
+
+
 async def test_a_changed_workflow_does_not_replay_what_it_did_before() -> None:
     trial = await try_workflow(steps.Long, steps.Amount(count=3), agents={"echo": lambda data: data})
     await replay(steps.Long, trial.history)
