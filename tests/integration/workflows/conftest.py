@@ -8,6 +8,7 @@ import pytest
 
 from flotilla.contracts.requests import WorkflowRequest
 from flotilla.postgres import Pool
+from tests.integration.workflows import steps
 from tests.support.packages import BRIEFINGS, BRIEFINGS_ENTRY_POINTS, installed, write_package
 from tests.support.postgres import Database
 from tests.support.worker import RunningWorker, running_worker
@@ -27,7 +28,9 @@ def package(tmp_path: Path) -> Iterator[Path]:
     """The folder that the package is installed in."""
     folder = tmp_path / "site"
     write_package(folder, "briefings", BRIEFINGS.read_text(), BRIEFINGS_ENTRY_POINTS)
-    with installed(folder, "briefings"):
+    own = {"flotilla.workflows": {"long": "own_steps:Long", "waiter": "own_steps:Waiter"}}
+    write_package(folder, "own_steps", Path(steps.__file__).read_text(), own)
+    with installed(folder, "briefings", "own_steps"):
         yield folder
 
 

@@ -8,16 +8,20 @@ from typing import Any
 
 import pytest
 from temporalio.client import WorkflowFailureError
+from temporalio.testing import ActivityEnvironment
 
 from flotilla.bus import Redis
 from flotilla.contracts.envelope import AgentEvent
 from flotilla.contracts.names import action_workflow_id, run_workflow_id
 from flotilla.contracts.requests import WorkflowRequest
+from flotilla.workflows.calls.custom import EventRecords, Note
+from flotilla.workflows.calls.runs import RunKey
 from tests.integration.approvals.desk import BOB, CAROL, Desk
 from tests.support.foreign_agent import Answer, ForeignAgent, Task, foreign_agent, route_to_a_version
 from tests.support.postgres import Database
 from tests.support.waiting import eventually
 from tests.support.worker import RunningWorker
+from workflow_worker.activities.workflow_runs import WorkflowRunActivities
 
 MakeRequest = Callable[..., WorkflowRequest]
 
@@ -142,6 +146,41 @@ async def test_a_step_names_the_version_of_its_agent_where_a_route_decided_about
         await handle.cancel()
     assert "versions" not in steps["planner"]
     assert steps["research:4"]["versions"] == {"research": "2"}
+
+
+async def test_what_a_run_does_after_it_continued_as_new_is_in_its_history_too(
+    worker: RunningWorker, request_of: MakeRequest
+) -> None:
+    async def echo(task: Task) -> dict[str, Any]:
+        return done(**task["input"])
+
+    request = request_of("long", count=0)
+    async with foreign_agent(worker.redis, "echo", echo):
+        assert await (await start(worker, request)).result() == {"count": 3}
+    events = await worker.events("acme", request.session_id)
+    assert list(finished_steps(events)) == ["echo", "echo:2", "echo:3", "echo:4"]
+
+
+async def test_a_record_that_is_written_again_or_too_early_adds_nothing(
+    worker: RunningWorker, request_of: MakeRequest
+) -> None:
+    request = request_of("waiter", count=1)
+    handle = await start(worker, request)
+    key = RunKey(tenant_id="acme", run_id=request.run_id)
+
+    async def is_running() -> bool:
+        return bool(await worker.rows("acme", "SELECT 1 FROM flotilla.runs WHERE status = 'running'"))
+
+    await eventually(is_running, timeout_s=30)
+    records = WorkflowRunActivities(worker.pool)
+    for number in (1, 1, 3, 2, 1):
+        note = Note(data={"change": "progress", "details": {"text": str(number)}})
+        written = EventRecords(run=key, workflow="waiter", number=number, notes=[note])
+        await ActivityEnvironment().run(records.record_events, written)
+    await handle.cancel()
+    events = await worker.events("acme", request.session_id)
+    shown = [event.data["details"] for event in events if event.data.get("change") == "progress"]
+    assert shown == [{"text": "1"}, {"text": "2"}]
 
 
 async def test_a_failed_step_ends_the_others_and_names_itself(worker: RunningWorker, request_of: MakeRequest) -> None:

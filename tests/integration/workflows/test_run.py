@@ -128,6 +128,29 @@ async def test_a_run_that_continues_as_new_counts_its_steps_on() -> None:
     assert steps_of(trial) == ["echo", "echo:2", "echo:3", "echo:4"]
 
 
+async def test_an_event_counts_once_also_where_its_run_has_continued_as_new() -> None:
+    first, second = event("e1", {"count": 1}), event("e2", {"count": 2})
+
+    async def send_again(handle: Handle) -> None:
+        await handle.signal(RUN_EVENT_SIGNAL, first)
+        await eventually(lambda: _has_continued(handle), timeout_s=30)
+        await handle.signal(RUN_EVENT_SIGNAL, first)
+        await handle.signal(RUN_EVENT_SIGNAL, second)
+
+    trial = await try_workflow(steps.Instalments, steps.Texts([]), meanwhile=send_again)
+    assert trial.output == {"texts": ["1", "2"]}
+
+
+async def test_an_event_that_nobody_waited_for_yet_is_kept_where_its_run_continues_as_new() -> None:
+    both = sends(event("e1", {"count": 1}), event("e2", {"count": 2}))
+    trial = await try_workflow(steps.Instalments, steps.Texts([]), meanwhile=both)
+    assert trial.output == {"texts": ["1", "2"]}
+
+
+async def _has_continued(handle: Handle) -> bool:
+    return (await handle.describe()).run_id != handle.first_execution_run_id
+
+
 async def test_a_run_of_thirty_days_does_each_days_work_once_and_its_history_stays_short() -> None:
     trial = await try_workflow(
         steps.MonthOfDays, steps.Month(), agents={"echo": lambda data: data}, actions={"pay": lambda data: data}
