@@ -29,7 +29,7 @@ class RunEventInbox:
             self.waiting.append(event)
 
     def _wakes_a_question(self, event: OutsideEvent) -> bool:
-        # Whoever reaches Temporal can use an answer's id first. To wake up twice does no harm: the row decides.
+        # A caller who reaches Temporal can use an answer's id first. To wake up twice does no harm: the row decides.
         return is_answer_event(event.name) and not self.has(event.name) and workflow.patched(ANSWERS_WAKE_AGAIN)
 
     def take(self, name: str) -> OutsideEvent | None:
