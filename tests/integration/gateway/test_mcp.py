@@ -13,6 +13,7 @@ from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import ResourceTemplateReference
 
+from flotilla.postgres import open_pool
 from gateway.auth.principal import Principal
 from gateway.mcp.catalog import callables, find_callable
 from tests.integration.gateway.conftest import Replica
@@ -200,10 +201,11 @@ async def test_whatever_is_listed_is_found_by_its_name(gateway: RunningGateway) 
         "output_schema) VALUES ('brief', '1', 'q', 'i', 'Writes a brief.', '{}', '{}')"
     )
     caller = Principal(tenant_id="acme", subject="olga", roles=frozenset({"operator"}), is_person=True)
-    door: Any = SimpleNamespace(services=SimpleNamespace(pool=gateway.pool), caller=caller)
-    listed = await callables(door)
-    assert sorted(one.target for one in listed.values()) == sorted(
-        [f"agent {name}" for name in ("short", "a" * 60, "rag")] + ["workflow brief", "workflow rag"]
-    )
-    assert {name: await find_callable(door, name) for name in listed} == listed
-    assert await find_callable(door, "agent__mcp") is None
+    async with open_pool(gateway.database.dsn("flotilla_gateway"), application="test") as pool:
+        door: Any = SimpleNamespace(services=SimpleNamespace(pool=pool), caller=caller)
+        listed = await callables(door)
+        assert sorted(one.target for one in listed.values()) == sorted(
+            [f"agent {name}" for name in ("short", "a" * 60, "rag")] + ["workflow brief", "workflow rag"]
+        )
+        assert {name: await find_callable(door, name) for name in listed} == listed
+        assert await find_callable(door, "agent__mcp") is None

@@ -8,9 +8,10 @@ from zoneinfo import ZoneInfo
 import asyncpg
 import httpx
 import pytest
+from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-from flotilla.postgres import Pool
+from flotilla.postgres import Pool, open_pool
 from flotilla.schedules import ScheduleRefused, TemporalSchedules
 from flotilla_devstack.ports import free_port
 from gateway.schedules.syncing import sync_to_temporal
@@ -275,7 +276,7 @@ async def test_a_change_is_not_laid_over_one_that_is_being_refused(
 
 
 async def test_the_leader_does_not_pause_for_a_refused_change_what_another_one_has_changed_since(
-    gateway: RunningGateway, operator: httpx.AsyncClient, worker: RunningWorker, monkeypatch: pytest.MonkeyPatch
+    gateway: RunningGateway, operator: httpx.AsyncClient, temporal_address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await make(operator, schedule_id="digest", **NEVER)
     table = "flotilla.schedules"
@@ -286,7 +287,9 @@ async def test_the_leader_does_not_pause_for_a_refused_change_what_another_one_h
         raise RPCError("bad cron", RPCStatusCode.INVALID_ARGUMENT, b"")
 
     monkeypatch.setattr(TemporalSchedules, "_apply", refuse)
-    await ScheduleSyncDuty(worker.pool, worker.client, worker.task_queue).run()
+    client = await Client.connect(temporal_address)
+    async with open_pool(gateway.database.dsn("flotilla_worker"), application="test") as pool:
+        await ScheduleSyncDuty(pool, client, "queue").run()
     assert tuple(await stored(gateway, f"SELECT paused, generation FROM {table}")) == (False, 3)
 
 
