@@ -48,6 +48,11 @@ async def test_what_others_said_comes_as_output_of_tools_never_as_instructions()
     assert (said, request.tool_choice) == (["tool"], "none")
 
 
+async def test_a_model_that_asks_for_steps_where_it_has_to_answer_has_no_answer() -> None:
+    plan = await planned(FakeModel(wishes(("search", "{}"))), must_answer=True)
+    assert (plan.steps, plan.answer, plan.planner) == ([], "", "fake-1")
+
+
 async def test_names_that_no_endpoint_takes_are_rewritten_and_stay_different() -> None:
     tools = [OfferedTool(name=name, kind="agent", description="d", schema=SCHEMA) for name in ("x__2", "x.", "x_")]
     done = Round(

@@ -17,7 +17,7 @@ from flotilla.contracts.errors import Invalid
 from flotilla.contracts.fixed_plan import default_plan
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.planning import PLANNER_AGENT, ChosenStep, NextSteps, OfferedTool, PlanRequest
-from flotilla.llm import ChatMessage, Completion, CompletionRequest, ToolRequest, ToolSpec
+from flotilla.llm import ChatMessage, CompletionRequest, ToolRequest, ToolSpec
 from flotilla.llm.extractive import EXTRACTIVE_MODEL
 
 INSTRUCTIONS = (
@@ -45,7 +45,9 @@ async def plan(ctx: TaskContext, request: PlanRequest) -> NextSteps:
         offered = {shown: name for name, shown in names.items()}
         steps = [_step(call, offered) for call in completion.tool_calls]
         return NextSteps(steps=steps, planner=completion.model)
-    return NextSteps(answer=_answer(completion), planner=completion.model)
+    if not completion.text.strip() and not request.must_answer:
+        raise Invalid("the model gave neither an answer nor a step")
+    return NextSteps(answer=completion.text.strip(), planner=completion.model)
 
 
 def _names(tools: list[OfferedTool]) -> dict[str, str]:
@@ -95,9 +97,3 @@ def _step(call: ToolRequest, offered: Mapping[str, str]) -> ChosenStep:
     except (msgspec.DecodeError, RecursionError) as error:
         return ChosenStep(call_id=call.call_id, name=name, refused=f"its arguments are not a JSON object: {error}")
     return ChosenStep(call_id=call.call_id, name=name, arguments=arguments)
-
-
-def _answer(completion: Completion) -> str:
-    if not completion.text.strip():
-        raise Invalid("the model gave neither an answer nor a step")
-    return completion.text
