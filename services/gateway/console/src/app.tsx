@@ -4,7 +4,7 @@ import { useSignal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import * as api from "./api/calls";
-import { failure, logOut, mayOperate, me, signIn, startAccount } from "./lib/account";
+import { failure, isAdmin, logOut, mayOperate, me, signIn, startAccount } from "./lib/account";
 import { pageTitle, useActing, useLoaded } from "./lib/hooks";
 import { currentPath, match, navigate } from "./lib/router";
 import { setTheme, theme, type Theme } from "./lib/theme";
@@ -15,6 +15,7 @@ import { DocumentsPage } from "./pages/documents";
 import { FleetPage } from "./pages/fleet";
 import { LoginPage } from "./pages/login";
 import { OrdersPage } from "./pages/orders";
+import { PrivacyPage } from "./pages/privacy";
 import { QuestionPage, QuestionsPage } from "./pages/questions";
 import { RunPage } from "./pages/run";
 import { RunsPage } from "./pages/runs";
@@ -40,6 +41,7 @@ const ROUTES: [string, (found: Record<string, string>) => ComponentChildren][] =
   ["/orders", () => <OrdersPage />],
   ["/tools", () => <ToolsPage />],
   ["/signers", () => <SignersPage />],
+  ["/privacy", () => <PrivacyPage />],
   ["/fleet", () => <FleetPage />],
   ["/workflows", () => <StartPage />],
 ];
@@ -55,6 +57,7 @@ const NAVIGATION: { to: string; label: string; icon: IconName; isFor?: () => boo
   { to: "/orders", label: "Orders", icon: "orders" },
   { to: "/tools", label: "Tools", icon: "tools" },
   { to: "/signers", label: "Signing keys", icon: "shield" },
+  { to: "/privacy", label: "Privacy", icon: "shield", isFor: () => isAdmin.value },
   { to: "/fleet", label: "Fleet", icon: "fleet", isFor: () => mayOperate.value },
 ];
 

@@ -1,6 +1,6 @@
 /** One function per request that the console makes. */
 
-import { get, patch, path, post, put, remove } from "./client";
+import { address, get, patch, path, post, put, remove } from "./client";
 import type { Signed, VoteSignature } from "../lib/signing";
 import type * as t from "./types";
 
@@ -111,3 +111,23 @@ export const removeDocument = (id: string) => remove<unknown>(path("/v1/document
 export const getDocument = (id: string) => get<t.DocumentText>(path("/v1/documents", id));
 export const search = (q: string, k: number, signal?: AbortSignal) =>
   get<{ passages: t.Passage[] }>("/v1/documents/search", { q, k }, signal);
+
+export const listPrivacyRequests = () => get<{ requests: t.PrivacyRequest[] }>("/v1/privacy/requests", { limit: 100 });
+export const confirmPrivacyRequest = (id: string) =>
+  post<t.PrivacyRequest>(path("/v1/privacy/requests", id, "confirm"));
+export const planErasure = (subject: string) => get<t.ErasurePlan>("/v1/privacy/plan", { subject });
+export const askErasure = (body: { subject: string; reason: string }) => post<unknown>("/v1/privacy/erasures", body);
+export const askExport = (body: { subject: string; reason: string }) => post<unknown>("/v1/privacy/exports", body);
+/** Where the browser downloads an export. */
+export const exportArchive = (id: string) => path("/v1/privacy/exports", id, "archive");
+export const listHolds = () => get<{ holds: t.LegalHold[] }>("/v1/privacy/holds");
+export const addHold = (body: { subject: string; reason: string }) => post<t.LegalHold>("/v1/privacy/holds", body);
+export const removeHold = (person: string) => {
+  const [, issuer = "", subject = ""] = person.split("/").map((part) => part.replaceAll("%2F", "/").replaceAll("%25", "%"));
+  return remove<undefined>(address("/v1/privacy/holds", { subject, issuer }));
+};
+export const listRetention = () => get<{ policies: t.RetentionPolicy[] }>("/v1/privacy/retention");
+export const planRetention = (kind: t.RetentionPolicy["kind"], days: number) =>
+  get<t.RetentionPlan>("/v1/privacy/retention/plan", { kind, days });
+export const askRetention = (body: { kind: t.RetentionPolicy["kind"]; days: number | null; reason: string }) =>
+  post<t.PrivacyRequest>("/v1/privacy/retention", body);
