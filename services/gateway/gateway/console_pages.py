@@ -7,6 +7,7 @@ PAGES = (
     "fleet",
     "login",
     "orders",
+    "privacy",
     "questions",
     "runs",
     "sessions",
