@@ -8,11 +8,13 @@ from tests.charts.conftest import Manifest
 
 @dataclass(frozen=True)
 class Place:
-    """Where a packet goes: a pod by its namespace and labels, else an address outside the cluster."""
+    """Where a packet goes or comes from: a pod by its namespace and labels, else an address outside the cluster."""
 
     address: str = ""
     namespace: str = ""
     labels: dict[str, str] = field(default_factory=dict)
+    namespace_labels: dict[str, str] = field(default_factory=dict)
+    """Beyond its name, which the API server sets."""
 
 
 def egress_allowed(policies: list[Manifest], pod: Manifest, to: Place, port: int, protocol: str = "TCP") -> bool:
@@ -29,6 +31,17 @@ def egress_allowed(policies: list[Manifest], pod: Manifest, to: Place, port: int
     )
 
 
+def ingress_allowed(policies: list[Manifest], pod: Manifest, source: Place) -> bool:
+    """Whether `source` may send to any port of `pod` (a pod or a pod template, with its namespace)."""
+    namespace = pod["metadata"].get("namespace", "flotilla")
+    mine = [each for each in policies if _selects(each["spec"]["podSelector"], pod["metadata"]["labels"])]
+    limited = [each["spec"] for each in mine if "Ingress" in each["spec"]["policyTypes"]]
+    rules = [rule for spec in limited for rule in spec.get("ingress") or []]
+    return not limited or any(
+        not rule.get("from") or any(_is_at(peer, source, namespace) for peer in rule["from"]) for rule in rules
+    )
+
+
 def _port_matches(rule: Manifest, port: int, protocol: str) -> bool:
     ports = rule.get("ports")
     return not ports or any(each["port"] == port and each.get("protocol", "TCP") == protocol for each in ports)
@@ -40,7 +53,8 @@ def _is_at(peer: Manifest, to: Place, namespace: str) -> bool:
     if to.address:
         return False
     if "namespaceSelector" in peer:
-        named = _selects(peer["namespaceSelector"], {"kubernetes.io/metadata.name": to.namespace})
+        labels = {**to.namespace_labels, "kubernetes.io/metadata.name": to.namespace}
+        named = _selects(peer["namespaceSelector"], labels)
     else:
         named = to.namespace == namespace
     return named and _selects(peer.get("podSelector", {}), to.labels)

@@ -14,6 +14,7 @@ from flotilla.audit.admin_log import record_policies, record_policy
 from flotilla.audit.verify_export import verify_export
 from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.errors import Forbidden, NotFound
+from flotilla.contracts.ids import new_id
 from flotilla.contracts.names import AUDIT_SESSION
 from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.eventstore import AgentEventStore
@@ -177,3 +178,28 @@ async def test_it_is_exported_and_verified_as_any_session(
     lines = export.splitlines(keepends=True)
     assert verify_export(lines, recorder.keys()).word == "GOOD"
     assert verify_export([line.replace(b"v1+aa", b"v1+ab") for line in lines], recorder.keys()).word == "BAD"
+
+
+_LOSS = """
+INSERT INTO audit.requests (tenant_id, request_id, kind, requested_by, reason, needs_confirmation, accept_loss)
+VALUES ('acme', $1, 'rebuild', $2, 'disk lost', true, '[]')
+"""
+
+
+@pytest.mark.parametrize("asks_first", ["maker", "made"])
+async def test_a_loss_is_not_confirmed_by_a_key_that_one_of_the_two_issued(
+    gateway: RunningGateway, asks_first: str
+) -> None:
+    maker = await gateway.client_of("otto", "admin", person=True)
+    key = await maker.post("/v1/keys", json={"name": "puppet", "roles": ["admin"], "person": True})
+    made = gateway.client(key.json()["key"])
+    asking, confirming = ("otto", made) if asks_first == "maker" else ("puppet", maker)
+    request_id = new_id()
+    async with tenant_transaction(gateway.pool, "acme") as connection:
+        await connection.execute(_LOSS, request_id, asking)
+    path = f"/v1/audit/requests/{request_id}"
+    refused = await confirming.post(f"{path}/confirm")
+    assert (refused.status_code, "otto issued a key of puppet" in refused.text) == (403, True), refused.text
+    assert (await maker.get(path)).json()["confirmed_by"] is None
+    other = await gateway.client_of("petra", "admin", person=True)
+    assert (await other.post(f"{path}/confirm")).json()["confirmed_by"] == "petra"

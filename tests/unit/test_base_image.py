@@ -61,11 +61,26 @@ def test_every_service_is_built_from_its_own_lock(tool: Path) -> None:
         assert f"LOCK=locks/{service}.txt " in call
 
 
-@pytest.mark.parametrize("file", ["Dockerfile", "k8s/demo/Dockerfile"])
-def test_no_dockerfile_names_a_base_by_tag(file: str) -> None:
-    text = (ROOT / file).read_text(encoding="utf-8")
+DOCKERFILES = [
+    path
+    for path in subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    if Path(path).name.startswith("Dockerfile")
+]
 
-    assert re.findall(r"^ARG BASE_IMAGE(.*)$", text, re.MULTILINE) == [""]
+
+def test_there_are_the_fleets_the_demos_a_new_agents_and_the_examples() -> None:
+    assert {"Dockerfile", "k8s/demo/Dockerfile", "examples/typescript/Dockerfile"} < set(DOCKERFILES)
+    assert len(DOCKERFILES) == 4
+
+
+@pytest.mark.parametrize("file", DOCKERFILES)
+def test_no_dockerfile_names_a_base_by_tag(file: str) -> None:
+    text = (ROOT / file).read_text(encoding="utf-8").replace("$$", "$")
+
+    arguments = dict(re.findall(r"^ARG (\w+_IMAGE)(.*)$", text, re.MULTILINE))
+    assert arguments
+    assert set(arguments.values()) == {""}
     sources = set(re.findall(r"^FROM (\S+)", text, re.MULTILINE))
     stages = set(re.findall(r"^FROM \S+ AS (\S+)", text, re.MULTILINE))
-    assert sources - stages == {"${BASE_IMAGE}"}
+    assert sources - stages == {f"${{{name}}}" for name in arguments}
+    assert not re.search(r"--from=(?!wheels|packages)(?!(%s)\b)" % "|".join(stages), text), "a copy from another image"

@@ -28,8 +28,11 @@ class CallSlots:
         Raises:
             ServerBusy: none is left for the tenant.
         """
-        if self._open.total() >= self._total or self._open[tenant_id] >= self._per_tenant:
-            raise ServerBusy(f"MCP server {self._name} has {self._open.total()} calls at a time: maxCalls")
+        # The task's owner reads the message: how many calls others have is not in it.
+        if self._open[tenant_id] >= self._per_tenant:
+            raise ServerBusy(f"the tenant has {self._per_tenant} calls of MCP server {self._name}: it may have no more")
+        if self._open.total() >= self._total:
+            raise ServerBusy(f"MCP server {self._name} has no call to spare now: it is tried again")
         self._open[tenant_id] += 1
         try:
             yield

@@ -59,6 +59,31 @@ async def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(local: Runn
     assert "Secure" in behind_tls.headers["set-cookie"].split("; ")
 
 
+PLANTED = {
+    "without the prefix": "flotilla_sign_in={0}",
+    "with a prefix in another case": "__host-flotilla_sign_in={0}",
+    "with a lesser prefix": "__Secure-flotilla_sign_in={0}",
+    "without a name": "=__Host-flotilla_sign_in={0}",
+    "behind a character that some parsers drop": "\u00a0__Host-flotilla_sign_in={0}",
+}
+
+
+@pytest.mark.parametrize("cookie", PLANTED.values(), ids=PLANTED)
+async def test_a_cookie_that_a_neighbouring_host_can_plant_is_not_read(replica: Replica, cookie: str) -> None:
+    address = "https://flotilla.example"
+    async with replica(console_key_login=True, public_url=address) as gateway:
+        secrets = {}
+        for name in ("mallory", "ada"):
+            body, here = {"key": await gateway.key(name, ("viewer",))}, {**OURS, "Origin": address}
+            answer = await gateway.client().post("/auth/login", json=body, headers=here)
+            secrets[name] = answer.headers["set-cookie"].partition("=")[2].partition(";")[0]
+        own, planted = f"__Host-flotilla_sign_in={secrets['ada']}", cookie.format(secrets["mallory"])
+        for sent, is_ada in ((own, True), (planted, False), (f"{planted}; {own}", True), (f"{own}; {planted}", True)):
+            answer = await gateway.client().get("/auth/me", headers=[(b"Cookie", sent.encode())])
+            assert (answer.status_code == 200) == is_ada, sent
+            assert not is_ada or answer.json()["subject"] == "ada", sent
+
+
 async def test_a_request_that_changes_something_needs_the_consoles_header_and_this_origin(
     local: RunningGateway,
 ) -> None:

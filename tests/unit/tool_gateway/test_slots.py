@@ -17,8 +17,9 @@ def test_a_tenant_has_at_most_half_of_a_server_that_is_shared() -> None:
             pass
         for _ in range(2):
             calls.enter_context(slots.hold("globex"))
-        with pytest.raises(ServerBusy), slots.hold("initech"):
+        with pytest.raises(ServerBusy, match="no call to spare") as busy, slots.hold("initech"):
             pass
+        assert not any(character.isdigit() for character in str(busy.value)), "what others have is not in it"
     with slots.hold("acme"):
         pass
 

@@ -93,6 +93,8 @@ class TaskView:
                     yield status_update_event(run, waiting.state(run), waiting.message(run))
             for grown in answer.artifact_updates(str(event.event), str(event.data)):
                 yield grown
+        if not await admission.may_read():
+            return
         run = await self.run(run.run_id)
         if not is_task_open(run):
             for grown in answer.end(run):

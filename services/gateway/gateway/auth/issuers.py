@@ -1,5 +1,7 @@
 """Who issued somebody's keys: anyone who did may hold a copy, so that the two do not count as two people."""
 
+from collections.abc import Iterable
+
 from flotilla.contracts.errors import Forbidden
 from flotilla.contracts.tasks import root_task_id
 from flotilla.postgres import Connection, Pool, acting_as, tenant_transaction
@@ -43,13 +45,24 @@ async def check_are_two_people(connection: Connection, caller: Principal, asked_
         raise Forbidden(f"{caller.subject} is a service: a second person has to confirm {what}")
     if caller.subject == asked_by:
         raise Forbidden(f"{caller.subject} asked for it: a second person has to confirm {what}")
-    both = (caller.subject, asked_by)
-    for one, other in (both, both[::-1]):
-        if one in await key_issuers_of_subject(connection, caller.tenant_id, other):
-            raise Forbidden(
-                f"{one} issued a key of {other}, so the two do not count as two people: another admin has to "
-                f"confirm {what}"
-            )
+    await check_different_people(connection, caller, [asked_by], what)
+
+
+async def check_different_people(
+    connection: Connection, caller: Principal, counted: Iterable[str], request: str
+) -> None:
+    """Check that `caller`, who confirms `request`, is none of those whose word counts already by another name.
+
+    Raises:
+        Forbidden: the caller issued a key of one of them, or the other way round.
+    """
+    for other in {*counted} - {caller.subject}:
+        for issuer, subject in ((caller.subject, other), (other, caller.subject)):
+            if issuer in await key_issuers_of_subject(connection, caller.tenant_id, subject):
+                raise Forbidden(
+                    f"{issuer} issued a key of {subject}, so the two do not count as two people: "
+                    f"another admin has to confirm {request}"
+                )
 
 
 async def key_issuers_of_requester(connection: Connection, caller: Principal, requester: str) -> list[str]:

@@ -50,6 +50,15 @@ class StreamAccessCheck:
                 self._due = self._monotonic() + self._every_s
         return True
 
+    async def check_may_read(self, what: str) -> None:
+        """Check that the caller may still read `what`.
+
+        Raises:
+            Forbidden: no longer.
+        """
+        if not await self.may_read():
+            raise Forbidden(f"these credentials no longer read {what}")
+
 
 def stream_access_check(
     request: Request, caller: Principal, read: Callable[[], Awaitable[object]]

@@ -8,6 +8,7 @@ or for which the client was asked to call again. Otherwise it is a new call; wit
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import asyncpg
@@ -21,12 +22,14 @@ from flotilla.contracts.requests import OPEN_RUN_STATUSES
 from flotilla.postgres import Connection, tenant_transaction
 from gateway.auth.principal import OPERATORS
 from gateway.idempotency import IdempotencyClaim
+from gateway.live.admission import StreamAccessCheck, stream_access_check
 from gateway.mcp.catalog import CallableTool
 from gateway.mcp.door import Door
 from gateway.mcp.results import Json
 from gateway.pipelines import starting as pipelines
+from gateway.pipelines.records import get_task
 from gateway.runs import cancelling, starting
-from gateway.runs.records import get_run
+from gateway.runs.records import get_run, load_followed_run
 from gateway.runs.waiting import wait_for_finished_run, wait_for_finished_task
 from gateway.schemas.pipelines import Task, TaskBody
 from gateway.schemas.runs import Run, RunRequest
@@ -138,14 +141,25 @@ def _task_body(tool: CallableTool, arguments: Json, session_id: str) -> TaskBody
     return TaskBody(steps=[tool.agent or MCP_AGENT], input=task_input, session_id=session_id)
 
 
-async def look(door: Door, call: Call, within_s: float = 0) -> Task | Run:
-    """Return the task or run as it stands, once it is over, at the latest after `within_s` seconds."""
+def call_access_check(door: Door, call: Call) -> StreamAccessCheck:
+    """Return what admits the caller to the call's outcome as long as it waits for it."""
+    read = get_task if call.kind == "task" else load_followed_run
+    place = (door.services.pool, door.caller.tenant_id, call.call_id)
+    return stream_access_check(door.request, door.caller, partial(read, *place))
+
+
+async def look(door: Door, call: Call, within_s: float = 0, admission: StreamAccessCheck | None = None) -> Task | Run:
+    """Return the task or run as it stands, once it is over, at the latest after `within_s` seconds.
+
+    Raises:
+        Forbidden: `admission` says that the caller may not read it any more.
+    """
     services, tenant_id = door.services, door.caller.tenant_id
     if within_s > 0:
         services.streams.check_slot_free(tenant_id)
     if call.kind == "task":
-        return await wait_for_finished_task(services, tenant_id, call.call_id, within_s)
-    run = await wait_for_finished_run(services, tenant_id, call.call_id, within_s) if within_s > 0 else None
+        return await wait_for_finished_task(services, tenant_id, call.call_id, within_s, admission)
+    run = await wait_for_finished_run(services, tenant_id, call.call_id, within_s, admission) if within_s > 0 else None
     return run or await get_run(services.pool, tenant_id, call.call_id)
 
 

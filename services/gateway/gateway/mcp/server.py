@@ -27,6 +27,7 @@ from gateway.mcp.calls import (
     ANSWERS_KEPT,
     Call,
     begin,
+    call_access_check,
     call_of_request,
     cancel,
     is_over,
@@ -120,9 +121,10 @@ async def _answered(context: Context, door: Door, call: Call) -> Json:
     loop = asyncio.get_running_loop()
     started = loop.time()
     limit_s = TASK_AFTER_S if door.takes_tasks else door.services.mcp_wait_s
+    admission = call_access_check(door, call)
     while True:
         left_s = started + limit_s - loop.time()
-        work = await look(door, call, max(0.0, min(left_s, PROGRESS_EVERY_S)))
+        work = await look(door, call, max(0.0, min(left_s, PROGRESS_EVERY_S)), admission)
         if is_over(work):
             await note_answered(door, call)
             return result_of(work)

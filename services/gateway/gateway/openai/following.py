@@ -81,6 +81,7 @@ class RunFollower:
         Raises:
             RunFailed: it ended without one.
             AnswerRestarted: a second attempt wrote something else.
+            Forbidden: the caller may not read it any more.
         """
         answer = StreamedAnswer()
         if self.run.status in OPEN_RUN_STATUSES:
@@ -104,6 +105,7 @@ class RunFollower:
                 answer.begin_next_attempt()
             elif event.event == "token" and (text := answer.feed(json.loads(event.data or "{}")["text"])):
                 yield text
+        await admission.check_may_read(f"run {self.run.run_id}")
 
 
 def answer_text_of_run(run: Run) -> RAGResponse:

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 from flotilla.contracts.conversations import ProposedCall
 from flotilla.contracts.envelope import to_json
-from flotilla.contracts.errors import FlotillaError
+from flotilla.contracts.errors import FlotillaError, Forbidden
 from flotilla.contracts.requests import OPEN_RUN_STATUSES, RAGResponse
 from gateway.openai.answer_text import DeltaSplitter, pieces_of
 from gateway.openai.chat import flotilla_details
@@ -116,7 +116,7 @@ async def _events(following: RunFollower) -> AsyncIterator[Json]:
         async for text in following.stream_text():
             for event in message.texts(pieces.feed(text)):
                 yield event
-    except AnswerRestarted as error:
+    except (AnswerRestarted, Forbidden) as error:
         yield message.error(error)
         return
     except (FlotillaError, HTTPException) as error:

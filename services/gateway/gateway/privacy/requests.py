@@ -11,7 +11,7 @@ from flotilla.contracts.errors import Conflict, Forbidden, NotFound
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.json_types import JsonValue
 from flotilla.postgres import Connection
-from gateway.auth.issuers import key_issuers_of_subject
+from gateway.auth.issuers import check_different_people
 from gateway.auth.principal import Principal
 from gateway.names import SOURCE
 from gateway.schemas.privacy import PrivacyRequest
@@ -75,7 +75,8 @@ async def confirm_request(connection: Connection, caller: Principal, request_id:
     if not caller.is_person:
         raise Forbidden(f"{caller.subject} is a service: a further person has to confirm request {request_id}")
     request = await get_request(connection, caller.tenant_id, request_id)
-    await _check_keys_of_two(connection, caller, request)
+    counted = {request.requested_by, *request.confirmations}
+    await check_different_people(connection, caller, counted, f"request {request_id}")
     statement = _CONFIRM_ERASURE if request.kind == "erase" else _CONFIRM
     outcome = await connection.fetchval(statement, caller.tenant_id, request_id, caller.subject)
     request = await get_request(connection, caller.tenant_id, request_id)
@@ -135,17 +136,6 @@ async def _check_outcome(
         case "held":
             await check_not_held(connection, caller.tenant_id, request.person or "")
             raise Conflict(f"the legal hold of {request.person} was removed just now: try again")
-
-
-async def _check_keys_of_two(connection: Connection, caller: Principal, request: PrivacyRequest) -> None:
-    """Raises Forbidden: the caller issued a key of one whose word counts already, or the other way round."""
-    for counted in {request.requested_by, *request.confirmations} - {caller.subject}:
-        for one, other in ((caller.subject, counted), (counted, caller.subject)):
-            if one in await key_issuers_of_subject(connection, caller.tenant_id, other):
-                raise Forbidden(
-                    f"{one} issued a key of {other}, so the two do not count as two people: "
-                    f"another admin has to confirm request {request.request_id}"
-                )
 
 
 def _request(row: asyncpg.Record) -> PrivacyRequest:

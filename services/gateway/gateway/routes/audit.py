@@ -16,7 +16,8 @@ from flotilla.audit.parked_history import ParkedHistory
 from flotilla.audit.requests import AuditRequest
 from flotilla.audit.verify import Verdict, Verifier
 from flotilla.contracts.errors import Forbidden
-from flotilla.postgres import current_viewer
+from flotilla.postgres import current_viewer, tenant_transaction
+from gateway.auth.issuers import check_different_people
 from gateway.auth.principal import ADMINS, EVERYONE, OPERATORS, Principal
 from gateway.guard import allow, guarded_router
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, read_time_cursor, time_cursor
@@ -157,7 +158,13 @@ async def drop_kept(services: Wired, caller: Caller, body: ReasonBody) -> AuditR
 )
 @allow(OPERATORS)
 async def confirm_request(services: Wired, caller: Caller, request_id: ResourceId) -> AuditRequest:
-    """Agree, as a second person, to what a request asks for; the audit consumer then does it."""
+    """Agree, as a second person, to what a request asks for; the audit consumer then does it.
+
+    403 for who asked, for a service, and where one of the two people issued a key of the other.
+    """
+    request = await audit_requests.get_request(services.pool, caller.tenant_id, request_id)
+    async with tenant_transaction(services.pool, caller.tenant_id) as connection:
+        await check_different_people(connection, caller, [request.requested_by], f"request {request_id}")
     return await audit_requests.confirm_request(
         services.pool, caller.tenant_id, request_id, confirmed_by=caller.subject, is_person=caller.is_person
     )

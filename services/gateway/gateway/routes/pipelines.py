@@ -7,10 +7,10 @@ from fastapi import Query, Request, Response
 from pydantic import AwareDatetime
 from sse_starlette import EventSourceResponse
 
-from gateway.auth.principal import EVERYONE, OPERATORS
+from gateway.auth.principal import EVERYONE, OPERATORS, Principal
 from gateway.guard import allow, guarded_router
 from gateway.idempotency import IdempotencyClaim, IdempotencyKey
-from gateway.live.admission import stream_access_check
+from gateway.live.admission import StreamAccessCheck, stream_access_check
 from gateway.names import EVENT_STREAM_MEDIA_TYPE
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
 from gateway.pipelines import records, starting
@@ -19,7 +19,7 @@ from gateway.routes.documented import documented_errors
 from gateway.runs.waiting import wait_for_finished_task
 from gateway.schemas.common import ID_PATTERN, LastEventId, ResourceId, Text, WaitS
 from gateway.schemas.pipelines import PipelineStatus, Task, TaskAccepted, TaskBody, TaskCancelAccepted, TaskList
-from gateway.services import Caller, Wired
+from gateway.services import Caller, GatewayServices, Wired
 
 router = guarded_router("tasks")
 _SUBMIT = "/v1/tasks"
@@ -69,11 +69,12 @@ async def list_tasks(
 
 @router.get("/v1/tasks/{task_id}", response_model=Task, responses=documented_errors(404))
 @allow(EVERYONE, for_others=True)
-async def get_task(services: Wired, caller: Caller, task_id: ResourceId, wait_s: WaitS = 0) -> Task:
+async def get_task(services: Wired, caller: Caller, request: Request, task_id: ResourceId, wait_s: WaitS = 0) -> Task:
     """One pipeline: its status, and its result once it is done."""
     if wait_s:
         services.streams.check_slot_free(caller.tenant_id)
-    return await wait_for_finished_task(services, caller.tenant_id, task_id, wait_s)
+    admission = _task_access_check(services, request, caller, task_id)
+    return await wait_for_finished_task(services, caller.tenant_id, task_id, wait_s, admission)
 
 
 @router.post(
@@ -112,6 +113,11 @@ async def follow_task(
     seq = read_last_event_id(last_event_id)
     task = await records.get_task(services.pool, caller.tenant_id, task_id)
     services.streams.check_slot_free(caller.tenant_id)
-    read = partial(records.get_task, services.pool, caller.tenant_id, task_id)
-    admission = stream_access_check(request, caller, read)
+    admission = _task_access_check(services, request, caller, task_id)
     return EventSourceResponse(TaskEventStream(services, caller.tenant_id, task, seq, admission).events(), sep="\n")
+
+
+def _task_access_check(
+    services: GatewayServices, request: Request, caller: Principal, task_id: str
+) -> StreamAccessCheck:
+    return stream_access_check(request, caller, partial(records.get_task, services.pool, caller.tenant_id, task_id))

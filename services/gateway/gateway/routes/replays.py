@@ -1,12 +1,16 @@
 """The replay lab: recorded runs again, with another model, prompt, agent or index."""
 
-from fastapi import Response
+from functools import partial
+
+from fastapi import Request, Response
 
 from gateway.auth.principal import OPERATORS
 from gateway.guard import allow, guarded_router
 from gateway.idempotency import IdempotencyClaim, IdempotencyKey
+from gateway.live.admission import stream_access_check
 from gateway.routes.documented import documented_errors
 from gateway.runs import replaying
+from gateway.runs.records import load_followed_run
 from gateway.runs.waiting import wait_for_finished_run
 from gateway.schemas.common import RunId
 from gateway.schemas.replays import ReplayRequest
@@ -28,6 +32,7 @@ async def replay_run(
     *,
     services: Wired,
     caller: Caller,
+    request: Request,
     run_id: RunId,
     body: ReplayRequest,
     response: Response,
@@ -41,7 +46,9 @@ async def replay_run(
     run = await replaying.start(services, run_id, body, claim)
     response.headers["Location"] = f"/v1/runs/{run.run_id}"
     if body.wait_s:
-        finished = await wait_for_finished_run(services, caller.tenant_id, run.run_id, body.wait_s)
+        read = partial(load_followed_run, services.pool, caller.tenant_id, run.run_id)
+        admission = stream_access_check(request, caller, read)
+        finished = await wait_for_finished_run(services, caller.tenant_id, run.run_id, body.wait_s, admission)
         if finished is not None:
             return Response(
                 finished.model_dump_json(), 200, {"Location": response.headers["Location"]}, "application/json"

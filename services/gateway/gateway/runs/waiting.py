@@ -3,7 +3,6 @@
 import asyncio
 from contextlib import ExitStack
 
-from flotilla.contracts.errors import Forbidden
 from flotilla.contracts.requests import OPEN_RUN_STATUSES
 from gateway.live.admission import CHECK_EVERY_S, StreamAccessCheck
 from gateway.live.wakeup import FollowerWakeup
@@ -36,8 +35,8 @@ async def wait_for_finished_run(
         stack.enter_context(services.watch.notify_of_changes(tenant_id, run_id, wakeup))
         while not services.stopping.is_set():
             pending = await wakeup.wait(min(CHECK_EVERY_S, max(0.0, deadline - loop.time())))
-            if admission is not None and not await admission.may_read():
-                raise Forbidden(f"these credentials no longer read run {run_id}")
+            if admission is not None:
+                await admission.check_may_read(f"run {run_id}")
             run = await get_run(services.pool, tenant_id, run_id) if pending.end else None
             if run is not None and run.status not in OPEN_RUN_STATUSES:
                 return run
@@ -46,17 +45,26 @@ async def wait_for_finished_run(
     return None
 
 
-async def wait_for_finished_task(services: GatewayServices, tenant_id: str, task_id: str, timeout_s: float) -> Task:
+async def wait_for_finished_task(
+    services: GatewayServices,
+    tenant_id: str,
+    task_id: str,
+    timeout_s: float,
+    admission: StreamAccessCheck | None = None,
+) -> Task:
     """Return the task once it is over, at the latest after `timeout_s`. Takes the place of an open stream.
 
     Raises:
         NotFound: the tenant has no such task.
+        Forbidden: `admission` says that who waits may not read it any more.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
     with services.streams.hold(tenant_id):
         pause_s = FIRST_PAUSE_S
         while True:
+            if admission is not None:
+                await admission.check_may_read(f"task {task_id}")
             task = await get_task(services.pool, tenant_id, task_id)
             left_s = deadline - loop.time()
             if pause_s >= PAUSE_S or left_s <= 0:  # until then its row is the first to know
