@@ -35,6 +35,13 @@ def attacks() -> list[list[str]]:
     return rows[1:]
 
 
+def variations() -> list[list[str]]:
+    """The rows about variations: attack, what was tried, tested where."""
+    section = PAGE.partition("## Attacks and their variations")[2].partition("\n## ")[0]
+    rows = [line.strip("|").split(" | ") for line in section.splitlines() if line[:2] == "| "]
+    return [[cell.strip(" |") for cell in row] for row in rows[1:]]
+
+
 def named(after: str, text: str) -> set[str]:
     """Names in backticks that follow `after`: one, or several with commas and words between."""
     lists = re.findall(rf"\b{after}s? ((?:`[^`]+`(?:, | or | and )?)+)", text)
@@ -71,6 +78,27 @@ def test_its_tests_are_there() -> None:
     for place in places:
         roots = (ROOT / "tests" / place, ROOT / "services/gateway" / place)
         assert any(path.exists() or path.with_suffix(".py").exists() for path in roots), place
+
+
+def test_each_attack_has_its_variations() -> None:
+    assert {int(attack.partition(":")[0]) for attack, _, _ in variations()} == set(range(1, 18))
+
+
+@pytest.mark.parametrize("row", variations(), ids=lambda row: row[0])
+def test_each_variation_of_an_attack_has_a_test_that_exists(row: list[str]) -> None:
+    _, tried, tested = row
+    letters = re.findall(r"\((\w)\)", tried)
+    assert letters == [*"abcdefgh"][: max(len(letters), 5)]
+    covered: set[str] = set()
+    for group in tested.split("; "):
+        which, place, name = re.fullmatch(r"([a-h, -]+) `([^`:]+)(?:::(\w+))?`", group).groups()  # type: ignore[union-attr]
+        for part in which.split(", "):
+            covered |= {chr(code) for code in range(ord(part[0]), ord(part[-1]) + 1)}
+        if name is None:
+            assert (ROOT / "services/gateway" / place).exists(), place
+        else:
+            assert f"def test_{name}(" in (ROOT / f"tests/{place}.py").read_text(encoding="utf-8"), name
+    assert covered == set(letters)
 
 
 def test_each_place_is_a_file_of_the_repository() -> None:

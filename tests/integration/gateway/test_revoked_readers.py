@@ -1,4 +1,4 @@
-"""Whoever waits for an answer with a key that is revoked meanwhile gets none, at whatever door they wait."""
+"""A key that is revoked while its holder waits for an answer brings none, at whatever door."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

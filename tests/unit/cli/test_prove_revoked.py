@@ -1,20 +1,25 @@
 """`flotilla signers prove-revoked` believes what is signed, and nothing that a gateway makes up."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from flotilla.audit.export_format import FORMAT, Anchor, AnyLine, End, Event, Header, Part, write_line
+from flotilla.audit.export_format import FORMAT, Anchor, AnyLine, End, Event, Header, Inclusion, Part, write_line
+from flotilla.audit.notes import TreeHead, sign_head
 from flotilla.audit.proof import NO_CHECKPOINT, Statement, genesis_hash, head_leaf, link, merkle_root
-from flotilla.config.signing import Signer, create_key_pair, load_signer
+from flotilla.audit.tree import leaf_hash
+from flotilla.config.signing import Signer, create_key_pair, load_public_keys, load_signer
 from flotilla.contracts.envelope import AgentEvent, encode_event
-from flotilla.contracts.names import AUDIT_SESSION
+from flotilla.contracts.names import AUDIT_SESSION, log_origin
 from flotilla.contracts.session_events import session_event_type
-from flotilla_cli.errors import CliError
+from flotilla.kafka.lanes import lane_of
+from flotilla_cli.errors import CliError, Misuse
 from flotilla_cli.gateway import GatewayClient
-from flotilla_cli.revocations import prove_revocation
+from flotilla_cli.revocations import ProofPolicy, prove_revocation, read_proof_policy
+from tests.support.log_witness import LogWitness, cosignature
 
 KEY = "SHA256:abc"
 
@@ -39,7 +44,11 @@ def signer(tmp_path: Path) -> Signer:
 
 
 def proven(tmp_path: Path, *lines: AnyLine) -> dict[str, Any]:
-    return prove_revocation(cast("GatewayClient", Answers(*lines)), KEY, tmp_path / "audit.pub", wait_s=0)
+    return proven_to(read_proof_policy(tmp_path / "audit.pub", [], None, None), *lines)
+
+
+def proven_to(policy: ProofPolicy, *lines: AnyLine) -> dict[str, Any]:
+    return prove_revocation(cast("GatewayClient", Answers(*lines)), KEY, policy, wait_s=0)
 
 
 def revocation(session_id: str) -> Event:
@@ -109,3 +118,38 @@ def test_a_revocation_in_a_session_that_is_given_as_the_logs_parent_is_not(tmp_p
             revocation("invented"),
             End(events=1, witnesses=0, anchors=0, inclusions=0),
         )
+
+
+ORIGIN = "flotilla.example.com/audit"
+
+
+def included(anchor: Anchor, signer: Signer, *witnesses: LogWitness) -> Inclusion:
+    """The anchor as the only entry of its tree, cosigned by these."""
+    head = TreeHead(log_origin(ORIGIN, lane_of("acme", anchor.session)), 1, leaf_hash(bytes.fromhex(anchor.hash)))
+    note = sign_head(head, signer)
+    note = replace(note, signatures=[*note.signatures, *(cosignature(witness, note) for witness in witnesses)])
+    checkpoint = note.to_bytes().decode()
+    return Inclusion(session=anchor.session, seq=anchor.seq, index=0, path=[], checkpoint=checkpoint)
+
+
+def test_who_has_the_checkpoint_key_alone_proves_nothing_to_who_asks_for_witnesses(
+    tmp_path: Path, signer: Signer
+) -> None:
+    public_key = tmp_path / "audit.pub"
+    seen, another = (LogWitness(name, load_public_keys(public_key)) for name in ("w1.example", "w2.example"))
+    header = header_of(Part(session=AUDIT_SESSION, parent=None, after_seq=0, upto_seq=1, signed_seq=1))
+    event = revocation(AUDIT_SESSION)
+    anchor, end = anchor_of(event, signer), End(events=1, witnesses=0, anchors=1, inclusions=1)
+    policy = read_proof_policy(public_key, [seen.key.to_text()], None, ORIGIN)
+    for cosigned in ([], [another]):
+        with pytest.raises(CliError, match="in no tree that 1 of the given witnesses cosigned"):
+            proven_to(policy, header, event, anchor, included(anchor, signer, *cosigned), end)
+    assert proven_to(policy, header, event, anchor, included(anchor, signer, seen), end)["witnesses"] == 1
+
+
+@pytest.mark.usefixtures("signer")
+@pytest.mark.parametrize(("needed", "origin"), [(None, None), (2, ORIGIN), (-1, ORIGIN)])
+def test_witnesses_that_can_not_be_asked_for_are_misuse(tmp_path: Path, needed: int | None, origin: str | None) -> None:
+    key = LogWitness("w.example", load_public_keys(tmp_path / "audit.pub")).key.to_text()
+    with pytest.raises(Misuse):
+        read_proof_policy(tmp_path / "audit.pub", [key], needed, origin)

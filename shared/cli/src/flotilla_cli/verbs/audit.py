@@ -30,6 +30,22 @@ PublicKey = Annotated[
         show_default=False,
     ),
 ]
+WitnessKeys = Annotated[
+    list[str] | None,
+    typer.Option("--witness", metavar="KEY", help="A witness's key, NAME+ID+KEY; repeat it for several."),
+]
+WitnessesNeeded = Annotated[
+    int | None,
+    typer.Option(
+        "--witnesses",
+        metavar="N",
+        help="How many of them have to have cosigned the log's tree. Default: all.",
+        show_default=False,
+    ),
+]
+LogOrigin = Annotated[
+    str | None, typer.Option("--origin", help="The log's name, which --witness needs.", show_default=False)
+]
 SessionId = Annotated[str, typer.Argument(metavar="S", help="The session's id.", show_default=False)]
 
 
@@ -66,22 +82,9 @@ def verify(
             "--audit-session", metavar="EXPORT", help="Export of flotilla:audit: finds votes by keys revoked before."
         ),
     ] = None,
-    witness: Annotated[
-        list[str] | None,
-        typer.Option("--witness", metavar="KEY", help="A witness's key, NAME+ID+KEY; repeat it for several."),
-    ] = None,
-    witnesses: Annotated[
-        int | None,
-        typer.Option(
-            "--witnesses",
-            metavar="N",
-            help="How many of them have to have cosigned the log's tree. Default: all.",
-            show_default=False,
-        ),
-    ] = None,
-    origin: Annotated[
-        str | None, typer.Option("--origin", help="The log's name, which --witness needs.", show_default=False)
-    ] = None,
+    witness: WitnessKeys = None,
+    witnesses: WitnessesNeeded = None,
+    origin: LogOrigin = None,
 ) -> None:
     """Check hash chains and signed checkpoints; name the first event that was changed, if any.
 

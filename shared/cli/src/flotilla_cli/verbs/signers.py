@@ -12,7 +12,7 @@ from flotilla_cli.printing import TableColumn, age, print_fields, print_notice
 from flotilla_cli.signing import SigningKeyFile, open_signing_key, signed_statement_body
 from flotilla_cli.target import ADMIN
 from flotilla_cli.verb import Limit, VerbCall, examples_epilog, new_verb_group, verb
-from flotilla_cli.verbs.audit import PublicKey, find_checkpoint_key_file
+from flotilla_cli.verbs.audit import LogOrigin, PublicKey, WitnessesNeeded, WitnessKeys, find_checkpoint_key_file
 
 app = new_verb_group(
     "Signers: the keys with which people sign their votes. Each person enrolls their own; an admin approves."
@@ -26,6 +26,8 @@ KeyOption = Annotated[
 
 SIGNED_WITHIN_S = 60.0
 """Checkpoints are made every ten seconds."""
+COSIGNED_WITHIN_S = 180.0
+"""Witnesses are asked every minute."""
 
 
 @verb(app, "enroll", epilog=examples_epilog("flotilla signers enroll --key ~/.ssh/id_ed25519 --name laptop --as bob"))
@@ -158,23 +160,34 @@ def _print_revoked(signer: dict[str, Any]) -> None:
     app,
     "prove-revoked",
     acts_as=ADMIN,
-    epilog=examples_epilog("flotilla signers prove-revoked SHA256:… --public-key audit.pub"),
+    epilog=examples_epilog(
+        "flotilla signers prove-revoked SHA256:… --public-key audit.pub",
+        "flotilla signers prove-revoked SHA256:… --public-key audit.pub --origin flotilla.example.com/audit "
+        "--witness KEY",
+    ),
 )
 def prove_revoked(
     call: VerbCall,
+    *,
     fingerprint: Annotated[str, typer.Argument(metavar="SHA256:…", help="The key's fingerprint.")],
     public_key: PublicKey = None,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait up to 60 s for a checkpoint.")] = True,
+    witness: WitnessKeys = None,
+    witnesses: WitnessesNeeded = None,
+    origin: LogOrigin = None,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Wait up to 60 s for a checkpoint, 180 s for witnesses.")
+    ] = True,
 ) -> None:
     """Check that the revocation of a key is in the log that the audit consumer signs, whatever the database says.
 
-    Looks at an export of the tenant's audit session with nothing but the public key. Exit code 1 when it is not there.
+    Looks at an export of the tenant's audit session with nothing but the public key; with witnesses, a stolen
+    checkpoint key proves nothing. Exit code 1 when it is not there.
     """
-    from flotilla_cli.revocations import prove_revocation
+    from flotilla_cli.revocations import prove_revocation, read_proof_policy
 
-    found = prove_revocation(
-        call.gateway, fingerprint, find_checkpoint_key_file(public_key), wait_s=SIGNED_WITHIN_S if wait else 0
-    )
+    policy = read_proof_policy(find_checkpoint_key_file(public_key), witness or [], witnesses, origin)
+    wait_s = COSIGNED_WITHIN_S if witness else SIGNED_WITHIN_S
+    found = prove_revocation(call.gateway, fingerprint, policy, wait_s=wait_s if wait else 0)
     call.show(found, lambda: print_fields(found))
 
 
