@@ -2,21 +2,13 @@
 
 import asyncio
 import json
-import signal
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from flotilla.agent import Agent, TaskContext
-from flotilla.agent.handler import TaskHandler
-from flotilla.agent.proofs import VoteCheckRules
-from flotilla.agent.tools import AgentToolBox
-from flotilla.approvals.policy import read_policy
-from flotilla.bus import Consumer, ConsumerOptions, connect_redis
-from flotilla.bus.dead_letter_store import PostgresDeadLetters
-from flotilla.config.signing import load_public_keys
 from flotilla.postgres import Connection, open_pool
+from tests.support.killable import work
 
 
 @dataclass(frozen=True)
@@ -52,27 +44,8 @@ async def pay(ctx: TaskContext, payment: Payment) -> Receipt:
 
 
 async def main(what: dict[str, Any]) -> None:
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    async with (
-        open_pool(what["dsn"], application="payer", max_size=8) as pool,
-        connect_redis(what["url"]) as redis,
-    ):
-        keys = load_public_keys(Path(what["keys"]))
-        handler = TaskHandler(
-            agent,
-            pool=pool,
-            redis=redis,
-            tools=AgentToolBox({}),
-            keys=keys,
-            vote_rules=VoteCheckRules(read_policy("builtin:local")),
-        )
-        options = ConsumerOptions(min_idle_ms=what["min_idle_ms"], concurrency=agent.concurrency, block_ms=200)
-        letters = PostgresDeadLetters(pool)
-        consumer = Consumer(redis, agent.stream, agent.group, what["name"], handler, options, letters)
-        sys.stdout.write("ready\n")
-        sys.stdout.flush()
-        await consumer.run(stop)
+    async with open_pool(what["dsn"], application="payer", max_size=8) as pool:
+        await work(agent, None, pool, what)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """An agent under test: its handler on real PostgreSQL and Redis."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +12,7 @@ from flotilla.agent.handler import TaskHandler
 from flotilla.agent.proofs import VoteCheckRules
 from flotilla.agent.tools import AgentToolBox
 from flotilla.approvals.policy import read_policy
-from flotilla.bus import Consumer, ConsumerOptions, Publisher, Redis
+from flotilla.bus import Consumer, Publisher, Redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.bus.tickets import SealedEvent, seal
 from flotilla.contracts import AgentEvent, AgentTask
@@ -23,7 +22,7 @@ from flotilla.contracts.names import reply_stream, run_stream, task_stream
 from flotilla.contracts.tasks import TASK_REPLIED, TASK_REQUESTED, ReplyAddress, hop_number, root_task_id
 from flotilla.llm import LanguageModel
 from flotilla.postgres import Pool, open_pool, tenant_transaction
-from tests.support.consumers import entries
+from tests.support.consumers import consuming, entries
 from tests.support.policies import UNSIGNED
 from tests.support.postgres import agent_dsn
 from tests.support.tickets import KEYS, SIGNER
@@ -146,15 +145,10 @@ async def running(
             mcp_caller=options.pop("mcp_caller", None),
             heartbeat_s=options.pop("heartbeat_s", 5.0),
         )
-        chosen = ConsumerOptions(**{"min_idle_ms": 400, "block_ms": 100, "grace_s": 5.0, **options})
-        consumer = Consumer(redis, agent.stream, agent.group, name, handler, chosen, PostgresDeadLetters(own_pool))
-        stop = asyncio.Event()
-        work = asyncio.create_task(consumer.run(stop))
-        try:
+        letters = PostgresDeadLetters(own_pool)
+        place = {"group": agent.group, "name": name}
+        async with consuming(redis, agent.stream, handler, **place, dead_letters=letters, **options) as consumer:
             yield consumer
-        finally:
-            stop.set()
-            await work
 
 
 async def replies(redis: Redis, status: str | None = None, agent: str = "adder") -> list[dict[str, Any]]:

@@ -21,9 +21,10 @@ from flotilla.llm import LanguageModel
 from flotilla.postgres import Pool
 
 
-async def work(agent: Agent, model: LanguageModel, pool: Pool, what: dict[str, Any]) -> None:
-    """Work until SIGTERM. `what` has `url`, `keys`, `name`, `min_idle_ms`, `claim_s` and perhaps `policy`."""
-    shorten_claims(what["claim_s"])
+async def work(agent: Agent, model: LanguageModel | None, pool: Pool, what: dict[str, Any]) -> None:
+    """Work until SIGTERM. `what` has `url`, `keys`, `name`, `min_idle_ms`, and perhaps `claim_s` and `policy`."""
+    if "claim_s" in what:
+        shorten_claims(what["claim_s"])
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with connect_redis(what["url"]) as redis:

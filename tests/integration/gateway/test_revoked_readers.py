@@ -86,7 +86,7 @@ class Strict:
 
 @pytest.fixture
 async def strict(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Strict]:
-    monkeypatch.setattr(StreamAccessCheck, "__init__", partialmethod(StreamAccessCheck.__init__, every_s=0.0))
+    monkeypatch.setattr(StreamAccessCheck, "__init__", partialmethod(StreamAccessCheck.__init__, every_s=0.01))
     hold, may_read = EventStreamSlots.hold, StreamAccessCheck.may_read
     async with replica(key_cache_s=0) as running:
         strict = Strict(running)
