@@ -16,6 +16,7 @@ from flotilla.bus.live import LiveRunWriter
 from gateway.limits import EventStreamSlots
 from gateway.live.admission import StreamAccessCheck
 from tests.integration.gateway.conftest import Gate, Replica, answering
+from tests.integration.gateway.test_replays import register
 from tests.support.gateway import ANSWER, RunningGateway
 from tests.support.waiting import eventually
 
@@ -25,7 +26,8 @@ FOUND = "mooring line"
 """In the answer of the research agent."""
 ASKED = {"role": "user", "content": "Who opens the gate?"}
 MESSAGE = {"message": {"messageId": "m", "role": "ROLE_USER", "parts": [{"text": "Who opens the gate?"}]}}
-MCP = {"Accept": "application/json, text/event-stream"}
+HEADERS = {"/mcp": {"Accept": "application/json, text/event-stream"}, "/a2a": {"A2A-Version": "1.0"}}
+"""By how the path begins."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ class Reader:
     async def read(self) -> None:
         """Read until the answer ends."""
         path = self.door.path.replace("{id}", self.of).replace("{unique}", f"s-{uuid4()}")
-        headers = MCP if path == "/mcp" else {}
+        headers = HEADERS.get(path[:4], {})
         async with self.client.stream(self.door.method, path, json=self.door.body, headers=headers) as answer:
             async for part in answer.aiter_text():
                 self.text += part
@@ -155,7 +157,8 @@ async def test_a_revoked_key_reads_no_answer_of_a_run(
     if not door.starts:
         run_id = await started(client, f"/v1/sessions/{unique('s')}/runs", {"query": "Who?"}, "run_id")
     async with reading(client, door, run_id) as reader:
-        await eventually(lambda: strict.looks > 0)
+        await eventually(lambda: strict.looks > 0 or reader.ended)
+        assert not reader.ended, reader.text
         [run] = await strict.gateway.rows("SELECT run_id FROM flotilla.runs")
         await revoke_all(strict.gateway)
         await strict.gateway.finish(run["run_id"], feed)
@@ -173,6 +176,7 @@ async def test_a_revoked_key_reads_no_answer_of_a_task(
     unique: Callable[[str], str],
     door: Door,
 ) -> None:
+    await register(strict.gateway, "research")
     client = await strict.gateway.client_of("olga", "operator")
     async with answering(strict.gateway, redis_url, temporal_address, gate):
         task_id = ""
@@ -180,7 +184,8 @@ async def test_a_revoked_key_reads_no_answer_of_a_task(
             body = {"steps": ["research"], "input": {"query": "Who?"}, "session_id": unique("s")}
             task_id = await started(client, "/v1/tasks", body, "task_id")
         async with reading(client, door, task_id) as reader:
-            await eventually(lambda: strict.waiting > 0)
+            await eventually(lambda: strict.waiting > 0 or reader.ended)
+            assert not reader.ended, reader.text
             await revoke_all(strict.gateway)
             gate.is_open.set()
             await eventually(lambda: reader.ended, timeout_s=20)
