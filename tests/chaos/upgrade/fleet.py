@@ -18,7 +18,7 @@ from flotilla_devstack.services import service_environment
 
 SERVICES = tuple(SPECS)
 _FORMER_ROLES = {"outbox-relay": "flotilla_relay", "audit-consumer": "flotilla_audit"}
-"""The others were one role, `flotilla_app`."""
+"""Before there were tickets, the others were one role, `flotilla_app`."""
 _TICKETS = ("FLOTILLA_TICKET_KEY_FILE", "FLOTILLA_TICKET_PUBLIC_KEY_FILE")
 # As UPGRADING.md has it, "To a database role per service".
 _RETIRE = """
@@ -36,6 +36,8 @@ class MixedFleet:
     def __init__(self, stack: Stack, former: Path, env: Mapping[str, str]) -> None:
         self._stack = stack
         self._former = former / ".venv" / "bin" / "python"
+        self._former_has_roles = (former / "shared/flotilla/src/flotilla/bus/tickets.py").exists()
+        """Tickets, a role per service and users of Redis came together."""
         self._env = dict(env)
         self._running: dict[str, ServiceProcess] = {}
         self._state = stack.state_dir
@@ -51,19 +53,18 @@ class MixedFleet:
 
     async def install_former(self) -> None:
         """Prepare the empty servers as the former version does."""
-        await self._install(str(self._former), self._key_files())
+        await self._install(str(self._former), self._key_files(has_roles=self._former_has_roles))
 
     async def install_today(self) -> None:
         """Migrate, and give the Redis users their rights, as today's install Job does."""
-        files = {
-            **self._key_files(),
-            "--ticket-key-file": self._state.ticket_key_file,
-            "--redis-passwords-file": self._state.redis_passwords_file,
-        }
-        await self._install(sys.executable, files)
+        await self._install(sys.executable, self._key_files(has_roles=True))
 
-    def _key_files(self) -> dict[str, Path]:
-        return {"--keys-file": self._state.keys_file, "--signing-key-file": self._state.signing_key_file}
+    def _key_files(self, *, has_roles: bool) -> dict[str, Path]:
+        files = {"--keys-file": self._state.keys_file, "--signing-key-file": self._state.signing_key_file}
+        if has_roles:
+            files["--ticket-key-file"] = self._state.ticket_key_file
+            files["--redis-passwords-file"] = self._state.redis_passwords_file
+        return files
 
     async def _install(self, python: str, files: Mapping[str, Path]) -> None:
         command = [python, "-m", "flotilla.install", *(str(word) for pair in files.items() for word in pair)]
@@ -73,7 +74,7 @@ class MixedFleet:
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
     async def start_former(self) -> None:
-        """Start the six services of the former version, and wait until they are ready."""
+        """Start the services of the former version, and wait until they are ready."""
         self._running = {name: self._process(name, is_former=True) for name in SERVICES}
         for process in self._running.values():
             process.start()
@@ -94,7 +95,9 @@ class MixedFleet:
             process.stop()
 
     async def retire_former_role(self) -> None:
-        """Take away what the former version's role may do."""
+        """Take away what the former version's role may do, where it had one for most services."""
+        if self._former_has_roles:
+            return
         connection = await asyncpg.connect(self._stack.postgres_dsn("flotilla", "postgres"))
         try:
             await connection.execute(_RETIRE)
@@ -105,7 +108,7 @@ class MixedFleet:
         version = "former" if is_former else "today"
         ports = self._stack.assign_ports(f"{name}-{version}", tuple(SPECS[name].port_variables))
         env = {**self._stack.environment_of(name, ports), **self._env}
-        if is_former:
+        if is_former and not self._former_has_roles:
             role = _FORMER_ROLES.get(name, "flotilla_app")
             env |= {"FLOTILLA_POSTGRES_DSN": self._stack.postgres_dsn("flotilla", role)}
             env |= {"FLOTILLA_REDIS_URL": self._stack.redis_url}  # one password for all
