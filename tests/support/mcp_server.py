@@ -61,6 +61,15 @@ async def hang() -> str:
 
 
 @server.tool()
+async def slowly(name: str) -> str:
+    """Has its effect in the middle of half a second."""
+    await asyncio.sleep(0.25)
+    _note(f"slowly {name}")
+    await asyncio.sleep(0.25)
+    return f"did {name}"
+
+
+@server.tool()
 def die() -> str:
     """Has its effect and dies before it answers."""
     _note("die")

@@ -116,6 +116,11 @@ WITH opened AS (
     INSERT INTO flotilla.actions (tenant_id, action_id, session_id, workflow_id, action, description, args, risk_level,
         requested_by, request)
     VALUES ('acme', $1, 's', 'w', 'mcp.desk.add', 'd', '{}', 'low', '/agents/mcp', '{"task_id": "t"}')
+), shown AS (
+    INSERT INTO flotilla.approvals (tenant_id, approval_id, session_id, workflow_id, action, description, args,
+        content_hash, risk_level, reasons, requested_by, requirement, policy_version, quorum, deadline_at)
+    VALUES ('acme', $1, 's', 'w', 'mcp.desk.add', 'd', '{}', 'h', 'low', '{}', '/agents/mcp',
+        '{"required": true, "risk_level": "low", "reasons": [], "policy_version": "1"}', '1', 1, now())
 )
 INSERT INTO flotilla.tool_calls (tenant_id, task_id, tool, args_hash, occurrence, start_no, call_id, session_id, agent,
     called, expires_at)
@@ -136,10 +141,11 @@ async def test_an_administrator_states_what_came_of_a_call_without_an_answer(
         await connection.execute("UPDATE flotilla.tool_calls SET expires_at = '2020-01-01'")
     assert (await other.put(path, json=body)).status_code == 404
     stated = await admin.put(path, json=body)
-    assert (stated.status_code, stated.json()["tool"]) == (200, "desk.add"), stated.text
+    assert stated.status_code == 200, stated.text
+    assert stated.json()["tool"] == "desk.add"
     assert (await admin.put(path, json=body)).status_code == 409
     async with tenant_transaction(pool, "acme") as connection:
         stored = await connection.fetchval("SELECT result FROM flotilla.tool_calls WHERE outcome = 'returned'")
     assert json.loads(stored)["structured"] == {"sum": 3}
-    [change] = [each for each in await audit_changes(pool) if each["change"] == "mcp_outcome_accepted"]
+    [change] = [each for each in await audit_changes(pool) if each["change"] == "mcp_tool_result_accepted"]
     assert (change["details"]["tool"], change["details"]["reason"]) == ("desk.add", "seen")

@@ -125,7 +125,7 @@ async def accept_outcome(
         "reason": reason,
         **caller.by,
     }
-    await admin_log.record_admin_changes(connection, caller.tenant_id, SOURCE, ("mcp_outcome_accepted", details))
+    await admin_log.record_admin_changes(connection, caller.tenant_id, SOURCE, ("mcp_tool_result_accepted", details))
     return tool
 
 
