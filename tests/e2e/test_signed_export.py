@@ -22,7 +22,7 @@ from flotilla.audit.proof import Statement, genesis_hash, head_leaf
 from flotilla.config.signing import create_key_pair, load_signer
 from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.names import AUDIT_SESSION
-from flotilla.votes.statements import statement_text
+from flotilla.votes.statements import canonical_statement_text
 from tests.e2e.fleet import Fleet
 from tests.e2e.signing import Root, roots_text, write_key
 from tests.support.votes import Ed25519Key, SshKey, enrolled, statement_of
@@ -139,7 +139,7 @@ class Voters:
             policy_version=shown["signing_policy_version"],
             requested_by=shown["requested_by"],
         )
-        signed = {"signer_id": self.sam["signer_id"], **to_builtins(self.sam_key.sign(statement_text(vote)))}
+        signed = {"signer_id": self.sam["signer_id"], **to_builtins(self.sam_key.sign(canonical_statement_text(vote)))}
         return {"decision": "approve", "content_hash": shown["content_hash"], "signature": signed}
 
 

@@ -18,7 +18,7 @@ from flotilla.answers.sentences import split_into_statements, statement_before_c
 from flotilla.bus.dead_letters import decode_task_if_possible
 from flotilla.contracts.approvals import content_hash
 from flotilla.contracts.event_rules import write_violation_of_data
-from flotilla.contracts.foreign import read_foreign_event
+from flotilla.contracts.foreign import decode_foreign_agent_event
 from flotilla.contracts.values import to_storable_text, why_not_storable, with_escaped_places
 from flotilla.contracts.visible_text import escape_invisible, escape_invisible_in_json
 from flotilla.knowledge.documents import UploadedDocument
@@ -73,11 +73,11 @@ def document(name: str) -> Callable[[str], object]:
 
 DOORS: dict[str, tuple[Callable[[str], object], list[str]]] = {
     "a reply": (
-        lambda text: read_foreign_event(in_event(text)),
+        lambda text: decode_foreign_agent_event(in_event(text)),
         ["[", '{"a":', "[]", '"\\u0000",', '{"":[', '\\"', "1e999,"],
     ),
     "the text of a reply": (
-        lambda text: read_foreign_event(in_a_text(text)),
+        lambda text: decode_foreign_agent_event(in_a_text(text)),
         ["\x00", "\ud800", "é", "\ufeff", "\\", "\\u0000"],
     ),
     "a dead letter": (lambda text: decode_task_if_possible(in_event(text)), ["[", '{"a":', "1,"]),

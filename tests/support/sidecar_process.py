@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flotilla.agent.sidecar.service import run_sidecar
+from flotilla.agent.sidecar.service import serve_sidecar_workers
 from flotilla.agent.sidecar.settings import SidecarSettings
 from flotilla.runtime import Runtime
 from tests.support.killable import shorten_claims
@@ -29,7 +29,7 @@ async def main(what: dict[str, Any]) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, runtime.request_stop, "SIGTERM")
     sys.stdout.write("ready\n")
     sys.stdout.flush()
-    await run_sidecar(["node", f"{what['folder']}/dist/main.js"], settings, runtime)
+    await serve_sidecar_workers(["node", f"{what['folder']}/dist/main.js"], settings, runtime)
 
 
 if __name__ == "__main__":

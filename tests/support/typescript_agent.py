@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from flotilla.agent.sidecar.service import run_sidecar
+from flotilla.agent.sidecar.service import serve_sidecar_workers
 from flotilla.agent.sidecar.settings import SidecarSettings
 from flotilla.postgres import Pool
 from flotilla.runtime import Runtime
@@ -49,7 +49,7 @@ async def sidecar(
     build()
     settings = SidecarSettings(**await variables(pool, redis_url, **options))
     runtime = Runtime(f"{NAME}-agent")
-    work = asyncio.create_task(run_sidecar(command, settings, runtime))
+    work = asyncio.create_task(serve_sidecar_workers(command, settings, runtime))
     try:
         yield runtime
     finally:

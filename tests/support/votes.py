@@ -29,7 +29,7 @@ from flotilla.postgres import Connection
 from flotilla.votes.keys import parse_signer_key, to_ssh_key_line
 from flotilla.votes.relying_party import RelyingParty
 from flotilla.votes.roots import Root, VoteRoots
-from flotilla.votes.statements import format_statement_time, statement_digest, statement_text
+from flotilla.votes.statements import canonical_statement_text, format_statement_time, statement_digest
 
 RP_ID, ORIGIN = "flotilla.example.com", "https://flotilla.example.com"
 PASSKEYS = RelyingParty(RP_ID, (ORIGIN,))
@@ -142,7 +142,7 @@ def enrolled(key: Key, subject: str, tenant: str = TENANT, **changes: Any) -> Si
         name="a key",
         time=now_text(),
     )
-    return key.sign(statement_text(replace(statement, **changes)))
+    return key.sign(canonical_statement_text(replace(statement, **changes)))
 
 
 def approved(
@@ -158,7 +158,7 @@ def approved(
         expires_at=now_text(days=300),
         time=now_text(),
     )
-    return root.sign(statement_text(replace(statement, **changes)))
+    return root.sign(canonical_statement_text(replace(statement, **changes)))
 
 
 def statement_of(subject: str, **fields: Any) -> VoteStatement:
@@ -202,7 +202,7 @@ class Voter:
         return parse_signer_key(self.key.kind, self.key.public_key, self.key.credential_id).fingerprint
 
     def vote(self, **fields: Any) -> SignedVote:
-        signed = self.key.sign(statement_text(statement_of(self.subject, **fields)))
+        signed = self.key.sign(canonical_statement_text(statement_of(self.subject, **fields)))
         return SignedVote(vote=signed, signer=self.signer, approval=self.approval)
 
 

@@ -9,7 +9,7 @@ from itertools import accumulate
 import asyncpg
 from aiokafka import AIOKafkaProducer
 
-from audit_consumer.log_tree import TakenHead, append_lost, entries_between, load_tree, store_tiles, take_heads
+from audit_consumer.log_tree import SignedSessionHead, append_lost, entries_between, load_tree, store_tiles, take_heads
 from flotilla.audit.notes import TreeHead, sign_head
 from flotilla.audit.proof import NO_CHECKPOINT, Rewind, Statement, combined_digest, head_leaf, merkle_root
 from flotilla.audit.tree import Tree
@@ -161,7 +161,7 @@ class _Grown:
 
 
 async def _grow(
-    connection: Connection, partition: int, heads: Sequence[TakenHead], lost: Sequence[CheckpointRecord]
+    connection: Connection, partition: int, heads: Sequence[SignedSessionHead], lost: Sequence[CheckpointRecord]
 ) -> _Grown:
     tree = await load_tree(connection, partition)
     tiles = append_lost(tree, lost)
@@ -187,7 +187,7 @@ async def _add(
 
 
 async def _add_heads(
-    connection: Connection, statement: Statement, heads: Sequence[TakenHead], indexes: Sequence[int | None]
+    connection: Connection, statement: Statement, heads: Sequence[SignedSessionHead], indexes: Sequence[int | None]
 ) -> None:
     rows = [(h.tenant_id, h.session_id, h.seq, h.hash, i, len(h.entries)) for h, i in zip(heads, indexes, strict=True)]
     columns = [list(column) for column in zip(*rows, strict=True)] or [[]] * 6
@@ -211,5 +211,5 @@ def _rewind(row: asyncpg.Record) -> Rewind:
     )
 
 
-def _leaves(heads: Sequence[TakenHead]) -> list[bytes]:
+def _leaves(heads: Sequence[SignedSessionHead]) -> list[bytes]:
     return [head_leaf(head.tenant_id, head.session_id, head.seq, head.hash) for head in heads]

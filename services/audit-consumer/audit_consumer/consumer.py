@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
-from audit_consumer.kafka_clients import leader_connection
+from audit_consumer.kafka_clients import connection_to_leader
 from audit_consumer.projection import Projection, ProjectionResult
 from audit_consumer.projection_rows import PartitionTakenOver, RecordBatch
 from audit_consumer.requests import retry_formerly_unknown_types
@@ -119,7 +119,7 @@ class AuditConsumer(ConsumerRebalanceListener):
         partition = place.partition
         if partition not in self._next:
             return False
-        link = leader_connection(self._kafka, place)
+        link = connection_to_leader(self._kafka, place)
         if first_offset == self._next[partition] and link is not None and self._read_over[partition] is link:
             return True
         log.info("partition_placed_again", partition=partition, read_from=first_offset, stood_at=self._next[partition])
@@ -138,7 +138,7 @@ class AuditConsumer(ConsumerRebalanceListener):
             starts = await self._kafka.beginning_offsets(places)
             ends = await self._kafka.end_offsets(places)
         # Looked up before the records are compared: a leader that comes after that is noticed.
-        links = {place.partition: leader_connection(self._kafka, place) for place in places}
+        links = {place.partition: connection_to_leader(self._kafka, place) for place in places}
         for place, row in zip(places, rows, strict=True):
             self._read_over[place.partition] = links[place.partition]
             extent = AvailableOffsets(place.partition, int(starts[place]), int(ends[place]))

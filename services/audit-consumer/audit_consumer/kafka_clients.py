@@ -68,7 +68,7 @@ async def publish_events(
         raise RetryLater(f"Kafka did not accept the events: {str(error) or type(error).__name__}; ask again") from error
 
 
-def leader_connection(consumer: AIOKafkaConsumer, place: TopicPartition) -> object:
+def connection_to_leader(consumer: AIOKafkaConsumer, place: TopicPartition) -> object:
     """What changes with the leader of a partition and with the connection to it; None while there is none.
 
     A broker can only lose records when it restarts or another one leads, and either ends the connection.

@@ -60,7 +60,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class TakenHead:
+class SignedSessionHead:
     """A session as the checkpoint signs it, with the entries that it adds to the tree."""
 
     tenant_id: str
@@ -72,7 +72,7 @@ class TakenHead:
     """Of a head without new entries: where its entry is."""
 
 
-async def take_heads(connection: Connection, partition: int, at_most: int) -> list[TakenHead]:
+async def take_heads(connection: Connection, partition: int, at_most: int) -> list[SignedSessionHead]:
     """Take sessions that changed since the partition's last checkpoint, and the hashes of their new events.
 
     A session with more than fits is taken up to there, and again with the next checkpoint.
@@ -96,13 +96,13 @@ def _spans(dirty: Iterable[asyncpg.Record]) -> Iterable[tuple[asyncpg.Record, in
             yield row, upto_seq
 
 
-def _head(row: asyncpg.Record, upto_seq: int, entries: Sequence[bytes]) -> TakenHead:
+def _head(row: asyncpg.Record, upto_seq: int, entries: Sequence[bytes]) -> SignedSessionHead:
     seq, chain_hash = upto_seq, entries[-1] if entries else row["hash"]
     if len(entries) != upto_seq - row["logged_seq"] or (upto_seq == row["seq"] and chain_hash != row["hash"]):
         # Somebody changed the projection. What was chained is signed all the same; `audit verify` says what is wrong.
         seq, chain_hash, entries = row["seq"], row["hash"], [row["hash"]]
     logged_at = None if entries else row["log_index"]
-    return TakenHead(row["tenant_id"], row["session_id"], seq, chain_hash, entries, logged_at)
+    return SignedSessionHead(row["tenant_id"], row["session_id"], seq, chain_hash, entries, logged_at)
 
 
 async def load_tree(connection: Connection, partition: int) -> Tree:

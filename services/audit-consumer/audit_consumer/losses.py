@@ -112,7 +112,7 @@ Accepted = Mapping[str, tuple[int, int]]
 """Sessions by name, with the most events that may be lost and replaced in each."""
 
 
-class WouldLose(Refused):
+class WouldLoseEvents(Refused):
     """The rebuild would lose events that nobody, or not two people, agreed to lose; nothing was changed."""
 
     def __init__(self, losses: Sequence[Loss]) -> None:
@@ -135,7 +135,7 @@ def refuse_losses(losses: Iterable[Loss], accepted: Accepted) -> None:
     """Return when each loss was accepted, and is no larger than what was accepted.
 
     Raises:
-        WouldLose: names the others.
+        WouldLoseEvents: names the others.
     """
     excess = [
         loss
@@ -143,11 +143,11 @@ def refuse_losses(losses: Iterable[Loss], accepted: Accepted) -> None:
         if loss.name not in accepted or loss.lost > accepted[loss.name][0] or loss.replaced > accepted[loss.name][1]
     ]
     if excess:
-        raise WouldLose(excess)
+        raise WouldLoseEvents(excess)
 
 
 @dataclass(frozen=True, slots=True)
-class Suspects:
+class DifferingSessions:
     """Sessions that differed while the live projection went on."""
 
     newest: Mapping[tuple[str, str | None], int]
@@ -155,21 +155,21 @@ class Suspects:
     seen_at: datetime | None
 
 
-async def find_suspects(connection: Connection) -> Suspects:
+async def find_suspects(connection: Connection) -> DifferingSessions:
     """The sessions whose newest event the rebuilt projection lacks now; it may get some of them from Kafka yet."""
     seen_at = await connection.fetchval("SELECT clock_timestamp()")
     newest: dict[tuple[str, str | None], int] = {key: seq async for key, seq in _differing(connection)}
-    return Suspects(newest, seen_at)
+    return DifferingSessions(newest, seen_at)
 
 
-async def find_suspects_by_heads(connection: Connection) -> Suspects:
+async def find_suspects_by_heads(connection: Connection) -> DifferingSessions:
     """The same by the head rows alone, which is quick: for the moment in which live consumers wait."""
     await connection.execute(_RAISE_LIMIT)
     rows = await connection.fetch(_HEADS, timeout=_QUERY_S)
-    return Suspects({(row["tenant_id"], row["session_id"]): _END for row in rows}, None)
+    return DifferingSessions({(row["tenant_id"], row["session_id"]): _END for row in rows}, None)
 
 
-async def count_losses(connection: Connection, suspects: Suspects) -> list[Loss]:
+async def count_losses(connection: Connection, suspects: DifferingSessions) -> list[Loss]:
     """What is lost indeed, now that the rebuilt projection has read as far as the live one had when they were found."""
     await connection.execute(_RAISE_LIMIT)
     rows = await connection.fetch(_PARKED, suspects.seen_at, timeout=_QUERY_S)

@@ -24,7 +24,7 @@ from audit_consumer.connections import LIVE, NEXT, open_projection_pool
 from audit_consumer.losses import (
     Accepted,
     Loss,
-    WouldLose,
+    WouldLoseEvents,
     count_losses,
     find_suspects,
     find_suspects_by_heads,
@@ -114,7 +114,7 @@ async def rebuild(settings: Settings, order: RebuildTerms = _PLAIN) -> JsonObjec
     rebuild starts from nothing.
 
     Raises:
-        WouldLose: the live projection holds events that Kafka no longer has, and not all were accepted.
+        WouldLoseEvents: the live projection holds events that Kafka no longer has, and not all were accepted.
         Conflict: what an earlier rebuild replaced holds the only copy of some events, and is still kept.
         RetryLater: Kafka or PostgreSQL went away, readers never let go of the tables, or another rebuild is running.
     """
@@ -253,7 +253,7 @@ class _Rebuild:
             await self._project_until(await self._common_ends())
             losses = await self._compare()
             return await self._switch_between_readers(losses)
-        except WouldLose:
+        except WouldLoseEvents:
             await self._pool.execute(_EMPTY)
             raise
 
@@ -261,7 +261,7 @@ class _Rebuild:
         """Compare the two projections thoroughly, while the live one goes on.
 
         Raises:
-            WouldLose: not every loss was accepted.
+            WouldLoseEvents: not every loss was accepted.
         """
         await self._order.report({"phase": "comparing", "read": sum(self._next.values())})
         async with self._live.acquire() as connection:
@@ -301,7 +301,7 @@ class _Rebuild:
         """Stop the live consumers, read what they have read, compare the heads again, and exchange the tables.
 
         Raises:
-            WouldLose: more is lost by now than was accepted.
+            WouldLoseEvents: more is lost by now than was accepted.
         """
         async with self._live.acquire() as connection, connection.transaction():
             await connection.execute(_LOCK_TIMEOUT)

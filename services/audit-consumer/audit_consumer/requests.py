@@ -8,7 +8,7 @@ import asyncpg
 import structlog
 
 from audit_consumer.decisions import Publish, accept_parked_history, reject_parked_history
-from audit_consumer.losses import WouldLose
+from audit_consumer.losses import WouldLoseEvents
 from audit_consumer.projection import Projection
 from audit_consumer.projection_rows import SessionKey
 from audit_consumer.rebuild import RebuildTerms, drop_kept
@@ -104,7 +104,7 @@ class AuditRequestLoop:
         await self._pool.execute(_START, *key)
         try:
             outcome = {"ok": True, **await self._do(request)}
-        except WouldLose as error:
+        except WouldLoseEvents as error:
             outcome = {"ok": False, "error": str(error), "losses": error.listed()}
         except FlotillaError as error:
             outcome = {"ok": False, "error": str(error)}

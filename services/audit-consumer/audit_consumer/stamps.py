@@ -35,7 +35,7 @@ ON CONFLICT DO NOTHING
 log = structlog.get_logger(__name__)
 
 
-class NotStamped(Exception):
+class StampingFailed(Exception):
     """The authority did not stamp what it was asked to."""
 
 
@@ -71,7 +71,7 @@ class StampJob:
         for partition in self._owned():
             try:
                 await self._stamp(partition)
-            except (NotStamped, httpx.HTTPError, TimeoutError, *AWAY) as error:
+            except (StampingFailed, httpx.HTTPError, TimeoutError, *AWAY) as error:
                 metrics.AUDIT_STAMP_FAILURES.inc()
                 log.warning("checkpoint_not_stamped", partition=partition, reason=str(error) or type(error).__name__)
 
@@ -88,21 +88,21 @@ class StampJob:
         """The authority's stamp of the tree's signed note.
 
         Raises:
-            NotStamped: it made none, or one of something else.
+            StampingFailed: it made none, or one of something else.
         """
         request = TimestampRequestBuilder().data(tree.note).hash_algorithm(HashAlgorithm.SHA256).build()
         body = await self._post(request.as_bytes())
         try:
             stamp = decode_timestamp_response(body)
             if stamp.status not in _GRANTED:
-                raise NotStamped(f"it refuses with status {stamp.status}: {stamp.status_string}")
+                raise StampingFailed(f"it refuses with status {stamp.status}: {stamp.status_string}")
             info = stamp.tst_info  # only now it is parsed
             is_of_tree = info.message_imprint.message == sha256(tree.note).digest()
             if not is_of_tree or info.nonce != request.nonce:
-                raise NotStamped("its stamp is of something else")
+                raise StampingFailed("its stamp is of something else")
             return _Stamp(stamp.as_bytes(), info.gen_time)
         except ValueError as error:
-            raise NotStamped(f"its answer is not a valid time-stamp: {error}") from error
+            raise StampingFailed(f"its answer is not a valid time-stamp: {error}") from error
 
     async def _post(self, request: bytes) -> bytes:
         answer = b""
@@ -112,7 +112,7 @@ class StampJob:
             async for part in response.aiter_raw():
                 answer += part
                 if len(answer) > MAX_STAMP_BYTES:
-                    raise NotStamped(f"its answer has more than {MAX_STAMP_BYTES} bytes")
+                    raise StampingFailed(f"its answer has more than {MAX_STAMP_BYTES} bytes")
         if response.status_code != httpx.codes.OK:
-            raise NotStamped(f"it answers {response.status_code}")
+            raise StampingFailed(f"it answers {response.status_code}")
         return answer

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from flotilla.contracts.errors import ConfigurationError, Forbidden, Invalid
 from flotilla.contracts.names import AUDIT_SESSION, join_id_parts
 from flotilla.postgres import SuspendedTenants, set_viewer
-from gateway.auth.authenticator import Authenticator, BeyondGrant, acting_principal
+from gateway.auth.authenticator import Authenticator, BrowserTokenNotAllowed, acting_principal
 from gateway.auth.impersonation import VOTE_ROUTE, Impersonation, RefusedImpersonationLog
 from gateway.auth.on_behalf import MalformedSubject
 from gateway.auth.principal import OPERATORS, Principal, Role, Scope
@@ -155,7 +155,7 @@ class RequestGuard:
     async def _caller(self, request: Request, access: RouteAccess) -> Principal:
         try:
             return await self.authenticator.authenticate(request, scope=access.browsers)
-        except BeyondGrant as refused:
+        except BrowserTokenNotAllowed as refused:
             self.rates.take(refused.caller)  # else such requests would be without limit
             raise
 

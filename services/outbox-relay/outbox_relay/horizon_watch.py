@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 from flotilla.postgres import Connection
-from outbox_relay.read_starts import TransactionHorizon
+from outbox_relay.read_starts import EndedTransactionsHorizon
 from outbox_relay.rows import draw_horizon, refresh_horizon
 
 _DRAW_EVERY_S = 0.5
@@ -21,9 +21,9 @@ class HorizonTracker:
         self._monotonic = monotonic
         self._drawn: tuple[int, int] | None = None
         self._drawn_at = self._looked_at = float("-inf")
-        self._newest = TransactionHorizon(0, frozenset())
+        self._newest = EndedTransactionsHorizon(0, frozenset())
 
-    async def newest_horizon(self) -> TransactionHorizon:
+    async def newest_horizon(self) -> EndedTransactionsHorizon:
         """The newest horizon that is known before the statement that follows; looks for a newer one now and then."""
         now = self._monotonic()
         if self._drawn is None:

@@ -28,7 +28,7 @@ class ReadPosition:
 
 
 @dataclass(frozen=True, slots=True)
-class TransactionHorizon:
+class EndedTransactionsHorizon:
     """Row ids up to `last_id` were drawn by transactions that have ended, but for those in `running`."""
 
     last_id: int
@@ -39,7 +39,7 @@ class TransactionHorizon:
 class OutboxRead:
     """One read of some lanes, begun once `horizon` was known."""
 
-    horizon: TransactionHorizon
+    horizon: EndedTransactionsHorizon
     start: ReadPosition
     read_to: int | None
     """The last id read when a limit cut the read short, None when it saw the end."""

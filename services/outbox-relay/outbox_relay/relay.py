@@ -62,7 +62,7 @@ class RelayOptions:
 
 
 @dataclass(slots=True)
-class ReducedBatchSize:
+class ReducedLaneBatchSize:
     """A lane in which Kafka refused a batch: smaller ones, until the refused event stands alone."""
 
     max_batch_rows: int
@@ -103,7 +103,7 @@ class Relay:
         self._on_progress = on_progress
         self._in_flight = InFlightBatches(traces=traces)
         self._gauges = OutboxGauges(pool)
-        self._limits: dict[int, ReducedBatchSize] = {}
+        self._limits: dict[int, ReducedLaneBatchSize] = {}
         self._database: ConnectionState | None = None
         self._pause_s = self._options.busy_poll_s
         self._is_full = False
@@ -280,7 +280,7 @@ class Relay:
     async def _refused(self, batch: InFlightBatch, error: EventRefused) -> None:
         """Halve the batch until the refused event stands alone; then parks its session."""
         size = batch.sent - batch.acked
-        limit = self._limits.setdefault(batch.lane, ReducedBatchSize(size))
+        limit = self._limits.setdefault(batch.lane, ReducedLaneBatchSize(size))
         if not error.certain:
             limit.suspicions += 1
             if limit.suspicions < _SUSPICIONS_TO_REFUSE:

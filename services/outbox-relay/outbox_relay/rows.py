@@ -7,7 +7,7 @@ from datetime import datetime
 
 from flotilla.postgres import IDLE_IN_TRANSACTION_S, Connection, Pool
 from flotilla.postgres.connecting import COMMAND_S, PostgresConnector
-from outbox_relay.read_starts import ReadPosition, TransactionHorizon
+from outbox_relay.read_starts import EndedTransactionsHorizon, ReadPosition
 
 # The lowest rows of some lanes, by a walk of the primary key; parked sessions stay out.
 # $1 lanes, $2 low, $3 base, $4 running transactions, $5 rows at most, $6 bytes at most (passed by one row at most).
@@ -129,7 +129,7 @@ async def delete_published_rows(connection: Connection, ids: Iterable[int]) -> N
     await connection.execute(_DELETE, list(ids))
 
 
-async def draw_horizon(connection: Connection, *, above: TransactionHorizon) -> tuple[int, int] | None:
+async def draw_horizon(connection: Connection, *, above: EndedTransactionsHorizon) -> tuple[int, int] | None:
     """The highest row id drawn, then a transaction id above that of every transaction that drew it or one below.
 
     None when this would say no more than `above`.
@@ -140,6 +140,6 @@ async def draw_horizon(connection: Connection, *, above: TransactionHorizon) -> 
     return int(last_id), int(await connection.fetchval(_OWN_XID))
 
 
-async def refresh_horizon(connection: Connection, last_id: int, own_xid: int) -> TransactionHorizon:
+async def refresh_horizon(connection: Connection, last_id: int, own_xid: int) -> EndedTransactionsHorizon:
     """Which transactions from before the horizon still run."""
-    return TransactionHorizon(last_id, frozenset(await connection.fetchval(_RUNNING, str(own_xid))))
+    return EndedTransactionsHorizon(last_id, frozenset(await connection.fetchval(_RUNNING, str(own_xid))))

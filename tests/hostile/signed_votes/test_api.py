@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 
 from flotilla.contracts.envelope import to_builtins
-from flotilla.votes.statements import statement_text
+from flotilla.votes.statements import canonical_statement_text
 from tests.hostile.signed_votes.hands import (
     ARGS,
     HASH,
@@ -70,7 +70,7 @@ async def test_people_sign_votes_through_the_api(
                 decision=decision,
                 **fields,
             )
-            return {"signer_id": signer["signer_id"], **to_builtins(key.sign(statement_text(statement)))}
+            return {"signer_id": signer["signer_id"], **to_builtins(key.sign(canonical_statement_text(statement)))}
 
         assert await vote(decision="approve") == (403, "signature_required")
         assert await vote(decision="approve", signature=await sign("reject")) == (403, "signature_invalid")

@@ -11,10 +11,16 @@ from typing import Any
 
 import pytest
 
-from audit_consumer.losses import WouldLose
+from audit_consumer.losses import WouldLoseEvents
 from audit_consumer.rebuild import RebuildTerms, drop_kept, rebuild
 from audit_consumer.settings import Settings
-from flotilla.audit.requests import AuditRequest, confirm_request, get_request, request_drop_kept, request_rebuild
+from flotilla.audit.requests import (
+    AuditRequest,
+    confirm_request,
+    get_request,
+    request_drop_of_replaced_projection,
+    request_rebuild,
+)
 from flotilla.audit.verify import Verifier
 from flotilla.config import KafkaSettings
 from flotilla.config.signing import load_public_keys
@@ -81,7 +87,9 @@ async def test_a_rebuild_refuses_to_lose_what_only_the_projection_has(
     await project(audit_pool, [*S1, *S2])
     await publish(kafka, [*S1[:12], *S2])
     before = await history(projected)
-    with pytest.raises(WouldLose, match=r"default/s1 \(holds 20 events, Kafka gives 12: 8 lost, from event 13 on\)"):
+    with pytest.raises(
+        WouldLoseEvents, match=r"default/s1 \(holds 20 events, Kafka gives 12: 8 lost, from event 13 on\)"
+    ):
         await rebuild(settings)
     assert await history(projected) == before
     assert await history(projected, KEPT) == []
@@ -105,7 +113,7 @@ async def test_each_kind_of_loss_is_named(
 ) -> None:
     await project(audit_pool, [*S1, *S2])
     await publish(kafka, in_kafka)
-    with pytest.raises(WouldLose) as refused:
+    with pytest.raises(WouldLoseEvents) as refused:
         await rebuild(settings)
     first = refused.value.losses[0]
     assert (first.name, first.lost, first.replaced) == named
@@ -116,7 +124,7 @@ async def test_a_parked_event_that_kafka_lost_is_not_dropped(
 ) -> None:
     await project(audit_pool, [*S1[:3], S1[4], *S2])  # event 5 waits for event 4
     await publish(kafka, [*S1[:3], *S2])
-    with pytest.raises(WouldLose, match=r"default/s1 \(holds 3 events, Kafka gives 3: 1 lost, from event 5 on\)"):
+    with pytest.raises(WouldLoseEvents, match=r"default/s1 \(holds 3 events, Kafka gives 3: 1 lost, from event 5 on\)"):
         await rebuild(settings)
     assert await projected.parked("s1") == [(5, "gap")]
 
@@ -230,7 +238,7 @@ async def test_a_loss_is_accepted_by_name_by_two_people_and_what_was_replaced_is
         again = (await served(pool, await request_rebuild(pool, "default", requested_by="ada"))).outcome
         assert again is not None
         assert "events of 2 sessions that are nowhere else" in str(again["error"])
-        dropped = await request_drop_kept(pool, "default", requested_by="ada", reason="exported")
+        dropped = await request_drop_of_replaced_projection(pool, "default", requested_by="ada", reason="exported")
         assert dropped.needs_confirmation
         forged = await said_to_need_nobody(pool, dropped)
         assert "no second person confirmed it" in str((await served(pool, forged)).outcome)
@@ -238,7 +246,7 @@ async def test_a_loss_is_accepted_by_name_by_two_people_and_what_was_replaced_is
         assert (await served(pool, dropped)).outcome == {"ok": True, "dropped": True, "sessions_lost": 2}
     assert await history(projected, KEPT) == []
     with pytest.raises(NotFound, match="no replaced projection"):
-        await request_drop_kept(pool, "default", requested_by="ada", reason="again")
+        await request_drop_of_replaced_projection(pool, "default", requested_by="ada", reason="again")
 
 
 async def test_no_more_is_lost_than_was_accepted(
@@ -247,7 +255,7 @@ async def test_no_more_is_lost_than_was_accepted(
     await project(audit_pool, [*S1, *S2])
     await publish(kafka, [*S1[:12], *S2])
     before = await history(projected)
-    with pytest.raises(WouldLose, match="8 lost"):
+    with pytest.raises(WouldLoseEvents, match="8 lost"):
         await rebuild(settings, RebuildTerms(accepted={"default/s1": (7, 0)}))
     assert await history(projected) == before
     outcome = await rebuild(settings, RebuildTerms(accepted={"default/s1": (8, 0)}))

@@ -24,7 +24,7 @@ from flotilla.llm import (
     StoredModelCalls,
 )
 from flotilla.llm.chat_request import parse_chat_request
-from flotilla.llm.money import DEFAULT_OUTPUT_TOKENS, NoPrice
+from flotilla.llm.money import DEFAULT_OUTPUT_TOKENS, PriceUnknown
 from flotilla.llm.prices import PriceTable, TokenPrice
 from flotilla.postgres import Pool, tenant_transaction
 from flotilla.testing import FakeModel
@@ -161,6 +161,6 @@ async def test_an_answer_of_open_length_gets_one_so_that_it_has_a_most_that_it_m
 async def test_a_model_without_a_price_is_not_asked_where_a_budget_is_kept(pool: Pool, key: StoredCallKey) -> None:
     model = FakeModel()
     limits = MoneyLimits(per_run=Decimal(1))
-    with pytest.raises(NoPrice, match="model fake has no price today"):
+    with pytest.raises(PriceUnknown, match="model fake has no price today"):
         await StoredModelCalls(pool, model, money=MoneyBudget(PriceTable("EUR", {}), limits)).complete(key, REQUEST)
     assert model.requests == []

@@ -11,14 +11,14 @@ from flotilla.kafka.lanes import lane_of
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, set_tenant, tenant_transaction
 from outbox_relay.horizon_watch import HorizonTracker
-from outbox_relay.read_starts import ReadPosition, TransactionHorizon
+from outbox_relay.read_starts import EndedTransactionsHorizon, ReadPosition
 from outbox_relay.rows import PAGE, OutboxPage, delete_published_rows, draw_horizon, read_outbox_page, refresh_horizon
 from tests.support.postgres import Database
 from tests.support.session_events import TENANT, append_messages, create_session, message
 from tests.support.waiting import eventually
 
 LANES = tuple(range(12))
-NOTHING_KNOWN = TransactionHorizon(0, frozenset())
+NOTHING_KNOWN = EndedTransactionsHorizon(0, frozenset())
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ async def test_the_watch_gives_a_horizon_although_a_transaction_stays_idle(
         await append_messages(pool, "busy", ["quick"])
         watch = HorizonTracker(relay_connection)
 
-        async def newest() -> TransactionHorizon | None:
+        async def newest() -> EndedTransactionsHorizon | None:
             horizon = await watch.newest_horizon()
             return horizon if horizon.last_id else None
 
@@ -179,7 +179,7 @@ async def test_an_old_snapshot_does_not_make_reads_step_over_deleted_rows(
     await delete_published_rows(relay_connection, await read_ids(relay_connection))
     watch = HorizonTracker(relay_connection)
 
-    async def newest() -> TransactionHorizon | None:
+    async def newest() -> EndedTransactionsHorizon | None:
         horizon = await watch.newest_horizon()
         return horizon if horizon.last_id else None
 

@@ -16,7 +16,7 @@ from flotilla.audit.notes import (
     NoteSignature,
     TreeHead,
     cosigned_bytes,
-    cosigners,
+    cosigning_keys,
     head_problem,
     log_keys,
     read_head,
@@ -108,7 +108,7 @@ def test_a_witness_counts_once_however_often_and_under_whatever_name_it_signed()
     twin = NoteKey("twin.example.org", WITNESS_KEY, WITNESS.public_key)
     lines = [cosignature(WITNESS, NOTE.text)] * 2 + [cosignature(WITNESS, NOTE.text, "twin.example.org")]
     note = Note(NOTE.text, [*NOTE.signatures, *lines])
-    assert len(cosigners(read_note(note.to_bytes()), [WITNESS_NOTE_KEY, WITNESS_NOTE_KEY, twin])) == 1
+    assert len(cosigning_keys(read_note(note.to_bytes()), [WITNESS_NOTE_KEY, WITNESS_NOTE_KEY, twin])) == 1
 
 
 def test_a_cosignature_is_for_its_time_and_text_only() -> None:
@@ -123,8 +123,8 @@ def test_a_cosignature_is_for_its_time_and_text_only() -> None:
         Note(NOTE.text, [replace(signature, value=b"")]),
         Note(NOTE.text, [cosignature(signer_with_new_key(), NOTE.text)]),
     ):
-        assert cosigners(note, [WITNESS_NOTE_KEY]) == set()
-    assert cosigners(Note(NOTE.text, [later, signature]), [WITNESS_NOTE_KEY]), "a wrong one hides no right one"
+        assert cosigning_keys(note, [WITNESS_NOTE_KEY]) == set()
+    assert cosigning_keys(Note(NOTE.text, [later, signature]), [WITNESS_NOTE_KEY]), "a wrong one hides no right one"
 
 
 def test_a_log_has_a_key_for_each_partition_which_verifies_its_notes() -> None:

@@ -16,7 +16,7 @@ from flotilla.audit.tree import (
     inclusion_ranges,
     leaf_hash,
     range_root,
-    tiles_of,
+    tiles_for_ranges,
     tree_from_edge,
 )
 from tests.support.log_witness import is_consistent
@@ -36,7 +36,7 @@ def tiles() -> dict[TilePlace, bytes]:
 
 
 def roots(ranges: Sequence[tuple[int, int]], tiles: dict[TilePlace, bytes]) -> list[bytes]:
-    needed = {place: tiles[place] for place in tiles_of(ranges)}
+    needed = {place: tiles[place] for place in tiles_for_ranges(ranges)}
     return [range_root(span, needed) for span in ranges]
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flotilla.contracts.errors import Undecodable
-from flotilla.contracts.foreign import read_foreign_event
+from flotilla.contracts.foreign import decode_foreign_agent_event
 from flotilla.contracts.values import to_storable, why_not_storable
 from tests.support.anything import objects
 
@@ -27,7 +27,7 @@ def test_any_data_in_any_spelling_is_read(data: dict[str, Any], encoding: str, a
         written = text.encode(encoding)
     except UnicodeEncodeError:
         written = json.dumps({**EVENT, "data": data}).encode(encoding)
-    event = read_foreign_event(written)
+    event = decode_foreign_agent_event(written)
     assert why_not_storable(event.data) is None
     assert event.subject == "s1"
 
@@ -35,7 +35,7 @@ def test_any_data_in_any_spelling_is_read(data: dict[str, Any], encoding: str, a
 @given(st.binary(max_size=80))
 def test_anything_else_is_undecodable(written: bytes) -> None:
     with pytest.raises(Undecodable):
-        read_foreign_event(written)
+        decode_foreign_agent_event(written)
 
 
 @pytest.mark.parametrize(
@@ -48,12 +48,12 @@ def test_anything_else_is_undecodable(written: bytes) -> None:
     ],
 )
 def test_times_are_read_without_seconds_or_offset(time: str, read: datetime) -> None:
-    assert read_foreign_event(body(time=time)).time == read
+    assert decode_foreign_agent_event(body(time=time)).time == read
 
 
 @pytest.mark.parametrize("time", ["yesterday", "", 12, None, "12:00Z"])
 def test_a_time_that_nobody_can_read_is_the_time_of_reading(time: object) -> None:
-    assert read_foreign_event(body(time=time)).time > datetime(2026, 1, 1, tzinfo=UTC)
+    assert decode_foreign_agent_event(body(time=time)).time > datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_time_that_nobody_can_read_is_the_time_of_reading(time: object) -> Non
 )
 def test_what_is_not_an_event_is_undecodable(written: bytes) -> None:
     with pytest.raises(Undecodable):
-        read_foreign_event(written)
+        decode_foreign_agent_event(written)
 
 
 @pytest.mark.parametrize("depth", [101, 500, 5_000, 400_000])
@@ -82,13 +82,13 @@ def test_what_is_not_an_event_is_undecodable(written: bytes) -> None:
 def test_data_that_is_too_deep_keeps_its_plain_members_and_the_reason(depth: int, odd: str) -> None:
     deep = '{"]": "[{", "a":' * depth + "1" + "}" * depth
     written = body(data={"task_id": "t1", "result": "DEEP"}).replace(b'"DEEP"', f'["{odd}", {deep}, 2]'.encode())
-    event = read_foreign_event(written)
+    event = decode_foreign_agent_event(written)
     assert event.data == {"task_id": "t1", "unreadable": "the value is nested deeper than 100 levels"}
 
 
 @given(objects)
 def test_data_lists_where_text_stands_for_what_no_store_holds(data: dict[str, Any]) -> None:
-    event = read_foreign_event(body(data={"kept": data}))
+    event = decode_foreign_agent_event(body(data={"kept": data}))
     assert event.data.get("escaped", []) == [
         f"/kept{place}" for place in to_storable(json.loads(json.dumps(data))).escaped
     ]

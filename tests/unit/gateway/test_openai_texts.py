@@ -35,7 +35,7 @@ def test_text_adds_up_to_the_answer_however_it_arrives_and_is_restarted(
     for part in parts(written, cuts):
         sent += text.feed(part)
         assert answer.startswith(sent)
-    assert sent + text.remaining_text(answer) == answer
+    assert sent + text.unsent_answer_text(answer) == answer
 
 
 @given(ANSWERS, ANSWERS)
@@ -43,10 +43,10 @@ def test_another_answer_is_noticed_unless_it_begins_with_what_was_sent(sent: str
     text = StreamedAnswer()
     shown = text.feed(sent)
     if stored.strip().startswith(shown):
-        assert shown + text.remaining_text(stored.strip()) == stored.strip()
+        assert shown + text.unsent_answer_text(stored.strip()) == stored.strip()
     else:
         with pytest.raises(AnswerRestarted):
-            text.remaining_text(stored.strip())
+            text.unsent_answer_text(stored.strip())
 
 
 @given(ANSWERS, st.lists(st.integers(0, 200)))

@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from outbox_relay.read_starts import LaneReadPositions, OutboxRead, ReadPosition, TransactionHorizon
+from outbox_relay.read_starts import EndedTransactionsHorizon, LaneReadPositions, OutboxRead, ReadPosition
 from tests.support.properties import examples
 
 SESSIONS = ("a", "b", "c")
@@ -38,7 +38,7 @@ class Outbox(RuleBasedStateMachine):
         self.committed: dict[str, list[int]] = {session: [] for session in SESSIONS}
         self.published: dict[str, list[int]] = {session: [] for session in SESSIONS}
         self.low = LaneReadPositions()
-        self.newest = TransactionHorizon(0, frozenset())
+        self.newest = EndedTransactionsHorizon(0, frozenset())
         self.drawn: tuple[int, int] | None = None
         self.flight: tuple[list[int], OutboxRead] | None = None
 
@@ -80,7 +80,7 @@ class Outbox(RuleBasedStateMachine):
     def look_at_horizon(self) -> None:
         assert self.drawn is not None
         last_id, own_xid = self.drawn
-        self.newest = TransactionHorizon(last_id, frozenset(t.xid for t in self.running if t.xid < own_xid))
+        self.newest = EndedTransactionsHorizon(last_id, frozenset(t.xid for t in self.running if t.xid < own_xid))
         self.drawn = None
 
     @precondition(lambda self: self.flight is None)
@@ -131,7 +131,7 @@ TestOutbox.settings = settings(max_examples=examples(300), stateful_step_count=6
 def test_reads_begin_above_deleted_rows_once_older_transactions_ended() -> None:
     starts = LaneReadPositions()
     starts.advance_after_delete(
-        [LANE], OutboxRead(TransactionHorizon(1000, frozenset()), starts.read_position([LANE]), None)
+        [LANE], OutboxRead(EndedTransactionsHorizon(1000, frozenset()), starts.read_position([LANE]), None)
     )
     assert starts.read_position([LANE]) == ReadPosition(low=1001, base=1001)
 
@@ -139,7 +139,7 @@ def test_reads_begin_above_deleted_rows_once_older_transactions_ended() -> None:
 def test_an_idle_transaction_does_not_keep_reads_at_the_old_start() -> None:
     starts = LaneReadPositions()
     starts.advance_after_delete(
-        [LANE], OutboxRead(TransactionHorizon(1000, frozenset({7})), starts.read_position([LANE]), None)
+        [LANE], OutboxRead(EndedTransactionsHorizon(1000, frozenset({7})), starts.read_position([LANE]), None)
     )
     assert starts.read_position([LANE]) == ReadPosition(low=1001, base=0, running=frozenset({7}))
 
@@ -147,7 +147,7 @@ def test_an_idle_transaction_does_not_keep_reads_at_the_old_start() -> None:
 def test_a_read_that_was_cut_short_raises_only_to_its_end() -> None:
     starts = LaneReadPositions()
     starts.advance_after_delete(
-        [LANE], OutboxRead(TransactionHorizon(1000, frozenset()), starts.read_position([LANE]), 400)
+        [LANE], OutboxRead(EndedTransactionsHorizon(1000, frozenset()), starts.read_position([LANE]), 400)
     )
     assert starts.read_position([LANE]).low == 401
 
@@ -155,7 +155,7 @@ def test_a_read_that_was_cut_short_raises_only_to_its_end() -> None:
 def test_a_read_beyond_the_horizon_raises_only_to_the_horizon() -> None:
     starts = LaneReadPositions()
     starts.advance_after_delete(
-        [LANE], OutboxRead(TransactionHorizon(1000, frozenset()), starts.read_position([LANE]), 2000)
+        [LANE], OutboxRead(EndedTransactionsHorizon(1000, frozenset()), starts.read_position([LANE]), 2000)
     )
     assert starts.read_position([LANE]).low == 1001
 
@@ -163,9 +163,9 @@ def test_a_read_beyond_the_horizon_raises_only_to_the_horizon() -> None:
 def test_a_lane_that_was_forgotten_during_a_read_stays_forgotten() -> None:
     starts = LaneReadPositions()
     starts.advance_after_delete(
-        [LANE], OutboxRead(TransactionHorizon(1000, frozenset()), starts.read_position([LANE]), None)
+        [LANE], OutboxRead(EndedTransactionsHorizon(1000, frozenset()), starts.read_position([LANE]), None)
     )
-    read = OutboxRead(TransactionHorizon(2000, frozenset()), starts.read_position([LANE]), None)
+    read = OutboxRead(EndedTransactionsHorizon(2000, frozenset()), starts.read_position([LANE]), None)
     starts.reset_to_zero()
     starts.advance_after_delete([LANE], read)
     assert starts.read_position([LANE]).low == 0
@@ -174,7 +174,7 @@ def test_a_lane_that_was_forgotten_during_a_read_stays_forgotten() -> None:
 def test_a_lane_that_waits_keeps_its_own_start() -> None:
     starts = LaneReadPositions()
     starts.advance_after_delete(
-        [1, 2], OutboxRead(TransactionHorizon(1000, frozenset()), starts.read_position([1, 2, 3]), None)
+        [1, 2], OutboxRead(EndedTransactionsHorizon(1000, frozenset()), starts.read_position([1, 2, 3]), None)
     )
     assert starts.read_position([1, 2]).low == 1001
     assert starts.read_position([1, 2, 3]).low == 0

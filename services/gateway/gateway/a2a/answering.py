@@ -12,7 +12,7 @@ from gateway.a2a.waiting import Waiting
 from gateway.idempotency import IdempotencyClaim
 from gateway.questions.answering import answer_open_question
 from gateway.questions.records import get_question
-from gateway.runs.askable import object_of
+from gateway.runs.askable import parse_object_for_schema
 from gateway.schemas.questions import AnswerBody
 from gateway.services import GatewayServices
 
@@ -40,7 +40,7 @@ async def answer_question(
         row = await get_question(connection, caller.tenant_id, question_id)
     text, data = said(message)
     schema = json.loads(row["answer_schema"])
-    given = data if data is not None else object_of(text, schema, f"the answer to question {question_id}")
+    given = data if data is not None else parse_object_for_schema(text, schema, f"the answer to question {question_id}")
     await answer_open_question(services, caller, question_id, AnswerBody(answer=dict(given)).answer)
 
 

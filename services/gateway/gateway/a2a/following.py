@@ -147,7 +147,7 @@ class _GrowingAnswer:
             return []
         if run.result is not None and self.began and not self.differs:
             try:
-                rest = self.text.remaining_text(run.result.answer)
+                rest = self.text.unsent_answer_text(run.result.answer)
             except AnswerRestarted:
                 rest = None
             if rest is not None:

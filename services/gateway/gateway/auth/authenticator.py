@@ -19,7 +19,7 @@ _SCHEME = "bearer"
 _DOTS_OF_A_JWT = 2
 
 
-class BeyondGrant(Forbidden):
+class BrowserTokenNotAllowed(Forbidden):
     """A browser token asks for what it is not for."""
 
     def __init__(self, caller: Principal, scope: Scope | None) -> None:
@@ -49,7 +49,7 @@ class Authenticator:
         """Return whose credentials the request has; with a browser token only where it takes that `scope`.
 
         Raises:
-            BeyondGrant: it is a browser token, and not for this.
+            BrowserTokenNotAllowed: it is a browser token, and not for this.
             Unauthenticated: no credentials, or none that hold.
             CrossSite: another site made the browser send its cookie.
             RetryLater: they can't be checked now.
@@ -65,7 +65,7 @@ class Authenticator:
         if principal is None:
             raise WrongCredentials("the key or token is unknown, expired or revoked")
         if principal.grant is not None and scope not in principal.grant.scopes:
-            raise BeyondGrant(principal, scope)
+            raise BrowserTokenNotAllowed(principal, scope)
         return principal
 
     async def _signed_in(self, request: Request) -> Principal:

@@ -170,12 +170,12 @@ def is_over(work: Task | Run) -> bool:
     return work.finished_at is not None
 
 
-async def call_of_id(door: Door, call_id: str) -> Call | None:
+async def find_call_by_id(door: Door, call_id: str) -> Call | None:
     """Return one of the caller's calls; None if it made none of that id."""
     return await _found(door, _GET, call_id) if is_valid_id(call_id) else None
 
 
-async def call_of_request(door: Door, request_id: object) -> Call | None:
+async def find_call_by_request(door: Door, request_id: object) -> Call | None:
     """Return the call that a request of the client's session is; None if it is none."""
     name = door.request_name(request_id)
     return await _found(door, _OF_REQUEST, name) if name is not None else None

@@ -28,8 +28,8 @@ from gateway.mcp.calls import (
     Call,
     begin,
     call_access_check,
-    call_of_request,
     cancel,
+    find_call_by_request,
     is_over,
     look,
     note_answered,
@@ -161,7 +161,7 @@ async def _cancelling(door: Door, call: Call) -> AsyncIterator[None]:
 
 async def cancel_request(door: Door, request_id: object) -> None:
     """Cancel the call that a request of the client's session started, on whatever replica."""
-    call = await call_of_request(door, request_id)
+    call = await find_call_by_request(door, request_id)
     if call is not None:
         await _cancel(door, call)
 

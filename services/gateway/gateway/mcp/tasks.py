@@ -11,7 +11,7 @@ from mcp.server.lowlevel import Server
 from mcp_types import INVALID_PARAMS, METHOD_NOT_FOUND, MISSING_REQUIRED_CLIENT_CAPABILITY, RequestParams
 
 from gateway.mcp.answers import result_of, waits_for
-from gateway.mcp.calls import Call, call_of_id, cancel, is_over, look
+from gateway.mcp.calls import Call, cancel, find_call_by_id, is_over, look
 from gateway.mcp.door import TASKS, Door
 from gateway.mcp.results import Json
 from gateway.schemas.pipelines import Task
@@ -68,7 +68,7 @@ def _door(context: Context) -> Door:
 
 
 async def _call(door: Door, params: TaskParams) -> Call:
-    call = await call_of_id(door, params.task_id)
+    call = await find_call_by_id(door, params.task_id)
     if call is None:
         raise MCPError(INVALID_PARAMS, "you have no task of this id")
     return call

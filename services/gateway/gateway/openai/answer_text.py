@@ -44,7 +44,7 @@ class StreamedAnswer:
         """Begin another attempt."""
         self._position, self._blank = 0, []
 
-    def remaining_text(self, answer: str) -> str:
+    def unsent_answer_text(self, answer: str) -> str:
         """Return the rest of the stored answer.
 
         Raises:

@@ -23,7 +23,7 @@ _KINDS: tuple[tuple[str, object], ...] = (
 """The field that the answer has, as its prompt names it, and what it holds."""
 
 
-def auxiliary_answer(messages: Sequence[InputMessage]) -> str | None:
+def answer_to_client_housekeeping(messages: Sequence[InputMessage]) -> str | None:
     """Return the answer to such a request; None for a question."""
     text = messages[-1].text
     if messages[-1].role != "user" or not text.startswith(_BEGINNING) or _HISTORY not in text:

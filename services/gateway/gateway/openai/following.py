@@ -87,7 +87,7 @@ class RunFollower:
         if self.run.status in OPEN_RUN_STATUSES:
             async for text in self._live(answer):
                 yield text
-        yield answer.remaining_text(answer_text_of_run(await self.current_run()).answer)
+        yield answer.unsent_answer_text(answer_text_of_run(await self.current_run()).answer)
 
     async def _live(self, answer: StreamedAnswer) -> AsyncIterator[str]:
         read = partial(load_followed_run, self.services.pool, self.caller.tenant_id, self.run.run_id)

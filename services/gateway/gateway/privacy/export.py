@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from flotilla.audit.export import export_session
 from flotilla.contracts.errors import Conflict, Forbidden, NotFound, RetryLater
 from flotilla.contracts.identity import LOCAL_ISSUER, parse_identity_name
-from flotilla.eventstore.log import PermanentEventLog, SessionLog
+from flotilla.eventstore.log import PublishedEventLog, SessionLog
 from flotilla.postgres import ITSELF, Connection, Pool, acting_as, tenant_transaction
 from gateway.auth.principal import Principal
 from gateway.privacy.archive import StreamedArchive
@@ -57,7 +57,7 @@ class PersonExport:
     """One export of one person of a tenant."""
 
     pool: Pool
-    kafka: PermanentEventLog | None
+    kafka: PublishedEventLog | None
     tenant_id: str
     person: str
     issuers: frozenset[str] = frozenset({LOCAL_ISSUER})

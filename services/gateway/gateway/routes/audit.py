@@ -145,7 +145,7 @@ async def rebuild(services: Wired, caller: Caller, body: RebuildBody | None = No
 async def drop_kept(services: Wired, caller: Caller, body: ReasonBody) -> AuditRequest:
     """Ask to drop the projection that the last rebuild replaced. If events are only there, a second person confirms."""
     services.check_operates_fleet(caller, _NOT_YOURS)
-    return await audit_requests.request_drop_kept(
+    return await audit_requests.request_drop_of_replaced_projection(
         services.pool, caller.tenant_id, requested_by=caller.subject, reason=body.reason
     )
 

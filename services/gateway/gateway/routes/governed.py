@@ -18,7 +18,7 @@ from gateway.guard import allow, guarded_router
 from gateway.idempotency import IdempotencyClaim, IdempotencyKey
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
 from gateway.routes.documented import documented_errors
-from gateway.routes.signers import signed_of
+from gateway.routes.signers import signed_statement_from_body
 from gateway.schemas.common import ResourceId
 from gateway.schemas.governed import (
     Action,
@@ -192,4 +192,4 @@ async def _proof(services: GatewayServices, caller: Principal, body: DecisionBod
         raise Invalid("signature: an edit is not signed; who approves the new arguments signs them")
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
         key = await load_enrolled_key(connection, caller, body.signature.signer_id)
-    return SignedVote(vote=signed_of(body.signature), signer=key.signer, approval=key.approval)
+    return SignedVote(vote=signed_statement_from_body(body.signature), signer=key.signer, approval=key.approval)

@@ -14,7 +14,7 @@ from gateway.auth.principal import EVERYONE, OPERATORS
 from gateway.guard import allow, guarded_router
 from gateway.names import EVENT_STREAM_MEDIA_TYPE
 from gateway.openai import chat, responses
-from gateway.openai.auxiliary import auxiliary_answer
+from gateway.openai.auxiliary import answer_to_client_housekeeping
 from gateway.openai.conversations import asked_in, assistant_message, conversation_request, said_before
 from gateway.openai.errors import PREFIX, documented_errors
 from gateway.openai.following import RunFollower, answer_text_of_run
@@ -115,7 +115,7 @@ async def create_chat_completion(
     """Answer the last message, with the conversation before it. The answer is a run of a session, as all others are."""
     asked = await find_model_target(services.pool, body.model)
     messages = body.messages
-    if (text := auxiliary_answer(messages)) is not None:
+    if (text := answer_to_client_housekeeping(messages)) is not None:
         return _fixed(body, text)
     parameters = {"model": body.model, **await _wanted(services, asked, body)}
     earlier = answered_part(messages)

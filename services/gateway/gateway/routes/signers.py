@@ -25,7 +25,7 @@ _SIGNERS = "/v1/signers"
 async def enroll_signer(services: Wired, caller: Caller, body: SignedBody) -> Signer:
     """Enroll a key of your own. It signs nothing until a second administrator has approved it."""
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
-        return await records.store_signer(connection, caller, signed_of(body), services.vote_roots)
+        return await records.store_signer(connection, caller, signed_statement_from_body(body), services.vote_roots)
 
 
 @router.get(_SIGNERS, response_model=SignerList, responses=documented_errors())
@@ -61,7 +61,9 @@ async def get_signer(services: Wired, caller: Caller, signer_id: ResourceId) -> 
 async def approve_signer(services: Wired, caller: Caller, signer_id: ResourceId, body: SignedBody) -> Signer:
     """Approve another person's key, by a signature with one of the configured vote roots."""
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
-        return await records.approve_signer_key(connection, caller, signer_id, signed_of(body), services.vote_roots)
+        return await records.approve_signer_key(
+            connection, caller, signer_id, signed_statement_from_body(body), services.vote_roots
+        )
 
 
 @router.delete("/v1/signers/{signer_id}", response_model=Signer, responses=documented_errors(404))
@@ -75,7 +77,7 @@ async def revoke_signer(services: Wired, caller: Caller, signer_id: ResourceId) 
         return await records.revoke_signer_key(connection, caller, signer_id)
 
 
-def signed_of(body: SignedBody) -> Signed:
+def signed_statement_from_body(body: SignedBody) -> Signed:
     """Return the body as the contract that is stored."""
     return from_builtins(body.model_dump(include={"statement", "signature"}), Signed)
 

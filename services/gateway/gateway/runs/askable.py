@@ -66,11 +66,13 @@ class RunTarget:
             return RunRequest(query=text, steps=self.agents_of_run)
         if data is not None and text:
             raise Invalid(f"{self.name} takes its input either as data or as text")
-        given = data if data is not None else object_of(text, self.input_schema, f"the input of {self.name}")
+        given = (
+            data if data is not None else parse_object_for_schema(text, self.input_schema, f"the input of {self.name}")
+        )
         return RunRequest(workflow=self.name, input=dict(given))
 
 
-def object_of(text: str, schema: Mapping[str, Any], what: str) -> JsonObject:
+def parse_object_for_schema(text: str, schema: Mapping[str, Any], what: str) -> JsonObject:
     """Return `text` as a JSON object that may fit `schema`: it is one, or the only text that there can be in it.
 
     Raises:

@@ -15,7 +15,7 @@ from flotilla.postgres import Connection
 from flotilla.votes.errors import Unproven
 from flotilla.votes.proof import VerifiedSigner, verify_possession, verify_signer
 from flotilla.votes.roots import VoteRoots
-from flotilla.votes.statements import parse_statement, parse_statement_time
+from flotilla.votes.statements import parse_signed_statement, parse_statement_time
 from gateway.auth.impersonation import Impersonation
 from gateway.auth.principal import Principal
 from gateway.names import SOURCE
@@ -174,7 +174,7 @@ async def list_signers(
 def signer_from_row(row: asyncpg.Record) -> Signer:
     """Return a row as clients see it."""
     signed = _signed(row["statement"])
-    public_key = parse_statement(signed.statement, SignerStatement).public_key
+    public_key = parse_signed_statement(signed.statement, SignerStatement).public_key
     return Signer.model_validate(
         {**dict(row), "status": signer_status(row), "signed": to_builtins(signed), "public_key": public_key}
     )

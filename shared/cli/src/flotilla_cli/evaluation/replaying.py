@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from flotilla_cli.evaluation.running import WAIT_S, end_of
+from flotilla_cli.evaluation.running import WAIT_S, wait_for_run_end
 from flotilla_cli.gateway import GatewayClient
 from flotilla_cli.uploading import progress_bar
 
@@ -85,7 +85,7 @@ class ReplayRunner:
 
     def _one(self, recorded: Mapping[str, Any]) -> Replayed:
         body = {**self._candidate, "wait_s": WAIT_S}
-        run = end_of(self._gateway, self._gateway.post(f"/runs/{recorded['run_id']}/replays", body))
+        run = wait_for_run_end(self._gateway, self._gateway.post(f"/runs/{recorded['run_id']}/replays", body))
         changes = [event["data"] for event in self._gateway.list_session_events(run["session_id"])]
         ends = [change["details"] for change in changes if change.get("change") == ENDED]
         return Replayed(

@@ -80,10 +80,10 @@ class EvaluationRunner:
     def _finished(self, session: str, question: str) -> dict[str, Any]:
         """The run, at its end."""
         run: dict[str, Any] = self._gateway.post(f"/sessions/{session}/runs", {"query": question, "wait_s": WAIT_S})
-        return end_of(self._gateway, run)
+        return wait_for_run_end(self._gateway, run)
 
 
-def end_of(gateway: GatewayClient, run: dict[str, Any]) -> dict[str, Any]:
+def wait_for_run_end(gateway: GatewayClient, run: dict[str, Any]) -> dict[str, Any]:
     """The run, at its end.
 
     Raises:

@@ -190,7 +190,7 @@ def _signature(call: VerbCall, approval_id: str, decision: str, content_hash: st
     """
     from flotilla.contracts.envelope import from_builtins
     from flotilla.contracts.votes import VoteStatement
-    from flotilla.votes.statements import format_statement_time, statement_text
+    from flotilla.votes.statements import canonical_statement_text, format_statement_time
     from flotilla_cli.signing import open_signing_key, signed_statement_body
     from flotilla_cli.verbs.signers import find_signer_id
 
@@ -212,5 +212,5 @@ def _signature(call: VerbCall, approval_id: str, decision: str, content_hash: st
         },
         VoteStatement,
     )
-    signed = file.sign(statement_text(statement))
+    signed = file.sign(canonical_statement_text(statement))
     return {"signer_id": find_signer_id(call, me["subject"], file), **signed_statement_body(signed)}

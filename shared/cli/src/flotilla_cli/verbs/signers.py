@@ -37,7 +37,7 @@ def enroll(
     name: Annotated[str, typer.Option("--name", help="What you call the key.")] = "key",
 ) -> None:
     """Enroll a key of your own. It signs nothing until a second admin has approved it."""
-    from flotilla.votes.statements import format_statement_time, statement_text
+    from flotilla.votes.statements import canonical_statement_text, format_statement_time
 
     file, me = open_signing_key(key), call.gateway.me()
     statement = SignerStatement(
@@ -49,7 +49,7 @@ def enroll(
         name=name,
         time=format_statement_time(datetime.now(UTC)),
     )
-    signer = call.gateway.post("/signers", signed_statement_body(file.sign(statement_text(statement))))
+    signer = call.gateway.post("/signers", signed_statement_body(file.sign(canonical_statement_text(statement))))
     call.show(signer, lambda: _print_enrolled(signer))
 
 
@@ -79,7 +79,7 @@ def approve(
     expires: Annotated[str, typer.Option("--expires", metavar="SPAN", help="Valid this long, up to 400d.")] = "365d",
 ) -> None:
     """Approve the key of another person, with your own, which the operators made a vote root."""
-    from flotilla.votes.statements import format_statement_time, statement_digest, statement_text
+    from flotilla.votes.statements import canonical_statement_text, format_statement_time, statement_digest
     from flotilla_cli.arguments import parse_expiry
 
     signer = call.gateway.get(f"/signers/{signer_id}")
@@ -95,7 +95,7 @@ def approve(
         time=format_statement_time(datetime.now(UTC)),
     )
     approved = call.gateway.post(
-        f"/signers/{signer_id}/approval", signed_statement_body(file.sign(statement_text(statement)))
+        f"/signers/{signer_id}/approval", signed_statement_body(file.sign(canonical_statement_text(statement)))
     )
     call.show(approved, lambda: _print_signer(approved))
 
@@ -104,10 +104,10 @@ def _check_fingerprint(signer: dict[str, Any], expected: str) -> None:
     """The fingerprint of what will be signed, recomputed here: the gateway may say anything."""
     from flotilla.votes.errors import Unproven
     from flotilla.votes.keys import parse_signer_key
-    from flotilla.votes.statements import parse_statement
+    from flotilla.votes.statements import parse_signed_statement
 
     try:
-        statement = parse_statement(signer["signed"]["statement"], SignerStatement)
+        statement = parse_signed_statement(signer["signed"]["statement"], SignerStatement)
         found = parse_signer_key(statement.kind, statement.public_key, statement.credential_id).fingerprint
     except Unproven as error:
         raise CliError(

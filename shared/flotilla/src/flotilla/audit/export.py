@@ -132,7 +132,7 @@ async def _lines(pool: Pool, tenant_id: str, part: Part) -> AsyncIterator[Event 
             return
         for row in rows:
             seq = row["seq"]
-            kind = Witness if seq >= part.first_witness_seq else Event
+            kind = Witness if seq >= part.first_seq_after_history else Event
             yield kind(session=part.session, seq=seq, hash=row["hash"].hex(), body=row["body"].decode())
             if anchor is not None and anchor.seq == seq:
                 yield anchor

@@ -34,7 +34,7 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Its events are in the file up to here, those behind `upto_seq` as witnesses."""
 
     @property
-    def first_witness_seq(self) -> int:
+    def first_seq_after_history(self) -> int:
         """The seq of its first event behind the history."""
         return max(self.after_seq, self.upto_seq) + 1
 

@@ -9,7 +9,7 @@ from flotilla.audit.notes import (
     Note,
     NoteKey,
     TreeHead,
-    cosigners,
+    cosigning_keys,
     head_problem,
     read_head,
     read_note,
@@ -88,7 +88,7 @@ class ExportedTrees:
         if root_from_path(leaf, inclusion.index, head.size, path) != head.root:
             return f"the tree {head.origin} of {head.size} entries does not hold this event at {inclusion.index}"
         self.proven += 1
-        self.cosigned[anchor.session] = len(cosigners(note, self.policy.witnesses))
+        self.cosigned[anchor.session] = len(cosigning_keys(note, self.policy.witnesses))
         return None
 
     def unwitnessed(self, session_id: str) -> str | None:

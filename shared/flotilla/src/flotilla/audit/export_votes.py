@@ -9,11 +9,11 @@ import msgspec
 from flotilla.contracts.session_events import session_event_type
 from flotilla.contracts.votes import SignedVote, SignerApproval, VoteReceipt, VoteStatement
 from flotilla.votes.errors import Unproven
-from flotilla.votes.proof import ExpectedVote, VerifiedVote, distinct_approvals, verify_vote
+from flotilla.votes.proof import ExpectedVote, VerifiedVote, one_approval_per_person_and_key, verify_vote
 from flotilla.votes.receipts import signers_seq_when_checked
 from flotilla.votes.roots import VoteRoots
 from flotilla.votes.signer_history import SignerHistory
-from flotilla.votes.statements import parse_statement
+from flotilla.votes.statements import parse_signed_statement
 
 MOST_OPEN = 10_000
 """Actions whose votes are held until their verdict; a history with more at a time is not one of ours."""
@@ -112,7 +112,7 @@ class ExportedVoteChecker:
 
     def _proven(self, counted: _Counted, proof: SignedVote, roots: VoteRoots, time: datetime) -> VerifiedVote:
         """The vote, as it was proven when it was counted."""
-        statement = parse_statement(proof.vote.statement, VoteStatement)
+        statement = parse_signed_statement(proof.vote.statement, VoteStatement)
         named = (statement.subject, statement.decision)
         if named != (counted.subject, counted.decision):
             raise Unproven(f"{counted.subject}'s vote to {counted.decision} carries {named[0]}'s to {named[1]}")
@@ -123,7 +123,7 @@ class ExportedVoteChecker:
             policy_version=statement.policy_version,
             requested_by=statement.requested_by,
             on_behalf_of=statement.on_behalf_of,
-            roles=parse_statement(proof.approval.statement, SignerApproval).roles,
+            roles=parse_signed_statement(proof.approval.statement, SignerApproval).roles,
             exclude_requester=counted.exclude_requester,
         )
         vote = verify_vote(proof, ballot, roots, time)
@@ -139,7 +139,7 @@ class ExportedVoteChecker:
             return
         editor = votes.editors.get(verdict.content_hash)
         about_it = [vote for vote in votes.proven if vote.statement.content_hash == verdict.content_hash]
-        voters = {vote.subject for vote in distinct_approvals(about_it)}
+        voters = {vote.subject for vote in one_approval_per_person_and_key(about_it)}
         voters |= {subject for subject, content_hash in votes.unchecked if content_hash == verdict.content_hash}
         if (count := len(voters - {editor})) < votes.quorum:
             asked = f"policy asked for {votes.quorum}"

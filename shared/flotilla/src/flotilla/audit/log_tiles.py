@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from flotilla.audit.tree import Range, TilePlace, consistency_ranges, inclusion_ranges, range_root, tiles_of
+from flotilla.audit.tree import Range, TilePlace, consistency_ranges, inclusion_ranges, range_root, tiles_for_ranges
 from flotilla.postgres import Connection
 
 _TILES = "SELECT level, tile, hashes FROM audit.tiles_of_log($1, $2, $3)"
@@ -76,5 +76,5 @@ async def consistency_proof(connection: Connection, partition: int, old: int, si
 
 
 async def _roots(connection: Connection, partition: int, ranges: Sequence[Range]) -> list[bytes]:
-    tiles = await read_tiles(connection, partition, tiles_of(ranges))
+    tiles = await read_tiles(connection, partition, tiles_for_ranges(ranges))
     return [range_root(span, tiles) for span in ranges]

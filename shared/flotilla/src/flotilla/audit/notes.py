@@ -196,7 +196,7 @@ def head_problem(note: Note, head: TreeHead, keys: PublicKeys) -> str | None:
     return f"has no signature of a trusted key for {head.origin}"
 
 
-def cosigners(note: Note, witnesses: Iterable[NoteKey]) -> set[bytes]:
+def cosigning_keys(note: Note, witnesses: Iterable[NoteKey]) -> set[bytes]:
     """The keys of those witnesses whose signature is under the note. One key counts once, whatever its names."""
     return {witness.raw for witness in witnesses if witness.signature_of(note) is not None}
 

@@ -244,7 +244,9 @@ def _named(tenant_id: str, names: Sequence[str], refused: Sequence[JsonObject]) 
     return [{field: known[name][field] for field in fields} for name in dict.fromkeys(wanted)]
 
 
-async def request_drop_kept(pool: Pool, tenant_id: str, *, requested_by: str, reason: str) -> AuditRequest:
+async def request_drop_of_replaced_projection(
+    pool: Pool, tenant_id: str, *, requested_by: str, reason: str
+) -> AuditRequest:
     """Ask to drop the projection that the last rebuild replaced. A second person confirms it where it holds events
     that are nowhere else.
 

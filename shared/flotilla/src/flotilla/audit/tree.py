@@ -127,7 +127,7 @@ def consistency_ranges(old: int, size: int) -> list[Range]:
     return ranges[::-1]
 
 
-def tiles_of(ranges: Iterable[Range]) -> set[TilePlace]:
+def tiles_for_ranges(ranges: Iterable[Range]) -> set[TilePlace]:
     """The tiles from which `range_root` computes the roots of these ranges."""
     return {place for span in ranges for exponent, number in _subtrees(span) for place in [_place(exponent, number)[0]]}
 

@@ -226,7 +226,7 @@ def _link_problem(before: Part, part: Part) -> str | None:
         return f"session {part.session} is a fork of {part.parent}, not of {before.session}"
     if before.upto_seq != min(part.after_seq, part.upto_seq) or before.upto_seq == 0:
         return f"session {before.session} contributes events up to {before.upto_seq}, where its fork has another start"
-    if before.signed_seq < before.first_witness_seq - 1:
+    if before.signed_seq < before.first_seq_after_history - 1:
         return f"session {before.session} ends before its fork begins"
     return None
 
@@ -277,7 +277,7 @@ class _PartReader:
         """
         part = self._part
         for seq in range(part.after_seq + 1, part.signed_seq + 1):
-            is_witness = seq >= part.first_witness_seq
+            is_witness = seq >= part.first_seq_after_history
             self._take_event(seq, Witness if is_witness else Event)
             self.witnesses, self.events = self.witnesses + is_witness, self.events + (not is_witness)
             if (anchor := self._lines.take_if(Anchor)) is not None:

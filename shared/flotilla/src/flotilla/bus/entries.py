@@ -10,7 +10,7 @@ from flotilla.bus.channels import stream_maxlen
 from flotilla.bus.tickets import SealedEvent
 from flotilla.contracts.envelope import AgentEvent, encode_event
 from flotilla.contracts.errors import Oversize, Undecodable
-from flotilla.contracts.foreign import read_foreign_event
+from flotilla.contracts.foreign import decode_foreign_agent_event
 from flotilla.contracts.names import EVENT_FIELD, TICKET_FIELD
 from flotilla.telemetry import current_traceparent
 
@@ -97,4 +97,4 @@ def decode_entry(entry: StreamEntry) -> Delivery:
         raise Undecodable(f"entry {entry.entry_id} has no field {EVENT_FIELD!r}: send events by flotilla.bus.Publisher")
     if len(body) > MAX_ENTRY_BYTES:
         raise Oversize(f"entry {entry.entry_id} has {len(body)} bytes, {MAX_ENTRY_BYTES} are allowed: send a reference")
-    return Delivery(entry.entry_id, read_foreign_event(body), entry.deliveries, entry.fields)
+    return Delivery(entry.entry_id, decode_foreign_agent_event(body), entry.deliveries, entry.fields)

@@ -22,7 +22,7 @@ class Signer:
 
     def __init__(self, key: Ed25519PrivateKey) -> None:
         self._key = key
-        self.key_id = key_id_of(key.public_key())
+        self.key_id = public_key_id(key.public_key())
 
     def sign(self, statement: bytes) -> bytes:
         """The signature, 64 bytes."""
@@ -70,7 +70,7 @@ class PublicKeys:
         return None
 
 
-def key_id_of(key: Ed25519PublicKey) -> str:
+def public_key_id(key: Ed25519PublicKey) -> str:
     """The first 16 hex digits of SHA-256 over the raw public key."""
     raw = key.public_bytes(_RAW, serialization.PublicFormat.Raw)
     return sha256(raw).hexdigest()[:16]
@@ -138,7 +138,7 @@ def load_public_keys(file: Path) -> PublicKeys:
         keys.append(key)
     if not keys:
         raise ConfigurationError(f"{file} holds no public key: give one in PEM")
-    return PublicKeys({key_id_of(key): key for key in keys})
+    return PublicKeys({public_key_id(key): key for key in keys})
 
 
 def _public_key(pem: bytes, *, is_certificate: bool) -> object:

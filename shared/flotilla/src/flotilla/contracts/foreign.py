@@ -23,7 +23,7 @@ _TOKENS = re.compile(r'"(?:[^"\\]++|\\.)*+"?+|[\[\]{}]', re.DOTALL)
 UNREADABLE = "unreadable"
 
 
-def read_foreign_event(body: bytes) -> AgentEvent:
+def decode_foreign_agent_event(body: bytes) -> AgentEvent:
     """One CloudEvent, with data that every store holds.
 
     Raises:

@@ -13,7 +13,7 @@ from operator import itemgetter
 from typing import Protocol
 
 from flotilla.contracts.errors import Invalid, NotFound, Parked, RetryLater
-from flotilla.eventstore.opening import opened_bodies
+from flotilla.eventstore.opening import decrypt_event_bodies
 from flotilla.kafka.lanes import lane_of
 from flotilla.kafka.records import LoggedEvent
 from flotilla.postgres import Pool, tenant_transaction
@@ -57,7 +57,7 @@ ORDER BY reason = 'waiting', reason = 'gap', kafka_offset LIMIT 1
 """
 
 
-class PermanentEventLog(Protocol):
+class PublishedEventLog(Protocol):
     """Where events are that have left the outbox: `flotilla.kafka.session_log.KafkaLog`."""
 
     async def read(
@@ -103,7 +103,7 @@ class SessionLog:
     """Complete reads of the sessions of one tenant. Without `kafka` a lagging projection means RetryLater."""
 
     def __init__(
-        self, pool: Pool, tenant_id: str, kafka: PermanentEventLog | None = None, *, wait_s: float = 0.2
+        self, pool: Pool, tenant_id: str, kafka: PublishedEventLog | None = None, *, wait_s: float = 0.2
     ) -> None:
         self._pool = pool
         self._tenant_id = tenant_id
@@ -130,7 +130,7 @@ class SessionLog:
         if found.missing:
             found = await self._read_missing(session_id, from_seq, last_seq)
         page = found.page()
-        return replace(page, bodies=await opened_bodies(self._pool, self._tenant_id, page.bodies))
+        return replace(page, bodies=await decrypt_event_bodies(self._pool, self._tenant_id, page.bodies))
 
     async def pages(self, session_id: str, from_seq: int = 1, to_seq: int | None = None) -> AsyncIterator[Page]:
         """All pages from `from_seq` to `to_seq`, or to the head as it stands at the first page."""

@@ -13,17 +13,17 @@ from flotilla.postgres import Pool, reading_ciphers, tenant_transaction
 _HINT = b'"sealed":"'
 
 
-async def opened_bodies(pool: Pool, tenant_id: str, bodies: Sequence[bytes]) -> list[bytes]:
+async def decrypt_event_bodies(pool: Pool, tenant_id: str, bodies: Sequence[bytes]) -> list[bytes]:
     """The events with encrypted data decrypted, all others byte for byte as they are."""
     sealed = {place: event for place, body in enumerate(bodies) if (event := _sealed_event(body)) is not None}
     if not sealed:
         return list(bodies)
-    opened = await opened_events(pool, tenant_id, sealed.values())
+    opened = await decrypt_events(pool, tenant_id, sealed.values())
     shown = dict(zip(sealed, opened, strict=True))
     return [encode_event(shown[place]) if place in shown else body for place, body in enumerate(bodies)]
 
 
-async def opened_events(pool: Pool, tenant_id: str, events: Iterable[AgentEvent]) -> list[AgentEvent]:
+async def decrypt_events(pool: Pool, tenant_id: str, events: Iterable[AgentEvent]) -> list[AgentEvent]:
     """The events, in their order, with encrypted data decrypted."""
     sealed = list(events)
     names = sorted({event.subject for event in sealed})

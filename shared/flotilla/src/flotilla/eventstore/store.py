@@ -18,7 +18,7 @@ from flotilla.contracts.errors import Invalid, Undecodable
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import DATA_OF_KIND, AgentStateEvent
 from flotilla.eventstore.diff import StateDiff, diff_states
-from flotilla.eventstore.log import LineageSegment, Page, PermanentEventLog, SessionLog
+from flotilla.eventstore.log import LineageSegment, Page, PublishedEventLog, SessionLog
 from flotilla.eventstore.sessions import Session, fork_session, get_session, open_session, roll_back_session
 from flotilla.eventstore.state import SessionState
 from flotilla.eventstore.time_travel import SessionStateReader
@@ -36,7 +36,7 @@ class AgentEventStore:
     """
 
     def __init__(
-        self, pool: Pool, tenant_id: str = "default", kafka: PermanentEventLog | None = None, *, source: str = SOURCE
+        self, pool: Pool, tenant_id: str = "default", kafka: PublishedEventLog | None = None, *, source: str = SOURCE
     ) -> None:
         self._pool = pool
         self._tenant_id = tenant_id

@@ -20,7 +20,7 @@ _LONGEST_FIELD = len(b"event:")
 _OTHER_FORMS = (b"{", b"[", b"<")
 
 
-class NoJson(Exception):
+class NotJsonAnswer(Exception):
     """What should be a JSON document is none. `text` is all of it, `is_whole` whether it is the whole answer."""
 
     def __init__(self, text: str, reason: Exception, *, is_whole: bool = False) -> None:
@@ -45,7 +45,8 @@ async def stream_documents(body: AsyncIterator[bytes], content_type: str) -> Asy
     """Yield what the answer consists of, and `DONE` where the endpoint says that it is complete.
 
     Raises:
-        NoJson: something in it is not JSON. An event that is none is left out where its kind is not that of an answer.
+        NotJsonAnswer: something in it is not JSON. An event that is none is left out where its kind is not that of an
+            answer.
         StreamTooLarge: before more than the limits is held in memory.
     """
     beginning, rest = await _begun(body)
@@ -76,7 +77,7 @@ def parse_documents(text: str) -> list[object]:
 
 
 async def _streamed(body: AsyncIterator[bytes]) -> AsyncIterator[AnswerDocument]:
-    broken: NoJson | None = None
+    broken: NotJsonAnswer | None = None
     async for event in parse_server_sent_events(
         body, max_event_bytes=MAX_EVENT_BYTES, max_stream_bytes=MAX_ANSWER_BYTES
     ):
@@ -85,14 +86,14 @@ async def _streamed(body: AsyncIterator[bytes]) -> AsyncIterator[AnswerDocument]
             yield DONE
             return
         if broken:  # the answer goes on: it was not cut off there
-            raise NoJson(broken.text, broken, is_whole=True)
+            raise NotJsonAnswer(broken.text, broken, is_whole=True)
         try:
             values = parse_documents(data) if data else []
         except (ValueError, RecursionError) as invalid:
             if event.kind == "error":
                 yield AnswerDocument(data, is_error=True)
             elif event.kind == "message":
-                broken = NoJson(data, invalid)
+                broken = NotJsonAnswer(data, invalid)
             continue
         for value in values:
             yield AnswerDocument(value, event.kind == "error")
@@ -104,7 +105,7 @@ def _read(text: str) -> list[object]:
     try:
         return parse_documents(text)
     except (ValueError, RecursionError) as invalid:
-        raise NoJson(text, invalid, is_whole=True) from invalid
+        raise NotJsonAnswer(text, invalid, is_whole=True) from invalid
 
 
 def _loaded(text: str) -> object:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from string import ascii_lowercase
 from typing import Any
 
-from flotilla.llm.answer_text import well_formed_unicode
+from flotilla.llm.answer_text import to_well_formed_unicode
 from flotilla.llm.model import ToolRequest
 
 _NONE = "{}"
@@ -99,8 +99,8 @@ class ToolCallAssembler:
             taken.add(call_id)
             arguments = repair_arguments("".join(call.arguments).strip() or _NONE)
             yield ToolRequest(
-                call_id=well_formed_unicode(call_id),
-                name=well_formed_unicode(self._offered_as(call.name)),
+                call_id=to_well_formed_unicode(call_id),
+                name=to_well_formed_unicode(self._offered_as(call.name)),
                 arguments=arguments,
             )
 

@@ -63,11 +63,11 @@ class AnswerTextAssembler:
         """Return the visible text that is certain by now."""
         piece = self._surrogate + piece
         self._surrogate = piece[-1:] if piece and ord(piece[-1]) in _HIGH_SURROGATES else ""
-        return self._visible(well_formed_unicode(piece.removesuffix(self._surrogate) if self._surrogate else piece))
+        return self._visible(to_well_formed_unicode(piece.removesuffix(self._surrogate) if self._surrogate else piece))
 
     def end(self) -> str:
         """Return the visible text that was still held back."""
-        shown = self._visible(well_formed_unicode(self._surrogate))
+        shown = self._visible(to_well_formed_unicode(self._surrogate))
         self._surrogate = ""
         rest = "".join(self._kept) + self._tail
         self._kept, self._tail = [], ""
@@ -192,7 +192,7 @@ def _call(document: object) -> dict[str, Any] | None:
     return {"name": name, "arguments": arguments} if isinstance(name, str) else None
 
 
-def well_formed_unicode(text: str) -> str:
+def to_well_formed_unicode(text: str) -> str:
     """Return `text` as Unicode that every store holds: surrogate pairs joined, lone surrogates and NUL as U+FFFD."""
     if not text.isascii():
         text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

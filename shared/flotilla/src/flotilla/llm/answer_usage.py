@@ -47,7 +47,7 @@ class UsageCounter:
         """Input tokens that the endpoint had in its cache."""
         return min(self._cached, self._counted["prompt_tokens"])
 
-    def total_usage(self, input_characters: int, output_characters: int) -> TokenUsage:
+    def usage_to_charge(self, input_characters: int, output_characters: int) -> TokenUsage:
         """Return what was counted; a side without a count is the total less the other, else an estimate. Some count
         reasoning only in the total: it is charged as output."""
         asked, answered, total = self._counted.values()

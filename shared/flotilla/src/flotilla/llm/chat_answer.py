@@ -10,7 +10,7 @@ from typing import Any
 from flotilla.contracts.tasks import FinishReason, TokenUsage
 from flotilla.llm.answer_calls import ToolCallAssembler, is_json_object
 from flotilla.llm.answer_fields import AnswerFieldMerger
-from flotilla.llm.answer_text import AnswerTextAssembler, well_formed_unicode
+from flotilla.llm.answer_text import AnswerTextAssembler, to_well_formed_unicode
 from flotilla.llm.answer_usage import UsageCounter
 from flotilla.llm.endpoint_words import to_one_safe_line
 from flotilla.llm.model import Completion, ModelRefused, ModelUnavailable, ToolRequest
@@ -71,9 +71,9 @@ class ChatAnswerAssembler:
         if "choices" not in document and "usage" not in document:
             self._other_form = self._other_form or _members_of(document)
         if (model := document.get("model")) and isinstance(model, str):
-            self._model = well_formed_unicode(model[:_MAX_MODEL_CHARACTERS])
+            self._model = to_well_formed_unicode(model[:_MAX_MODEL_CHARACTERS])
         if not self._response_id and isinstance(response_id := document.get("id"), str):
-            self._response_id = well_formed_unicode(response_id[:_MAX_MODEL_CHARACTERS])
+            self._response_id = to_well_formed_unicode(response_id[:_MAX_MODEL_CHARACTERS])
         self._has_begun = True
         self._usage.add_usage(document)
         return "".join(map(self._of_choice, self._first_choices(document)))
@@ -98,7 +98,7 @@ class ChatAnswerAssembler:
         """The tokens of what came so far; None if nothing did."""
         if not self._has_begun:
             return None
-        return self._usage.total_usage(self._input_characters, self._output_characters)
+        return self._usage.usage_to_charge(self._input_characters, self._output_characters)
 
     def to_completion(self) -> Completion:
         """Return the whole answer; call `end` first.
@@ -111,7 +111,7 @@ class ChatAnswerAssembler:
         for call in self._text.calls:
             self._calls.add_whole(call["name"], call["arguments"])
         calls = tuple(self._calls.tool_requests())
-        text, refused = "".join(self._visible), well_formed_unicode("".join(self._refusal))
+        text, refused = "".join(self._visible), to_well_formed_unicode("".join(self._refusal))
         reason = self._reason(refused)
         if self._more is None:
             self._check_usable(text or refused, calls, reason)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flotilla.llm.answer_text import well_formed_unicode
+from flotilla.llm.answer_text import to_well_formed_unicode
 
 MAX_REASON_CHARACTERS = 600
 _MAX_NESTED = 4
@@ -65,7 +65,7 @@ def parse_text_error(body: str) -> EndpointErrorText:
 
 def to_one_safe_line(text: str) -> str:
     """Return one line of at most `MAX_REASON_CHARACTERS`, in which nothing steers a terminal or a log."""
-    head = well_formed_unicode(text[: MAX_REASON_CHARACTERS * 2])
+    head = to_well_formed_unicode(text[: MAX_REASON_CHARACTERS * 2])
     line = " ".join("".join(c if c.isprintable() or c.isspace() else "\ufffd" for c in head).split())
     is_cut = len(line) > MAX_REASON_CHARACTERS or len(text) > len(head)
     return line[:MAX_REASON_CHARACTERS] + ("…" if is_cut else "")

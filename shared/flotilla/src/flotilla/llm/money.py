@@ -51,7 +51,7 @@ class MoneyHeld(MoneyBudgetSpent):
     """It would suffice if the calls on their way cost less than they may: worth waiting for."""
 
 
-class NoPrice(BudgetSpent):
+class PriceUnknown(BudgetSpent):
     """A budget is to be kept, and nobody knows what the call costs; it was not made."""
 
 
@@ -123,7 +123,7 @@ class MoneyBudget:
 
         Raises:
             MoneyBudgetSpent: it may cost more than is left; MoneyHeld: only because of calls on their way.
-            NoPrice: one of the models has none.
+            PriceUnknown: one of the models has none.
         """
         if not self.has_limit:
             return
@@ -202,7 +202,7 @@ class MoneyBudget:
     def _price(self, model: str) -> TokenPrice:
         price = self._table.price_on_day(model, self._today())
         if price is None:
-            raise NoPrice(
+            raise PriceUnknown(
                 f"model {model} has no price today, and a budget is to be kept: add one to FLOTILLA_LLM_PRICES"
             )
         return price

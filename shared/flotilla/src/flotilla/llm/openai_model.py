@@ -14,7 +14,7 @@ import httpx2
 import openai
 
 from flotilla.config import LlmSettings
-from flotilla.llm.answer_body import DONE, AnswerDocument, NoJson, parse_documents, stream_documents
+from flotilla.llm.answer_body import DONE, AnswerDocument, NotJsonAnswer, parse_documents, stream_documents
 from flotilla.llm.chat_answer import ChatAnswerAssembler
 from flotilla.llm.dialects import build_request_body
 from flotilla.llm.endpoint_client import create_endpoint_client, endpoint_secrets, provider_name
@@ -104,10 +104,10 @@ class OpenAiModel:
                 if error := _error_in(document):
                     raise self._refusal(error)
                 yield document.value
-        except NoJson as invalid:
+        except NotJsonAnswer as invalid:
             raise self._no_json(invalid) from invalid
 
-    def _no_json(self, invalid: NoJson) -> ModelRefused | ModelUnavailable:
+    def _no_json(self, invalid: NotJsonAnswer) -> ModelRefused | ModelUnavailable:
         if not invalid.is_whole:
             return ModelUnavailable(f"model {self.name} broke off its answer: {invalid}")
         words = self._without_secrets(parse_text_error(invalid.text)).message

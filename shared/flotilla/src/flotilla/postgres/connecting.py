@@ -88,7 +88,7 @@ class PostgresConnector:
         except asyncpg.ProtocolViolationError as error:
             raise ConnectionError(pooler_hint(error) or str(error)) from error
         if self._pooling is not None:
-            cast("PooledConnection", connection).set_transaction_settings(settings)
+            cast("PooledConnection", connection).add_settings_to_transactions(settings)
         return connection
 
     async def open_pool(self, **options: Any) -> "asyncpg.Pool[asyncpg.Record]":

@@ -23,7 +23,7 @@ class LimitedConnection(asyncpg.Connection):
     _begin_with = ""
     _may_hold_state = False
 
-    def set_transaction_settings(self, settings: Mapping[str, str]) -> None:
+    def add_settings_to_transactions(self, settings: Mapping[str, str]) -> None:
         """Make these settings in every transaction."""
         self._each = settings
         self._begin_with = _set_locally(settings)

@@ -50,10 +50,10 @@ class PooledConnection(LimitedConnection):
     is_pooled = True
     _every_statement = False
 
-    def set_transaction_settings(self, settings: Mapping[str, str]) -> None:
+    def add_settings_to_transactions(self, settings: Mapping[str, str]) -> None:
         """Make these settings in each transaction from now on."""
         kept = {name: value for name, value in settings.items() if name != _AT_THE_START}
-        self.set_transaction_settings(kept)
+        self.add_settings_to_transactions(kept)
         self._every_statement = bool(kept.keys() - {_BETWEEN_STATEMENTS})
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
 
 from flotilla.contracts.votes import SignerKind
-from flotilla.votes.errors import Unproven, passkey_support
+from flotilla.votes.errors import Unproven, passkey_library
 
 SshKey = Ed25519PublicKey | EllipticCurvePublicKey
 COSE = "cose"
@@ -46,7 +46,7 @@ def parse_signer_key(kind: SignerKind, text: str, credential_id: str = "") -> Si
         blob = decode_base64(encoded)
         if name != COSE:
             raise Unproven("the public key of a passkey is written as `cose` and the base64 of its COSE key")
-        with passkey_support():
+        with passkey_library():
             from flotilla.votes.passkeys import check_cose_key
         check_cose_key(blob)
         return SignerPublicKey(kind, text, blob, credential_id)

@@ -16,7 +16,7 @@ from flotilla.votes.errors import Unproven
 from flotilla.votes.keys import SignerPublicKey, parse_signer_key
 from flotilla.votes.roots import VoteRoots
 from flotilla.votes.signatures import verify_signature
-from flotilla.votes.statements import parse_statement, parse_statement_time, statement_digest
+from flotilla.votes.statements import parse_signed_statement, parse_statement_time, statement_digest
 
 SKEW = timedelta(minutes=5)
 """How far the clock of a person's machine may be ahead."""
@@ -75,7 +75,7 @@ def verify_possession(signer: Signed, roots: VoteRoots) -> tuple[SignerStatement
     Raises:
         Unproven: the statement is not signed with that key.
     """
-    statement = parse_statement(signer.statement, SignerStatement)
+    statement = parse_signed_statement(signer.statement, SignerStatement)
     key = parse_signer_key(statement.kind, statement.public_key, statement.credential_id)
     return statement, key, verify_signature(signer, key, roots.passkeys)
 
@@ -87,7 +87,7 @@ def verify_signer(signer: Signed, approval: Signed, roots: VoteRoots, now: datet
         Unproven: the chain from the key to a root does not hold, or is over.
     """
     statement, key, _ = verify_possession(signer, roots)
-    approved = parse_statement(approval.statement, SignerApproval)
+    approved = parse_signed_statement(approval.statement, SignerApproval)
     if (approved.tenant, approved.subject) != (statement.tenant, statement.subject):
         raise Unproven("the approval belongs to the key of somebody else")
     if approved.statement != statement_digest(signer.statement):
@@ -133,7 +133,7 @@ def verify_vote(vote: SignedVote, ballot: ExpectedVote, roots: VoteRoots, now: d
         Unproven: it is about something else, of somebody who may not decide, or a signature does not hold.
     """
     signer = verify_signer(vote.signer, vote.approval, roots, now)
-    statement = parse_statement(vote.vote.statement, VoteStatement)
+    statement = parse_signed_statement(vote.vote.statement, VoteStatement)
     sign_count = verify_signature(vote.vote, signer.key, roots.passkeys)
     _check_matches(statement, ballot)
     _check_voter(statement, signer, ballot)
@@ -172,7 +172,7 @@ def check_vote_is_fresh(vote: VerifiedVote, decision: Decision, now: datetime) -
         raise Unproven(f"the vote was signed at {vote.statement.time}: sign it again")
 
 
-def distinct_approvals(votes: Iterable[VerifiedVote]) -> list[VerifiedVote]:
+def one_approval_per_person_and_key(votes: Iterable[VerifiedVote]) -> list[VerifiedVote]:
     """Return the approvals that count: one a person, and one a key."""
     counted: list[VerifiedVote] = []
     for vote in votes:

@@ -7,7 +7,7 @@ from datetime import datetime
 from flotilla.contracts.approvals import Decision
 from flotilla.contracts.votes import SignedVote, VoteReceipt
 from flotilla.votes.errors import Unproven
-from flotilla.votes.proof import ExpectedVote, VerifiedVote, distinct_approvals, verify_vote
+from flotilla.votes.proof import ExpectedVote, VerifiedVote, one_approval_per_person_and_key, verify_vote
 from flotilla.votes.receipts import ReceiptKeys, signers_seq_when_checked
 from flotilla.votes.roots import VoteRoots
 from flotilla.votes.signer_history import SignerHistory
@@ -50,7 +50,7 @@ def verify_quorum(
         except Unproven as error:
             reasons.append(str(error))
     editors = {vote.subject for vote in counted if _is_edit_to(vote, ballot.content_hash)}
-    voters = distinct_approvals(vote for vote in proven if vote.subject not in editors)
+    voters = one_approval_per_person_and_key(vote for vote in proven if vote.subject not in editors)
     if len(voters) < quorum:
         why = "; ".join(reasons) or "there is no signed vote in the log"
         raise Unproven(f"policy asks for {quorum} signed approvals, {len(voters)} hold: {why}")

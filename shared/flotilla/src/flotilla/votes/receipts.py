@@ -7,7 +7,7 @@ from typing import Protocol
 
 from flotilla.contracts.votes import Signed, VoteReceipt, VoteReceiptStatement
 from flotilla.votes.errors import Unproven
-from flotilla.votes.statements import parse_statement, statement_digest, statement_text
+from flotilla.votes.statements import canonical_statement_text, parse_signed_statement, statement_digest
 
 
 class ReceiptSigner(Protocol):
@@ -33,7 +33,7 @@ def issue_receipt(signer: ReceiptSigner, tenant: str, approval_id: str, vote: Si
     stated = VoteReceiptStatement(
         tenant=tenant, approval_id=approval_id, vote=statement_digest(vote.statement), signers_seq=signers_seq
     )
-    text = statement_text(stated)
+    text = canonical_statement_text(stated)
     signature = base64.b64encode(signer.sign(text.encode())).decode()
     return VoteReceipt(statement=text, key_id=signer.key_id, signature=signature)
 
@@ -50,7 +50,7 @@ def signers_seq_when_checked(
     if receipt is None or (keys is not None and not _holds(receipt, keys)):
         return None
     try:
-        stated = parse_statement(receipt.statement, VoteReceiptStatement)
+        stated = parse_signed_statement(receipt.statement, VoteReceiptStatement)
     except Unproven:
         return None
     is_about_it = (stated.tenant, stated.approval_id, stated.vote) == (

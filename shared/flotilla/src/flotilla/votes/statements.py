@@ -15,12 +15,12 @@ MAX_BYTES = 8192
 _encoder = msgspec.json.Encoder()
 
 
-def statement_text(statement: Statement) -> str:
+def canonical_statement_text(statement: Statement) -> str:
     """Return the text that is signed."""
     return _encoder.encode(statement).decode()
 
 
-def parse_statement(text: str, kind: type[S]) -> S:
+def parse_signed_statement(text: str, kind: type[S]) -> S:
     """Return the statement that `text` is.
 
     Raises:
@@ -30,7 +30,7 @@ def parse_statement(text: str, kind: type[S]) -> S:
         raise Unproven(f"a statement has at most {MAX_BYTES} characters")
     try:
         statement = msgspec.json.decode(text, type=kind)
-        is_as_written = statement_text(statement) == text
+        is_as_written = canonical_statement_text(statement) == text
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise Unproven(f"not a {kind.__name__}: {error}") from error
     if not is_as_written:

@@ -8,10 +8,10 @@ import os
 import sys
 from functools import partial
 
-from flotilla.agent.sidecar.service import run_sidecar
+from flotilla.agent.sidecar.service import serve_sidecar_workers
 from flotilla.agent.sidecar.settings import SidecarSettings
 from flotilla.runtime import serve
 
 if __name__ == "__main__":
     service = f"{os.environ.get('FLOTILLA_AGENT_NAME') or 'sidecar'}-agent"
-    raise SystemExit(serve(service, SidecarSettings, partial(run_sidecar, sys.argv[1:])))
+    raise SystemExit(serve(service, SidecarSettings, partial(serve_sidecar_workers, sys.argv[1:])))

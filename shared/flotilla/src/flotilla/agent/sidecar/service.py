@@ -33,7 +33,7 @@ _OWN_VARIABLES = ("FLOTILLA_", "OPENAI_", "OTEL_")
 log = structlog.get_logger(__name__)
 
 
-async def run_sidecar(command: Sequence[str], settings: SidecarSettings, runtime: Runtime) -> None:
+async def serve_sidecar_workers(command: Sequence[str], settings: SidecarSettings, runtime: Runtime) -> None:
     """Serve workers, or the one that `command` starts, until `runtime.stop`.
 
     Raises:

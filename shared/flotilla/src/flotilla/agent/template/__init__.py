@@ -43,13 +43,13 @@ def write_agent(name: str, folder: Path, *, wheels: Path | None = None) -> list[
         Invalid: `name` is not lower-case letters, digits and hyphens, 40 at most.
         Conflict: `folder` exists and is not empty.
     """
-    check_name_and_folder(name, folder, "an agent")
+    check_new_project(name, folder, "an agent")
     words = _words_of(name) | (_MEMBER if wheels is None else _outside(wheels))
     left_out = _ONLY_OUTSIDE if wheels is None else set()
     return render_templates(resources.files(__package__).joinpath("files"), folder, words, left_out)
 
 
-def check_name_and_folder(name: str, folder: Path, what: str) -> None:
+def check_new_project(name: str, folder: Path, what: str) -> None:
     """Check the name of something new, and the folder that it is to be written into.
 
     Raises:

@@ -3,7 +3,7 @@
 from importlib import resources
 from pathlib import Path
 
-from flotilla.agent.template import SETUP_OUTSIDE, WHEELS, check_name_and_folder, render_templates
+from flotilla.agent.template import SETUP_OUTSIDE, WHEELS, check_new_project, render_templates
 
 
 def write_workflow(name: str, folder: Path, *, wheels: Path) -> list[Path]:
@@ -15,7 +15,7 @@ def write_workflow(name: str, folder: Path, *, wheels: Path) -> list[Path]:
         Invalid: `name` is not lower-case letters, digits and hyphens, 40 at most.
         Conflict: `folder` exists and is not empty.
     """
-    check_name_and_folder(name, folder, "a workflow")
+    check_new_project(name, folder, "a workflow")
     words = {
         "name": name,
         "distribution": f"{name}-workflow",
