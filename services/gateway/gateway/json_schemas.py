@@ -1,17 +1,14 @@
 """Checks of JSON that callers send against a schema that a workflow's author wrote."""
 
-from functools import lru_cache
-
 from fastapi.exceptions import RequestValidationError
 
-from flotilla.contracts.envelope import from_json, to_json
+from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import Invalid
 from flotilla.contracts.json_types import JsonObject
 from flotilla.runtime.confined import FunctionRunner, OverLimit
-from flotilla.runtime.json_schemas import Misfit, compile_schema, schema_violations
+from flotilla.runtime.json_schemas import misfits
 
 _MOST_ERRORS = 20
-_compiled = lru_cache(maxsize=256)(compile_schema)
 
 
 async def check_fits_schema(run: FunctionRunner, schema: str, data: JsonObject, field: str, error_type: str) -> None:
@@ -27,19 +24,12 @@ async def check_fits_schema(run: FunctionRunner, schema: str, data: JsonObject, 
         RetryLater: too many checks run already.
     """
     try:
-        problems = await run(_problems, schema, to_json(data).decode())
+        problems = await run(misfits, schema, to_json(data).decode(), _MOST_ERRORS)
     except OverLimit as error:
         raise Invalid(f"{field}: it can't be checked against the schema: it {error}") from error
+    except Invalid as error:
+        raise Invalid(f"the schema that the workflow's author wrote can't be used: {error}") from error
     if problems:
         raise RequestValidationError(
             [{"type": error_type, "loc": ("body", field, *place), "msg": message} for place, message in problems]
         )
-
-
-def _problems(schema: str, data: str) -> list[Misfit]:
-    """Return where JSON text does not fit a schema."""
-    try:
-        validator = _compiled(schema)
-    except Invalid as error:
-        raise Invalid(f"the schema that the workflow's author wrote can't be used: {error}") from error
-    return schema_violations(validator, from_json(data, object), _MOST_ERRORS)

@@ -21,6 +21,7 @@ from flotilla.postgres import ITSELF, Pool, SuspendedTenants, acting_as, check_s
 from flotilla.runtime import Job, Runtime, http_server, serve
 from flotilla.runtime.confined import CallLimits, ConfinedProcesses
 from flotilla.runtime.http_limits import HttpLimits
+from flotilla.runtime.json_schemas import SCHEMA_CHECKS
 from flotilla.votes.roots import read_vote_roots
 from gateway.a2a.errors import silence_sdk_logs
 from gateway.application import VERSION, create_application
@@ -179,7 +180,7 @@ def _readers(settings: Settings) -> AbstractAsyncContextManager[ConfinedProcesse
 
 def _checkers() -> AbstractAsyncContextManager[ConfinedProcesses]:
     limits = CallLimits(cpu_s=2.0, wall_s=20.0, memory_bytes=128 * 1024**2)
-    return ConfinedProcesses.open("gateway.openai.formats", "gateway.json_schemas", children=2, limits=limits)
+    return ConfinedProcesses.open(SCHEMA_CHECKS, children=2, limits=limits)
 
 
 def _add_checks(runtime: Runtime, services: GatewayServices) -> None:

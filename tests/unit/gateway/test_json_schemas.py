@@ -8,6 +8,7 @@ from fastapi.exceptions import RequestValidationError
 
 from flotilla.contracts.errors import Invalid
 from flotilla.runtime.confined import CallLimits, ConfinedProcesses
+from flotilla.runtime.json_schemas import SCHEMA_CHECKS
 from gateway.json_schemas import check_fits_schema
 
 NODE = {"$ref": "#/$defs/node"}
@@ -37,7 +38,7 @@ def nested(depth: int) -> dict[str, Any]:
 
 async def test_a_schema_whose_checks_double_with_each_level_is_ended() -> None:
     limits = CallLimits(cpu_s=1.0, wall_s=60.0, memory_bytes=128 * 1024**2)
-    async with ConfinedProcesses.open("gateway.json_schemas", children=1, limits=limits) as confined:
+    async with ConfinedProcesses.open(SCHEMA_CHECKS, children=1, limits=limits) as confined:
         with pytest.raises(RequestValidationError) as refused:
             await check_fits_schema(confined.run, SCHEMA, nested(2), "input", "workflow_input")
         assert [error["loc"] for error in refused.value.errors()] == [("body", "input", "root")]
@@ -49,6 +50,6 @@ async def test_a_schema_whose_checks_double_with_each_level_is_ended() -> None:
 
 
 async def test_a_schema_that_refers_elsewhere_is_named() -> None:
-    async with ConfinedProcesses.open("gateway.json_schemas", children=1) as confined:
+    async with ConfinedProcesses.open(SCHEMA_CHECKS, children=1) as confined:
         with pytest.raises(Invalid, match="the schema that the workflow's author wrote can't be used"):
             await check_fits_schema(confined.run, '{"$ref": "https://example.com/node"}', {}, "input", "workflow_input")

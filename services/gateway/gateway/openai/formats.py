@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
 
-from flotilla.contracts.envelope import from_json, to_json
-from flotilla.contracts.errors import Invalid, Undecodable
+from flotilla.contracts.envelope import to_json
+from flotilla.contracts.errors import Invalid
+from flotilla.runtime import json_schemas
 from flotilla.runtime.confined import FunctionRunner, OverLimit
-from flotilla.runtime.json_schemas import compile_schema, schema_violations
 from gateway.schemas.common import JsonBody, Text
 
 _LONGEST_REASON = 1000
@@ -79,7 +79,7 @@ async def check_schemas(run: FunctionRunner, schemas: Mapping[str, Mapping[str, 
         Invalid: with the reason.
     """
     try:
-        await run(_check_schemas, {name: to_json(schema).decode() for name, schema in schemas.items()})
+        await run(json_schemas.check_schemas, {name: to_json(schema).decode() for name, schema in schemas.items()})
     except OverLimit as error:
         raise OverLimit(f"the schema of {' or '.join(schemas)} {error}"[:_LONGEST_REASON]) from error
 
@@ -87,25 +87,7 @@ async def check_schemas(run: FunctionRunner, schemas: Mapping[str, Mapping[str, 
 async def format_violation(run: FunctionRunner, wanted: Mapping[str, Any], text: str) -> str | None:
     """Return why an answer is not what was wanted; None where it is."""
     try:
-        return await run(_why_not, to_json(wanted.get("schema", True)).decode(), text) or None
+        found = await run(json_schemas.misfits, to_json(wanted.get("schema", True)).decode(), text, 1)
     except OverLimit as error:
         return f"it can't be checked against the schema: it {error}"
-
-
-def _check_schemas(schemas: dict[str, str]) -> str:
-    for name, schema in schemas.items():
-        try:
-            compile_schema(schema)
-        except Invalid as error:
-            raise Invalid(f"the schema of {name} is invalid: {error}") from error
-    return ""
-
-
-def _why_not(schema: str, text: str) -> str:
-    try:
-        data = from_json(text, object)
-    except Undecodable:
-        return "it is not JSON"
-    for place, message in schema_violations(compile_schema(schema), data):
-        return f"#/{'/'.join(map(str, place))}: {message}"
-    return ""
+    return next((f"#/{'/'.join(map(str, place))}: {message}" for place, message in found), None)
