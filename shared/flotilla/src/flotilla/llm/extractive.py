@@ -21,8 +21,9 @@ MAX_SENTENCES = 3
 MIN_SENTENCE_CHARACTERS = 20
 MAX_SENTENCE_CHARACTERS = 400
 
-# Of the question's weight, the least that a sentence must hold to be quoted.
-_MIN_COVERAGE = 0.25
+# Of the question's weight, the least that a sentence must hold to be quoted. Low: whether there is an answer at all is
+# decided from the whole search, with a stated error rate.
+_MIN_COVERAGE = 0.15
 _REDUNDANCY = 0.6
 # How much the order of the passages counts beside the sentence's own terms.
 _RANK_SHARE = 0.15
