@@ -118,7 +118,7 @@ async def test_a_schedule_of_thirty_days_starts_one_run_a_day_also_where_the_clo
     schedule_id = unique("daily")
     await made(client, schedule_id, cron=["30 2 * * *"], time_zone="Europe/Berlin", metadata={"of": "october"})
     (row,) = await query(fleet, "SELECT temporal_id FROM flotilla.schedules WHERE schedule_id = $1", schedule_id)
-    port = fleet.process("temporal")["ports"]["frontend"]
+    port = fleet.process("temporal")["ports"]["grpc"]
     temporal = await Client.connect(f"127.0.0.1:{port}")
     # Clocks go back on the 25th: 2:30 comes twice.
     days = ScheduleBackfill(
