@@ -61,7 +61,7 @@ def test_the_waterfall_shows_the_fan_out_and_the_form_of_a_question_ends_the_run
     page.get_by_role("button", name="Start").click()
     rows = page.locator(".waterfall-table tbody tr")
     names = rows.locator("th")
-    for name in ("research", "research:2", "research:5", "ask_person"):
+    for name in ("research", "research:2", "research:5", "ask person"):
         expect(names.filter(has_text=name).first).to_be_visible()
     delegations = page.locator(".waterfall-table .bar.delegation")
     expect(delegations).to_have_count(5)

@@ -28,6 +28,14 @@ def test_its_tests_pass_and_record_a_history_that_replays(package: Path) -> None
         assert linted.returncode == 0, linted.stdout
 
 
+def test_its_tests_need_nothing_that_the_package_does_not_declare(package: Path) -> None:
+    assert '"flotilla-fleet[temporal]",' in (package / "pyproject.toml").read_text()
+    others = ("aiokafka", "asyncpg", "fastapi", "openai", "redis")
+    (package / "conftest.py").write_text(f"import sys\n\nsys.modules.update(dict.fromkeys({others}))\n")
+    tested = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests", cwd=package)
+    assert tested.returncode == 0, tested.stdout
+
+
 def test_a_change_that_runs_under_way_do_not_bear_fails_its_replay_test(package: Path) -> None:
     first = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "replays", cwd=package)
     assert first.returncode == 0, first.stdout
