@@ -33,7 +33,7 @@ def offer(console: Console, description: str) -> str:
 
 def test_a_tool_is_read_allowed_compared_and_revoked(console: Console) -> None:
     first = offer(console, "Pays back. \u202eevil")
-    page = console.person()
+    page = console.person("admin")
     page.goto("/tools")
     row = page.get_by_role("row").filter(has_text="till.refund")
     expect(row).to_contain_text("offered")

@@ -3,6 +3,7 @@
 import asyncio
 from functools import partial
 
+import structlog
 from opentelemetry.trace import SpanKind
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -15,6 +16,7 @@ from flotilla.contracts.mcp import CALLS_PATH, McpCallAtOnce
 from flotilla.telemetry import span
 from tool_gateway.at_once import CallsAtOnce, LeftToWorker
 
+log = structlog.get_logger(__name__)
 MAX_BODY_BYTES = 1_000_000
 """What a task's input may have, where the call goes through the worker."""
 
@@ -41,6 +43,7 @@ async def _answer(calls: CallsAtOnce, asked: McpCallAtOnce) -> Response:
     try:
         return Response(to_json(await calls.call(asked)), media_type="application/json")
     except Forbidden as error:
+        log.warning("mcp_call_refused", tenant=asked.tenant_id, task_id=asked.task_id, tool=asked.tool)
         return _refusal(403, str(error))
     except (LeftToWorker, Invalid) as reason:
         return _refusal(409, str(reason))
