@@ -38,7 +38,7 @@ Kind: TypeAlias = Literal["task", "run"]
 SESSION_META = "io.flotilla/session"
 """The session that records the call; by default one of its own."""
 KEY_META = "io.flotilla/idempotency-key"
-"""The same key: the same call, whenever it comes."""
+"""The same key: the same call, as long as its row is kept: 7 days, or what the tenant's retention says."""
 ANSWERS_KEPT = "1 hour"
 _ADD = """
 INSERT INTO flotilla.mcp_calls (tenant_id, call_id, is_run, session_id, principal, digest, request)

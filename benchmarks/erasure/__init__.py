@@ -1,0 +1,1 @@
+"""What the erasure of one person takes in a large log."""
