@@ -35,9 +35,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.mcp.exchange import Exchange, check_addresses, endpoint
+from gateway.mcp.exchange import Exchange, check_addresses, serve_mcp_messages
 from gateway.mcp.resources import not_found
-from gateway.mcp.results import Json, failure, of_blocks, of_text
+from gateway.mcp.results import Json, content_blocks_result, failure, text_result
 from gateway.mcp.server import make_server
 from gateway.problems import problem_from_error
 
@@ -76,13 +76,13 @@ def _resource(uri: str, mime_type: str, text: str) -> Json:
 
 
 ANSWERS: dict[str, Json] = {
-    "test_simple_text": of_text("This is a simple text response for testing."),
-    "test_image_content": of_blocks([IMAGE]),
-    "test_audio_content": of_blocks([{"type": "audio", "data": WAV, "mimeType": "audio/wav"}]),
-    "test_embedded_resource": of_blocks(
+    "test_simple_text": text_result("This is a simple text response for testing."),
+    "test_image_content": content_blocks_result([IMAGE]),
+    "test_audio_content": content_blocks_result([{"type": "audio", "data": WAV, "mimeType": "audio/wav"}]),
+    "test_embedded_resource": content_blocks_result(
         [_resource("test://embedded-resource", "text/plain", "This is an embedded resource content.")]
     ),
-    "test_multiple_content_types": of_blocks(
+    "test_multiple_content_types": content_blocks_result(
         [
             {"type": "text", "text": "Multiple content types test:"},
             IMAGE,
@@ -90,9 +90,9 @@ ANSWERS: dict[str, Json] = {
         ]
     ),
     "test_error_handling": failure("This tool intentionally returns an error for testing"),
-    "test_streaming_elicitation": of_text("The server asks nothing on the stream of an answer."),
-    "test_logging_tool": of_text("The server logs nothing to clients."),
-    "json_schema_2020_12_tool": of_text("{}"),
+    "test_streaming_elicitation": text_result("The server asks nothing on the stream of an answer."),
+    "test_logging_tool": text_result("The server logs nothing to clients."),
+    "json_schema_2020_12_tool": text_result("{}"),
 }
 
 
@@ -100,7 +100,7 @@ async def _progress(context: Context) -> Json:
     for done in (0, 50, 100):
         await context.session.report_progress(done, 100)
         await asyncio.sleep(0.05)
-    return of_text("done")
+    return text_result("done")
 
 
 async def _missing(context: Context) -> Json:
@@ -108,7 +108,7 @@ async def _missing(context: Context) -> Json:
     if capabilities is None or capabilities.sampling is None:
         needed: Json = {"requiredCapabilities": {"sampling": {}}}
         raise MCPError(MISSING_REQUIRED_CLIENT_CAPABILITY, "Missing required client capability", needed)
-    return of_text("it is there")
+    return text_result("it is there")
 
 
 TOOLS: dict[str, Callable[[Context], Awaitable[Json]]] = {
@@ -171,7 +171,7 @@ def application() -> Starlette:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with endpoint(server, dict, 2_000_000) as served:
+        async with serve_mcp_messages(server, dict, 2_000_000) as served:
             app.state.mcp = served
             yield
 

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from flotilla.bus import Redis
-from flotilla.llm import hash_request
+from flotilla.llm import hash_completion_request
 from flotilla.llm.chat_request import parse_chat_request
 from flotilla.postgres import Pool
 from tests.support.agents import open_session, publish, replies, rows, session_events, task
@@ -266,7 +266,9 @@ async def _verify_answers(running: Fleet) -> int:
 
 def hash_of(body: dict[str, Any]) -> bytes:
     """Under what the answer to a request of the model's log is stored."""
-    return hash_request(MODEL, parse_chat_request({name: value for name, value in body.items() if name != "at"}))
+    return hash_completion_request(
+        MODEL, parse_chat_request({name: value for name, value in body.items() if name != "at"})
+    )
 
 
 def _verify_effects(running: Fleet) -> int:

@@ -22,7 +22,7 @@ from flotilla.kafka.topics import ensure_topics
 from flotilla.outbox import append
 from flotilla.postgres import Pool, open_pool, tenant_transaction
 from flotilla.runtime import Runtime
-from gateway.main import serving_early
+from gateway.main import serve_before_ready
 from gateway.settings import Settings
 from tests.support.policies import UNSIGNED
 from tests.support.postgres import Database
@@ -160,7 +160,7 @@ async def running_gateway(
     runtime = Runtime("gateway")
     async with (
         open_pool(database.dsn(), application="test") as pool,
-        serving_early(settings, runtime) as port,
+        serve_before_ready(settings, runtime) as port,
     ):
         running = RunningGateway(f"http://127.0.0.1:{port}", database, pool, settings, runtime)
         try:

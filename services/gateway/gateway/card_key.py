@@ -7,7 +7,7 @@ from flotilla.config.signing import PublicKeys, Signer, load_public_keys, load_s
 
 
 @dataclass(frozen=True, slots=True)
-class CardKey:
+class AgentCardKey:
     """The key that signs cards."""
 
     signer: Signer
@@ -16,7 +16,7 @@ class CardKey:
     """Its own public half, then others: of keys that signed cards before, or will."""
 
     @classmethod
-    def load(cls, file: Path, others: Path | None = None) -> "CardKey":
+    def load(cls, file: Path, others: Path | None = None) -> "AgentCardKey":
         """Read it from a file, and the public keys of `others`.
 
         Raises:

@@ -19,7 +19,7 @@ MAX_WAITING_OF_CALLER = 4
 """Requests at once; the replica's."""
 
 
-class EmbeddingTurns:
+class EmbeddingQueue:
     """One batch at a time, and few requests of each caller and tenant that wait."""
 
     def __init__(self) -> None:

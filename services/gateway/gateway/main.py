@@ -33,8 +33,8 @@ from gateway.auth.jwks import Jwks
 from gateway.auth.oidc import OidcTokenOptions, OidcTokens
 from gateway.auth.origin import BrowserOriginPolicy
 from gateway.auth.sign_ins import SignInSessions
-from gateway.card_key import CardKey
-from gateway.embedding_turns import EmbeddingTurns
+from gateway.card_key import AgentCardKey
+from gateway.embedding_turns import EmbeddingQueue
 from gateway.fleet.history import FleetSampler
 from gateway.fleet.samples import empty_sample_buffer
 from gateway.guard import RateLimits, RequestGuard
@@ -45,7 +45,7 @@ from gateway.live.run_watch import RunWatch
 from gateway.login.attempts import LoginAttempts
 from gateway.login.code_flow import CALLBACK, AuthorizationCodeFlow
 from gateway.login.provider import OidcClient, OidcProvider
-from gateway.mcp.exchange import endpoint
+from gateway.mcp.exchange import serve_mcp_messages
 from gateway.mcp.reads import reads
 from gateway.mcp.server import make_server
 from gateway.open_work import OpenWorkLimits
@@ -61,14 +61,14 @@ log = structlog.get_logger(__name__)
 
 async def run(settings: Settings, runtime: Runtime) -> None:
     """Serves until `runtime.stop`, then lets requests and streams end."""
-    async with serving_early(settings, runtime) as port:
+    async with serve_before_ready(settings, runtime) as port:
         log.info("listening", port=port)
         if await runtime.wait_until_ready():
             await runtime.stop.wait()
 
 
 @asynccontextmanager
-async def serving_early(settings: Settings, runtime: Runtime) -> AsyncIterator[int]:
+async def serve_before_ready(settings: Settings, runtime: Runtime) -> AsyncIterator[int]:
     """Serve the API at once and yield its port; until its dependencies are ready, requests get 503 with Retry-After."""
     async with AsyncExitStack() as stack:
         redis_url = settings.redis_url.get_secret_value()
@@ -79,7 +79,7 @@ async def serving_early(settings: Settings, runtime: Runtime) -> AsyncIterator[i
         silence_sdk_logs()
         app = create_application(services, _guard(settings, services), runtime.health, settings.cors_origins)
         app.state.mcp = await stack.enter_async_context(
-            endpoint(make_server(VERSION), cache(partial(reads, app.routes)), settings.max_body_bytes)
+            serve_mcp_messages(make_server(VERSION), cache(partial(reads, app.routes)), settings.max_body_bytes)
         )
         announcements = AnnouncementListener(redis_url, services.watch)
         jobs = (
@@ -124,7 +124,7 @@ async def _services(
         temporal=TemporalGateway(settings, settings.task_queue),
         kafka_log=await stack.enter_async_context(open_kafka_log(settings)),
         knowledge=knowledge,
-        embedding_turns=EmbeddingTurns(),
+        embedding_turns=EmbeddingQueue(),
         run_confined=(await stack.enter_async_context(_checkers())).run,
         policies=ReloadingPolicyFile(settings.approval_policy),
         vote_roots=read_vote_roots(settings.vote_roots),
@@ -154,9 +154,9 @@ async def _services(
     )
 
 
-def _card_key(settings: Settings) -> CardKey | None:
+def _card_key(settings: Settings) -> AgentCardKey | None:
     file = settings.card_signing_key_file
-    return CardKey.load(file, settings.card_public_keys_file) if file else None
+    return AgentCardKey.load(file, settings.card_public_keys_file) if file else None
 
 
 def _http_limits(settings: Settings) -> HttpLimits:

@@ -25,8 +25,8 @@ from flotilla.votes.roots import VoteRoots
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.principal import Principal
 from gateway.auth.sign_ins import SignInSessions
-from gateway.card_key import CardKey
-from gateway.embedding_turns import EmbeddingTurns
+from gateway.card_key import AgentCardKey
+from gateway.embedding_turns import EmbeddingQueue
 from gateway.fleet.samples import Samples
 from gateway.limits import EventStreamSlots
 from gateway.live.feed import LiveStreamWatch
@@ -61,7 +61,7 @@ class GatewayServices:
     temporal: TemporalGateway
     kafka_log: KafkaLog
     knowledge: KnowledgeBase
-    embedding_turns: EmbeddingTurns
+    embedding_turns: EmbeddingQueue
     run_confined: FunctionRunner
     """Checks answers against schemas that clients send, in a process that can be killed."""
     policies: ReloadingPolicyFile
@@ -76,7 +76,7 @@ class GatewayServices:
     operator_tenant: str
     notify_hosts: tuple[str, ...]
     """Who may get notices of runs."""
-    card_key: CardKey | None
+    card_key: AgentCardKey | None
     """None leaves agent cards unsigned."""
     public_url: str | None
     """Where people and programs find the gateway; None: whatever they asked."""

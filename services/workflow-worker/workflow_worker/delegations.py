@@ -306,7 +306,7 @@ class TaskPublisher:
         Raises:
             RetryLater: Redis or PostgreSQL is unavailable, or the stream is full.
         """
-        stream = task_stream(opened.agent, await self._routes.version_of(opened))
+        stream = task_stream(opened.agent, await self._routes.agent_version_for_hop(opened))
         if opened.entry_id is not None and await entry_exists(self._redis, stream, opened.entry_id):
             return
         await self._delegates.note(opened.agent)

@@ -26,7 +26,7 @@ from workflow_worker.activities.gated_calls import GatedCallActivities
 from workflow_worker.activities.orders import OrderActivities
 from workflow_worker.activities.pipelines import PipelineActivities
 from workflow_worker.activities.runs import RunActivities
-from workflow_worker.activities.signatures.pipelines import PipelineKey
+from workflow_worker.activities.signatures.pipelines import PipelineReference
 from workflow_worker.leader import Duty, repeating_duty
 from workflow_worker.reconciler import Kind, StartableWorkflow, UnfinishedRow, WorkflowEnd
 
@@ -106,7 +106,7 @@ def reconciled_kinds(
 
     async def close_task(row: UnfinishedRow, ended: WorkflowEnd) -> None:
         await calls.settle_calls(EndedTask(tenant_id=row.tenant_id, task_id=row.id))
-        key = PipelineKey(tenant_id=row.tenant_id, task_id=row.id)
+        key = PipelineReference(tenant_id=row.tenant_id, task_id=row.id)
         await pipelines.close_lost_pipeline(key, ended.status, _why(ended))
 
     return {

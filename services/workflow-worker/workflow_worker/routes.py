@@ -127,7 +127,7 @@ class AgentRoutes:
         self._shares: dict[str, dict[str, Share]] = {}
         self._live: dict[str, list[str]] = {}
 
-    async def version_of(self, hop: Hop) -> str | None:
+    async def agent_version_for_hop(self, hop: Hop) -> str | None:
         """Return the version that a hop goes to; None where it goes to any.
 
         Raises:

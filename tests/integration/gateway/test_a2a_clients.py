@@ -51,7 +51,7 @@ from jwt import PyJWK
 from flotilla.bus import connect_redis
 from flotilla.bus.live import LiveRunWriter
 from flotilla.config.signing import create_key_pair
-from gateway.card_key import CardKey
+from gateway.card_key import AgentCardKey
 from tests.integration.gateway.conftest import Replica
 from tests.integration.gateway.test_workflow_runs import publish
 from tests.support.gateway import ANSWER, RunningGateway
@@ -553,7 +553,7 @@ async def test_cards_are_public_for_questions_extended_for_callers_and_signed(
     private, other = tmp_path / "cards.pem", tmp_path / "other.pem"
     for file in (private, other):
         create_key_pair(file, file.with_suffix(".pub"))
-    assert "PRIVATE" not in repr(CardKey.load(private))
+    assert "PRIVATE" not in repr(AgentCardKey.load(private))
     async with replica(card_signing_key_file=private, public_url="https://fleet.example.com") as signing:
         anonymous = signing.client()
         keys = (await anonymous.get("/.well-known/jwks.json")).json()["keys"]

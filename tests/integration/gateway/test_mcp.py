@@ -15,7 +15,7 @@ from mcp_types import ResourceTemplateReference
 
 from flotilla.postgres import open_pool
 from gateway.auth.principal import Principal
-from gateway.mcp.catalog import callables, find_callable
+from gateway.mcp.catalog import find_callable, list_callable_tools
 from tests.integration.gateway.conftest import Replica
 from tests.support.gateway import RunningGateway
 
@@ -203,7 +203,7 @@ async def test_whatever_is_listed_is_found_by_its_name(gateway: RunningGateway) 
     caller = Principal(tenant_id="acme", subject="olga", roles=frozenset({"operator"}), is_person=True)
     async with open_pool(gateway.database.dsn("flotilla_gateway"), application="test") as pool:
         door: Any = SimpleNamespace(services=SimpleNamespace(pool=pool), caller=caller)
-        listed = await callables(door)
+        listed = await list_callable_tools(door)
         assert sorted(one.target for one in listed.values()) == sorted(
             [f"agent {name}" for name in ("short", "a" * 60, "rag")] + ["workflow brief", "workflow rag"]
         )

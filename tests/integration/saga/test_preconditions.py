@@ -17,7 +17,7 @@ from flotilla.postgres import Pool, tenant_transaction
 from tests.integration.saga.shop import Shop
 from tests.integration.saga.test_orders import shop as shop  # noqa: PLC0414 - a fixture
 from workflow_worker.activities.orders import OrderActivities
-from workflow_worker.activities.signatures.orders import OrderKey, OrderStep
+from workflow_worker.activities.signatures.orders import OrderReference, OrderStep
 
 ORDER = OrderRequest(
     order_id="o1", user_id="alice", amount_minor=500, product_id="rope", tenant_id="acme", session_id="o1"
@@ -29,7 +29,7 @@ Prepare = Callable[[OrderActivities], Awaitable[None]]
 
 
 def step(name: str, order: OrderRequest = ORDER) -> OrderStep:
-    key = OrderKey(tenant_id="acme", order_id=order.order_id, session_id=order.session_id)
+    key = OrderReference(tenant_id="acme", order_id=order.order_id, session_id=order.session_id)
     return OrderStep(key=key, step_id=f"{name}:{order.order_id}", order=order)
 
 

@@ -4,7 +4,14 @@ import pytest
 
 from flotilla.config import LlmSettings
 from flotilla.contracts.errors import ConfigurationError
-from flotilla.llm import EXTRACTIVE_MODEL, ChatMessage, CompletionRequest, ToolSpec, create_model, hash_request
+from flotilla.llm import (
+    EXTRACTIVE_MODEL,
+    ChatMessage,
+    CompletionRequest,
+    ToolSpec,
+    create_model,
+    hash_completion_request,
+)
 from flotilla.llm.chain import ModelChain
 from flotilla.llm.create import ModelOverrides
 from tests.support.scripted_endpoint import ScriptedEndpoint, events, finished, running_endpoint
@@ -120,6 +127,8 @@ def test_everything_that_decides_the_answer_is_in_the_hash() -> None:
         CompletionRequest(messages=(message,), tools=(ToolSpec(name="t", description="", parameters={}),)),
         CompletionRequest(messages=(message,), tool_choice="none"),
     ]
-    hashes = {hash_request("m", request) for request in [base, *others]} | {hash_request("other", base)}
+    hashes = {hash_completion_request("m", request) for request in [base, *others]} | {
+        hash_completion_request("other", base)
+    }
     assert len(hashes) == len(others) + 2
-    assert hash_request("m", CompletionRequest(messages=(ChatMessage(role="user", content="q"),))) in hashes
+    assert hash_completion_request("m", CompletionRequest(messages=(ChatMessage(role="user", content="q"),))) in hashes

@@ -26,7 +26,7 @@ from starlette.requests import Request
 
 from gateway.a2a.errors import PREFIX
 from gateway.a2a.tasks import MODES
-from gateway.card_key import CardKey
+from gateway.card_key import AgentCardKey
 from gateway.runs.askable import RunTarget
 from gateway.services import GatewayServices
 
@@ -41,7 +41,7 @@ _OIDC = "oidc"
 class AgentCards:
     """Makes cards; without a key they are not signed."""
 
-    key: CardKey | None
+    key: AgentCardKey | None
     public_url: str | None
     oidc_issuer: str | None
     notifies: bool

@@ -23,7 +23,7 @@ from gateway.a2a.tasks import (
     task_from_run,
     text_part,
 )
-from gateway.a2a.waiting import Waiting, waiting_of
+from gateway.a2a.waiting import Waiting, load_what_run_waits_for
 from gateway.auth.principal import Principal
 from gateway.live.admission import stream_access_check
 from gateway.openai.answer_text import StreamedAnswer
@@ -68,7 +68,7 @@ class TaskView:
 
     async def waiting(self, run: Run) -> Waiting:
         """Return what people have to decide or answer before the task continues."""
-        return await waiting_of(self.services.pool, self.caller.tenant_id, run)
+        return await load_what_run_waits_for(self.services.pool, self.caller.tenant_id, run)
 
     async def stream_updates(self, run: Run) -> AsyncIterator[Update]:
         """Yield the task as it is, then what changes, until it is over or the caller may no longer read it."""

@@ -49,7 +49,7 @@ class Waiting:
         return "\n".join(row["question"] for row in self.questions)
 
 
-async def waiting_of(pool: Pool, tenant_id: str, run: Run) -> Waiting:
+async def load_what_run_waits_for(pool: Pool, tenant_id: str, run: Run) -> Waiting:
     """Return what the run waits for; nothing unless it is interrupted."""
     if run.status != "interrupted":
         return Waiting()

@@ -13,7 +13,7 @@ from flotilla.contracts.mcp import MCP_AGENT
 from flotilla.postgres import tenant_transaction
 from gateway.mcp.calls import Call
 from gateway.mcp.door import Door
-from gateway.mcp.results import MAX_RESULT_BYTES, Json, failure, of_blocks, of_text
+from gateway.mcp.results import MAX_RESULT_BYTES, Json, content_blocks_result, failure, text_result
 from gateway.questions.records import list_questions
 from gateway.schemas.pipelines import Task
 from gateway.schemas.runs import Run
@@ -29,7 +29,7 @@ ORDER BY created_at, approval_id LIMIT {_MOST_NAMED}
 """  # noqa: S608 - a constant
 
 
-def result_of(work: Task | Run) -> Json:
+def call_tool_result(work: Task | Run) -> Json:
     """Return the `CallToolResult` of a call that is over: what a tool failed with is a result, too."""
     result = _result_of_run(work) if isinstance(work, Run) else _result_of_task(work)
     size = len(to_json(result))
@@ -43,7 +43,7 @@ def _result_of_run(run: Run) -> Json:
     if run.status != "success":
         return _failed(run.status, run.error)
     if run.result is not None:
-        return of_text(run.result.answer, to_builtins(run.result))
+        return text_result(run.result.answer, to_builtins(run.result))
     return _of_value(run.output)
 
 
@@ -57,7 +57,7 @@ def _result_of_task(task: Task) -> Json:
 
 def _of_tool(result: Json) -> Json:
     """Return what an MCP server's tool answered, as it answered."""
-    answer = of_blocks(result["content"], is_error=bool(result.get("is_error")))
+    answer = content_blocks_result(result["content"], is_error=bool(result.get("is_error")))
     if isinstance(result.get("structured"), dict):
         answer["structuredContent"] = result["structured"]
     return answer
@@ -65,7 +65,7 @@ def _of_tool(result: Json) -> Json:
 
 def _of_value(value: Any) -> Json:
     text = value if isinstance(value, str) else to_json(value).decode()
-    return of_text(text, value if isinstance(value, dict) else None)
+    return text_result(text, value if isinstance(value, dict) else None)
 
 
 def _failed(status: str, error: Json | None) -> Json:
@@ -96,7 +96,7 @@ class PendingApproval:
         )
 
 
-async def waits_for(door: Door, call: Call) -> tuple[str, Json]:
+async def describe_what_call_waits_for(door: Door, call: Call) -> tuple[str, Json]:
     """Return what the call waits for, in words for people and models, and as data."""
     tenant_id = door.caller.tenant_id
     async with tenant_transaction(door.services.pool, tenant_id) as connection:

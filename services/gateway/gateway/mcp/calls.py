@@ -78,7 +78,9 @@ class Call:
     session_id: str
 
 
-async def begin(door: Door, tool: CallableTool, arguments: Json, meta: Mapping[str, Any], request_id: object) -> Call:
+async def begin_or_continue_call(
+    door: Door, tool: CallableTool, arguments: Json, meta: Mapping[str, Any], request_id: object
+) -> Call:
     """Start the call, or continue the equal one.
 
     Raises:
@@ -148,7 +150,9 @@ def call_access_check(door: Door, call: Call) -> StreamAccessCheck:
     return stream_access_check(door.request, door.caller, partial(read, *place))
 
 
-async def look(door: Door, call: Call, within_s: float = 0, admission: StreamAccessCheck | None = None) -> Task | Run:
+async def wait_for_call(
+    door: Door, call: Call, within_s: float = 0, admission: StreamAccessCheck | None = None
+) -> Task | Run:
     """Return the task or run as it stands, once it is over, at the latest after `within_s` seconds.
 
     Raises:

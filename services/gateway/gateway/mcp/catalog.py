@@ -66,7 +66,7 @@ class CallableTool:
         )
 
 
-async def callables(door: Door) -> dict[str, CallableTool]:
+async def list_callable_tools(door: Door) -> dict[str, CallableTool]:
     """Return all of them by name: an MCP server's tool before an agent whose name, cut to size, is the same."""
     services, tenant_id = door.services, door.caller.tenant_id
     async with tenant_transaction(services.pool, tenant_id) as connection:

@@ -64,7 +64,7 @@ def _hostname(url: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class McpEndpoint:
     """What answers messages."""
 
     manager: StreamableHTTPSessionManager
@@ -73,9 +73,9 @@ class Endpoint:
 
 
 @asynccontextmanager
-async def endpoint(
+async def serve_mcp_messages(
     server: Server[Any], read_operations: Callable[[], Mapping[str, Read]], max_body_bytes: int
-) -> AsyncIterator[Endpoint]:
+) -> AsyncIterator[McpEndpoint]:
     """Serve messages with `server` for as long as the block runs, which may begin and end in different tasks."""
     manager = StreamableHTTPSessionManager(app=server, stateless=True, max_request_body_size=max_body_bytes)
     ready, ended = asyncio.Event(), asyncio.Event()
@@ -88,7 +88,7 @@ async def endpoint(
     serving = asyncio.create_task(serve(), name="mcp")
     await ready.wait()
     try:
-        yield Endpoint(manager, read_operations)
+        yield McpEndpoint(manager, read_operations)
     finally:
         ended.set()
         await serving

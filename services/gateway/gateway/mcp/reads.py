@@ -19,7 +19,7 @@ from flotilla.contracts.envelope import from_json
 from flotilla.contracts.errors import Invalid
 from gateway.auth.on_behalf import HEADER as ON_BEHALF_OF
 from gateway.guard import GuardedRoute
-from gateway.mcp.results import MAX_RESULT_BYTES, Json, failure, of_text
+from gateway.mcp.results import MAX_RESULT_BYTES, Json, failure, text_result
 
 _OPERATIONS = {
     "search_knowledge_base": "/v1/documents/search",
@@ -82,7 +82,7 @@ class Read:
         answer = from_json(body, dict)
         if status != HTTPStatus.OK:
             return failure(str(answer.get("detail") or HTTPStatus(status).phrase), answer)
-        return of_text(body.decode(), answer)
+        return text_result(body.decode(), answer)
 
 
 def reads(routes: Iterable[BaseRoute]) -> dict[str, Read]:

@@ -8,17 +8,17 @@ MAX_RESULT_BYTES = 1_000_000
 """A larger result is read by the API instead."""
 
 
-def of_blocks(content: list[Json], *, is_error: bool = False) -> Json:
+def content_blocks_result(content: list[Json], *, is_error: bool = False) -> Json:
     """Return a result of content blocks."""
     return {"resultType": "complete", "content": content, "isError": is_error}
 
 
-def of_text(text: str, structured: Json | None = None) -> Json:
+def text_result(text: str, structured: Json | None = None) -> Json:
     """Return a result that is a text, and `structured` beside it."""
-    answer = of_blocks([{"type": "text", "text": text}])
+    answer = content_blocks_result([{"type": "text", "text": text}])
     return answer if structured is None else {**answer, "structuredContent": structured}
 
 
 def failure(text: str, structured: Json | None = None) -> Json:
     """Return a result that says what went wrong."""
-    return {**of_text(text, structured), "isError": True}
+    return {**text_result(text, structured), "isError": True}

@@ -22,23 +22,23 @@ from mcp_types import (
 from pydantic import ValidationError
 
 from gateway.mcp import tasks
-from gateway.mcp.answers import result_of, waits_for
+from gateway.mcp.answers import call_tool_result, describe_what_call_waits_for
 from gateway.mcp.calls import (
     ANSWERS_KEPT,
     Call,
-    begin,
+    begin_or_continue_call,
     call_access_check,
     cancel,
     find_call_by_request,
     is_over,
-    look,
     note_answered,
     note_to_repeat,
+    wait_for_call,
 )
-from gateway.mcp.catalog import callables, find_callable
+from gateway.mcp.catalog import find_callable, list_callable_tools
 from gateway.mcp.door import TASKS, Door
 from gateway.mcp.resources import add_resources
-from gateway.mcp.results import Json, failure, of_text
+from gateway.mcp.results import Json, failure, text_result
 from gateway.problems import problem_from_error
 
 TASK_AFTER_S = 2.0
@@ -76,7 +76,7 @@ def _no_headers(_tool: str) -> None:
 async def _list_tools(context: Context, params: PaginatedRequestParams | None) -> ListToolsResult:
     door = Door.of(context)
     tools: dict[str, Tool] = {name: one.tool() for name, one in door.reads().items()}
-    tools |= {name: one.tool() for name, one in (await callables(door)).items()}
+    tools |= {name: one.tool() for name, one in (await list_callable_tools(door)).items()}
     after = params.cursor if params else None
     names = sorted(name for name in tools if after is None or name > after)
     page = names[:PAGE]
@@ -111,7 +111,7 @@ async def _called(context: Context, params: CallToolRequestParams) -> Json:
     tool = await find_callable(door, params.name)
     if tool is None:
         raise MCPError(INVALID_PARAMS, f"no tool {params.name[:200]}: tools/list names them")
-    call = await begin(door, tool, arguments, dict(context.meta or {}), context.request_id)
+    call = await begin_or_continue_call(door, tool, arguments, dict(context.meta or {}), context.request_id)
     async with _cancelling(door, call):
         return await _answered(context, door, call)
 
@@ -124,28 +124,28 @@ async def _answered(context: Context, door: Door, call: Call) -> Json:
     admission = call_access_check(door, call)
     while True:
         left_s = started + limit_s - loop.time()
-        work = await look(door, call, max(0.0, min(left_s, PROGRESS_EVERY_S)), admission)
+        work = await wait_for_call(door, call, max(0.0, min(left_s, PROGRESS_EVERY_S)), admission)
         if is_over(work):
             await note_answered(door, call)
-            return result_of(work)
+            return call_tool_result(work)
         if left_s <= 0 or door.services.stopping.is_set():
             break
-        why, _ = await waits_for(door, call)
+        why, _ = await describe_what_call_waits_for(door, call)
         await context.session.report_progress(loop.time() - started, message=why)
     if door.takes_tasks:
         await note_answered(door, call)
-        return await tasks.created(door, call, work)
+        return await tasks.task_created_result(door, call, work)
     return await _to_repeat(door, call)
 
 
 async def _to_repeat(door: Door, call: Call) -> Json:
     await note_to_repeat(door, call)
-    why, data = await waits_for(door, call)
+    why, data = await describe_what_call_waits_for(door, call)
     text = (
         f"Waiting. {why} Call again with the same arguments: the call is continued, not repeated, and its answer is "
         f"kept for {ANSWERS_KEPT}."
     )
-    return of_text(text, data)
+    return text_result(text, data)
 
 
 @asynccontextmanager

@@ -10,8 +10,8 @@ from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp_types import INVALID_PARAMS, METHOD_NOT_FOUND, MISSING_REQUIRED_CLIENT_CAPABILITY, RequestParams
 
-from gateway.mcp.answers import result_of, waits_for
-from gateway.mcp.calls import Call, cancel, find_call_by_id, is_over, look
+from gateway.mcp.answers import call_tool_result, describe_what_call_waits_for
+from gateway.mcp.calls import Call, cancel, find_call_by_id, is_over, wait_for_call
 from gateway.mcp.door import TASKS, Door
 from gateway.mcp.results import Json
 from gateway.schemas.pipelines import Task
@@ -34,7 +34,7 @@ def add_methods(server: Server[Any]) -> None:
     server.add_request_handler("tasks/update", TaskParams, _update)
 
 
-async def created(door: Door, call: Call, work: Task | Run) -> Json:
+async def task_created_result(door: Door, call: Call, work: Task | Run) -> Json:
     """Return the `CreateTaskResult` of a call that is stored and not over."""
     return {"resultType": "task", **await _task(door, call, work)}
 
@@ -42,7 +42,7 @@ async def created(door: Door, call: Call, work: Task | Run) -> Json:
 async def _get(context: Context, params: TaskParams) -> Json:
     door = _door(context)
     call = await _call(door, params)
-    return await _task(door, call, await look(door, call))
+    return await _task(door, call, await wait_for_call(door, call))
 
 
 async def _cancel(context: Context, params: TaskParams) -> Json:
@@ -85,8 +85,8 @@ async def _task(door: Door, call: Call, work: Task | Run) -> Json:
         "pollIntervalMs": POLL_MS,
     }
     if not is_over(work):
-        why, _ = await waits_for(door, call)
+        why, _ = await describe_what_call_waits_for(door, call)
         return {**task, "statusMessage": why}
     if work.status == "cancelled":
         return {**task, "status": "cancelled", "statusMessage": "it was cancelled"}
-    return {**task, "status": "completed", "result": result_of(work)}
+    return {**task, "status": "completed", "result": call_tool_result(work)}

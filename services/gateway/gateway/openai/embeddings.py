@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Tag
 from flotilla.contracts.errors import Invalid, NotFound
 from flotilla.knowledge.embedding import Embedder
 from gateway.auth.principal import Principal
-from gateway.embedding_turns import EmbeddingTurns
+from gateway.embedding_turns import EmbeddingQueue
 from gateway.openai.messages import BY_FORM
 from gateway.schemas.common import Text
 
@@ -58,7 +58,7 @@ class Embeddings(BaseModel):
 
 
 async def embeddings_of(
-    turns: EmbeddingTurns, embedder: Embedder | None, caller: Principal, request: EmbeddingsRequest
+    turns: EmbeddingQueue, embedder: Embedder | None, caller: Principal, request: EmbeddingsRequest
 ) -> Embeddings:
     """Return the vectors that are asked for.
 

@@ -10,7 +10,7 @@ from flotilla.contracts.errors import NotFound
 from gateway.auth.principal import EVERYONE
 from gateway.guard import PUBLIC, allow, guarded_router
 from gateway.mcp.door import Door
-from gateway.mcp.exchange import Endpoint, Exchange, check_addresses
+from gateway.mcp.exchange import Exchange, McpEndpoint, check_addresses
 from gateway.mcp.server import cancel_request
 from gateway.names import EVENT_STREAM_MEDIA_TYPE
 from gateway.problems import Unauthenticated
@@ -62,7 +62,7 @@ async def exchange_message(services: Wired, caller: Caller, request: Request, bo
     if body.method == _CANCELLED:  # not the SDK's: it ends its work on a notification with the request
         await cancel_request(Door(services, request, caller), body.params.get("requestId"))
         return Response(status_code=202)
-    endpoint: Endpoint = request.app.state.mcp
+    endpoint: McpEndpoint = request.app.state.mcp
     return Exchange(endpoint.manager, await request.body(), body.method)
 
 

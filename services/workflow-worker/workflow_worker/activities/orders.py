@@ -29,8 +29,8 @@ from workflow_worker.activities.signatures.orders import (
     SEND_REJECTION_NOTIFICATION,
     VERIFY_IDENTITY,
     Confirmation,
-    OrderKey,
     OrderRecord,
+    OrderReference,
     OrderStep,
     Rejection,
 )
@@ -291,7 +291,7 @@ async def _verify(connection: Connection, step: OrderStep, status: str) -> bool:
     return added is not None
 
 
-async def _check_grounds(connection: Connection, key: OrderKey) -> None:
+async def _check_grounds(connection: Connection, key: OrderReference) -> None:
     grounds = await connection.fetchrow(_GROUNDS, key.tenant_id, key.order_id)
     if grounds is None or not grounds["reserved"]:
         raise _final("NotReserved", f"order {key.order_id}: its amount is not reserved")
@@ -299,7 +299,7 @@ async def _check_grounds(connection: Connection, key: OrderKey) -> None:
         raise _final("NotVerified", f"order {key.order_id}: its customer's identity is not verified")
 
 
-async def _move(connection: Connection, key: OrderKey, before: str, after: str, sign: int) -> None:
+async def _move(connection: Connection, key: OrderReference, before: str, after: str, sign: int) -> None:
     """Move the order's money between held and spent."""
     for row in await connection.fetch(_HELD, key.tenant_id, key.order_id, before):
         await connection.execute(_SET_RESERVATION, key.tenant_id, row["reservation_id"], after)

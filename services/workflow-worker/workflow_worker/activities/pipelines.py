@@ -15,7 +15,7 @@ from workflow_worker.activities.signatures.pipelines import (
     FINISH_PIPELINE,
     BegunPipeline,
     FinishedPipeline,
-    PipelineKey,
+    PipelineReference,
 )
 from workflow_worker.delegates import load_agent_time_limits
 from workflow_worker.routes import routed_versions
@@ -50,7 +50,7 @@ class PipelineActivities:
         self._pool = pool
 
     @activity.defn(name=BEGIN_PIPELINE)
-    async def begin_pipeline(self, key: PipelineKey) -> BegunPipeline:
+    async def begin_pipeline(self, key: PipelineReference) -> BegunPipeline:
         """Mark the pipeline as running. Idempotency key: (tenant, task id)."""
         async with tenant_transaction(self._pool, key.tenant_id) as connection:
             await connection.execute(_BEGIN, key.tenant_id, key.task_id)
@@ -63,12 +63,12 @@ class PipelineActivities:
         await self._finish(finished.key, finished.status, finished.error or ended)
 
     async def close_lost_pipeline(
-        self, key: PipelineKey, ended: WorkflowExecutionStatus | None, why: ErrorRaised
+        self, key: PipelineReference, ended: WorkflowExecutionStatus | None, why: ErrorRaised
     ) -> None:
         """End the row of a pipeline whose workflow is over."""
         await self._finish(key, _STATUSES.get(ended, "error"), why)
 
-    async def _finish(self, key: PipelineKey, status: RunStatus, error: ErrorRaised) -> None:
+    async def _finish(self, key: PipelineReference, status: RunStatus, error: ErrorRaised) -> None:
         details: dict[str, JsonValue] = {"task_id": key.task_id, "status": status}
         if status != "success":
             details["error"] = {"type": error.type, "message": error.message}

@@ -178,9 +178,9 @@ class OrderProcessingSaga:
         order = self._order
         return call.OrderStep(key=self._key(), step_id=f"{step}:{order.order_id}", order=order)
 
-    def _key(self) -> "call.OrderKey":
+    def _key(self) -> "call.OrderReference":
         order = self._order
-        return call.OrderKey(tenant_id=order.tenant_id, order_id=order.order_id, session_id=order.session_id)
+        return call.OrderReference(tenant_id=order.tenant_id, order_id=order.order_id, session_id=order.session_id)
 
     def _state(self) -> OrderState:
         return OrderState(

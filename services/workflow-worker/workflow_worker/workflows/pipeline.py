@@ -41,7 +41,7 @@ class PipelineWorkflow:
         """
         if not request.task_id:
             request = replace(request, task_id=workflow.info().workflow_id.removeprefix(task_workflow_id("")))
-        key = call.PipelineKey(tenant_id=request.tenant_id, task_id=request.task_id)
+        key = call.PipelineReference(tenant_id=request.tenant_id, task_id=request.task_id)
 
         async def complete(outcome: TaskOutcome) -> TaskOutcome:
             await _finish(key, "success")
@@ -52,14 +52,14 @@ class PipelineWorkflow:
 
         return await run_to_completion(self._work(request, key), complete, close)
 
-    async def _work(self, request: PipelineRequest, key: "call.PipelineKey") -> TaskOutcome:
+    async def _work(self, request: PipelineRequest, key: "call.PipelineReference") -> TaskOutcome:
         if not request.steps:
             raise ApplicationError("a pipeline needs at least one step", type="ValueError", non_retryable=True)
         begun = await _begin(key) if workflow.patched(KEEPS_ITS_ROW) else None
         return await delegate(_first_task(request), limits_s=begun.limits_s if begun else {})
 
 
-async def _begin(key: "call.PipelineKey") -> "call.BegunPipeline | None":
+async def _begin(key: "call.PipelineReference") -> "call.BegunPipeline | None":
     """None where the history is from before `begin_pipeline` gave anything."""
     begun = await workflow.execute_local_activity(
         call.BEGIN_PIPELINE,
@@ -76,7 +76,7 @@ def _error_of(trouble: Trouble) -> ErrorRaised:
     return ErrorRaised(type=trouble.type, message=trouble.message, where="pipeline", retryable=trouble.retryable)
 
 
-async def _finish(key: "call.PipelineKey", status: RunStatus, error: ErrorRaised | None = None) -> None:
+async def _finish(key: "call.PipelineReference", status: RunStatus, error: ErrorRaised | None = None) -> None:
     if not workflow.patched(KEEPS_ITS_ROW):
         return
     await workflow.execute_activity(

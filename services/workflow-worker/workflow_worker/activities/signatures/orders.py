@@ -17,7 +17,7 @@ RECORD_ORDER = "record_order"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OrderKey:
+class OrderReference:
     """Which order, and in whose session its events stand."""
 
     tenant_id: str
@@ -29,7 +29,7 @@ class OrderKey:
 class OrderStep:
     """One step of an order's saga, or its compensation. `step_id` is the idempotency key of both."""
 
-    key: OrderKey
+    key: OrderReference
     step_id: str
     order: OrderRequest
 
@@ -45,7 +45,7 @@ class Confirmation:
 class Rejection:
     """The message to the customer of a rejected order."""
 
-    key: OrderKey
+    key: OrderReference
     reason: str
 
 
@@ -53,7 +53,7 @@ class Rejection:
 class OrderRecord:
     """The order's row as it now is, and what changed. `version` grows with each change."""
 
-    key: OrderKey
+    key: OrderReference
     version: int
     state: OrderState
     change: str

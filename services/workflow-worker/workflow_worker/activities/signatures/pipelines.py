@@ -18,7 +18,7 @@ class BegunPipeline:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PipelineKey:
+class PipelineReference:
     """Which pipeline."""
 
     tenant_id: str
@@ -29,7 +29,7 @@ class PipelineKey:
 class FinishedPipeline:
     """How a pipeline ended."""
 
-    key: PipelineKey
+    key: PipelineReference
     status: RunStatus
     error: ErrorRaised | None = None
     """Why there is no result; None from a worker of before this was kept."""

@@ -21,7 +21,7 @@ class StoredModel:
 
     async def complete(self, request: CompletionRequest, on_token: OnToken) -> Completion:
         """The stored answer, or the model's after it is stored."""
-        with self._occurrences.next_number(self._calls.hash_of_request(request)) as number:
+        with self._occurrences.next_number(self._calls.stored_call_hash(request)) as number:
             return await self._calls.complete(self._key(number), request, on_token)
 
     def _key(self, number: int) -> StoredCallKey:

@@ -20,7 +20,7 @@ from flotilla.llm.model import (
     ToolSpec,
 )
 from flotilla.llm.money import MoneyBudget, MoneyBudgetSpent, MoneyLimits, create_money_budget
-from flotilla.llm.request_hash import hash_request
+from flotilla.llm.request_hash import hash_completion_request
 from flotilla.llm.stored_calls import StoredModelCalls
 
 __all__ = [
@@ -52,6 +52,6 @@ __all__ = [
     "compute_confidence",
     "create_model",
     "create_money_budget",
-    "hash_request",
+    "hash_completion_request",
     "open_models",
 ]

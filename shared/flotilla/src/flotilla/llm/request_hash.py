@@ -12,7 +12,7 @@ from typing import Any
 from flotilla.llm.model import CompletionRequest
 
 
-def hash_request(model: str, request: CompletionRequest) -> bytes:
+def hash_completion_request(model: str, request: CompletionRequest) -> bytes:
     """SHA-256 over the model's name and everything that decides the answer."""
     asked = _canonical(request)
     asked = {"body": asked["body"]} if "body" in asked else asked

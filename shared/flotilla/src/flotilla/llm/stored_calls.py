@@ -30,7 +30,7 @@ from flotilla.llm.model import (
 )
 from flotilla.llm.money import ChargedTokens, MoneyBudget, MoneyBudgetSpent, MoneyHeld, sum_charges
 from flotilla.llm.observed import complete_observed
-from flotilla.llm.request_hash import hash_request
+from flotilla.llm.request_hash import hash_completion_request
 from flotilla.llm.storable_calls import escape_unsendable, escape_unstorable
 from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
 from flotilla.postgres.claims import CLAIM_S, keep_claim_renewed
@@ -86,9 +86,9 @@ class StoredModelCalls:
         """The model that is asked for."""
         return self._model.name
 
-    def hash_of_request(self, request: CompletionRequest) -> bytes:
+    def stored_call_hash(self, request: CompletionRequest) -> bytes:
         """What tells requests apart: equal for two that must get the same answer."""
-        return hash_request(self._model.name, request)
+        return hash_completion_request(self._model.name, request)
 
     async def complete(
         self, key: StoredCallKey, request: CompletionRequest, on_token: OnToken | None = None
@@ -99,7 +99,7 @@ class StoredModelCalls:
             ModelRefused, ModelUnavailable, ModelTimedOut: as `LanguageModel.complete`; failures are not stored.
             TokenBudgetSpent, MoneyBudgetSpent: too little is left, and the model was not asked.
         """
-        call = _Call(key, self.hash_of_request(request), uuid4())
+        call = _Call(key, self.stored_call_hash(request), uuid4())
         give_up_at = time.monotonic() + LONGEST_WAIT_S
         while True:
             try:
