@@ -27,7 +27,7 @@ _COLUMNS = """
 _ROWS = """
 INSERT INTO {table} SELECT 'acme', 's' || s, n, gen_random_uuid(), 'flotilla.session.message.v1',
     timestamptz '2030-01-01' + make_interval(months => (s * {months} / {sessions})::int, mins => n::int),
-    sha256((s || '/' || n)::bytea), convert_to(repeat(md5((s || n)::text), 20), 'UTF8')
+    sha256((s || '/' || n)::bytea), convert_to(repeat(md5(s || chr(47) || n), 20), 'UTF8')
 FROM generate_series(0, {sessions} - 1) AS s, generate_series(1, 20) AS n
 """
 _PAGE = """
