@@ -87,11 +87,11 @@ async def measure(fleet: Fleet, runs: int) -> Measured:
     """Answer `runs` questions, after some that fill the first pages."""
     count = max(1, runs // RUNS_OF_A_SESSION)
     with Stack.attach(fleet.home) as stack:
-        connection = await asyncpg.connect(stack.postgres_dsn("postgres"))
+        connection = await asyncpg.connect(stack.environment(user="postgres")["FLOTILLA_POSTGRES_DSN"])
     total = "SELECT count(*) FROM audit.session_events"
     async with fleet.client() as client:
         await upload(client, "harbour.md", HANDBOOK)
-        await ask(client, [f"warm-{number}" for number in range(8)])
+        await ask(client, [f"warm-{number}" for number in range(4)])
         before, events_before = await sizes(fleet, connection), await connection.fetchval(total)
         await ask(client, [f"capacity-{number}" for number in range(count)])
         after, events_after = await sizes(fleet, connection), await connection.fetchval(total)
