@@ -39,7 +39,10 @@ class Codec(Generic[T]):
         Raises:
             TypeError: it is not a JSON object.
         """
-        plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else msgspec.to_builtins(value)
+        if isinstance(value, BaseModel):
+            plain = value.model_dump(mode="json")
+        else:
+            plain = msgspec.to_builtins(_with_defaults(value))
         if not isinstance(plain, dict):
             raise TypeError(f"{self._where} is a {type(value).__name__}, not an object with fields")
         return plain
@@ -56,6 +59,13 @@ class Codec(Generic[T]):
             return TypeAdapter(self.kind).json_schema()
         except (PydanticSchemaGenerationError, TypeError) as error:
             raise ConfigurationError(f"{self._where}: {self.kind!r} has no JSON schema: {error}") from error
+
+
+def _with_defaults(value: object) -> object:
+    """`value` with the fields that msgspec left to their defaults when it decoded it: it would leave them out again."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return value
 
 
 def _is_subclass(kind: object, parent: type) -> bool:
