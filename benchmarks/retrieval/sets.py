@@ -1,11 +1,11 @@
 """Questions in ordinary words over manuals that Debian ships, in four fields and three languages: recall@k and MRR
 beside bm25s and beside embeddings alone, and the answers of the built-in model: right, declined, how sure.
 
-    python -m benchmarks.retrieval.sets [--half report|tune] [--set git] [--embeddings] [--fit FILE]
-    python -m benchmarks.retrieval.sets --embeddings --fit FILE    what the library ships, and its figures
+    python -m benchmarks.retrieval.sets [--half report|tune] [--set git] [--embeddings MODEL] [--fit FILE]
+    python -m benchmarks.retrieval.sets --embeddings english --fit FILE    what the library ships, and its figures
 
-Manuals are fetched from apt, the embedding model from Maven's repository. Questions are judged by page and by passage
-(`questions/*.tsv`); half of them are there to tune on, the others only for the figures that are reported. `--fit`
+Manuals are fetched from apt, the embedding models from Maven's repository and by pip. Questions are judged by page and
+by passage (`questions/*.tsv`); half of them are there to tune on, the others only for the figures that are reported. `--fit`
 fits the calibration to the tuning half's answers, with and without embeddings, writes it, and judges by it.
 """
 
@@ -25,7 +25,7 @@ from benchmarks.retrieval.judged import Half, Question, read_questions, with_int
 from benchmarks.retrieval.manual import ManualPassage, passages_of
 from benchmarks.retrieval.manuals import MANUALS
 from benchmarks.retrieval.peers import Bm25s
-from benchmarks.retrieval.vectors import Dense, KeptVectors
+from benchmarks.retrieval.vectors import MODELS, Dense, KeptVectors
 from flotilla.answers.calibration import Calibration, shipped_calibration
 from flotilla.answers.fitting import fit
 from flotilla.knowledge import KnowledgeBase
@@ -157,10 +157,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--half", choices=("report", "tune"), default="report")
     parser.add_argument("--set", choices=sorted(MANUALS), action="append")
-    parser.add_argument("--embeddings", action="store_true", help="measure with the built-in embedding model, too")
+    parser.add_argument("--embeddings", choices=sorted(MODELS), help="measure with this built-in model, too")
     parser.add_argument("--fit", type=Path, help="write the calibration of the tuning half's answers")
     arguments = parser.parse_args()
-    embedder = KeptVectors() if arguments.embeddings else None
+    embedder = KeptVectors(arguments.embeddings) if arguments.embeddings else None
     names = arguments.set or sorted(MANUALS)
     comparison = _Comparison(arguments.half, embedder, fits=arguments.fit is not None)
     with stack_for_tests(["postgres"]) as stack:

@@ -1,8 +1,9 @@
-"""The built-in embedding model, with the vectors of former runs kept, and the exact ranking by them alone."""
+"""A built-in embedding model, with the vectors of former runs kept, and the exact ranking by them alone."""
 
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -10,31 +11,50 @@ from benchmarks.retrieval.manual import ManualPassage
 from flotilla.knowledge.embedders import LocalEmbedder
 from flotilla_devstack.embedding_model import ensure_embedding_model
 from flotilla_devstack.folders import cache_dir
+from flotilla_devstack.multilingual_model import ensure_multilingual_model
 
 BATCH = 32
 
 
-class KeptVectors:
-    """An embedder that computes no vector twice, in this run or another."""
+MODELS = {"english": ensure_embedding_model, "multilingual": ensure_multilingual_model}
 
-    def __init__(self) -> None:
-        self._model = LocalEmbedder(ensure_embedding_model())
+
+class KeptVectors:
+    """A built-in model that computes no vector twice, in this run or another."""
+
+    def __init__(self, model: str) -> None:
+        self._model = LocalEmbedder(MODELS[model]())
         self.name = self._model.name
         self._folder = cache_dir() / "manuals" / "vectors" / self.name
         self._folder.mkdir(parents=True, exist_ok=True)
 
+    @property
+    def unrelated_cosine(self) -> float:
+        """The model's cosine of texts that have nothing to do with each other."""
+        return self._model.unrelated_cosine
+
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """Return the vector of each text."""
-        files = [self._folder / hashlib.sha256(text.encode()).hexdigest()[:24] for text in texts]
-        missing = [text for text, file in zip(texts, files, strict=True) if not file.exists()]
-        made = dict(zip(missing, await self._model.embed(missing) if missing else [], strict=True))
-        for text, file in zip(texts, files, strict=True):
-            if text in made:
-                file.write_text(json.dumps([round(value, 6) for value in made[text]]))
-        return [
-            made[text] if text in made else json.loads(file.read_text())
-            for text, file in zip(texts, files, strict=True)
-        ]
+        missing = [text for text in texts if not self._file(text).exists()]
+        for text, vector in zip(missing, await self._model.embed(missing) if missing else [], strict=True):
+            self._keep(text, vector)
+        return [self._kept(text) for text in texts]
+
+    async def embed_question(self, question: str) -> list[float]:
+        """Return the vector of a question."""
+        kept = f"question: {question}"
+        if not self._file(kept).exists():
+            self._keep(kept, await self._model.embed_question(question))
+        return self._kept(kept)
+
+    def _file(self, text: str) -> Path:
+        return self._folder / hashlib.sha256(text.encode()).hexdigest()[:24]
+
+    def _keep(self, text: str, vector: Sequence[float]) -> None:
+        self._file(text).write_text(json.dumps([round(value, 6) for value in vector]))
+
+    def _kept(self, text: str) -> list[float]:
+        return json.loads(self._file(text).read_text())  # type: ignore[no-any-return]
 
 
 class Dense:
@@ -49,7 +69,7 @@ class Dense:
         """The `k` nearest passages."""
         if not self._matrix.size:
             self._matrix = np.array(await self._all())
-        [asked] = await self._embedder.embed([query])
+        asked = await self._embedder.embed_question(query)
         order = np.argsort(-(self._matrix @ np.array(asked)))[:k]
         return [self._passages[number] for number in order]
 
