@@ -39,6 +39,7 @@ ALLOWED = {
     "on_partitions_assigned": "aiokafka's rebalance listener",
     "get_credentials_async": "redis-py, at each connect",
     "intercept_activity": "Temporal's worker interceptor",
+    "with_context": "Temporal's data converter",
     "intra_op_num_threads": "onnxruntime's session options",
     "should_exit": "uvicorn's server",
     "ConsumerRecord": "used in quoted annotations",

@@ -1,7 +1,7 @@
 {{/*
 Files that a service reads: the audit consumer's signing key (a Secret), the public keys that the gateway checks its
 signatures with (a ConfigMap), the worker's key that signs tasks (a Secret) and its public half, which every agent needs (a
-ConfigMap), the approval policy (a ConfigMap) that the gateway and the worker must share; an agent's table of prices and the tool
+ConfigMap), the root keys of encryption (a Secret), the approval policy (a ConfigMap) that the gateway and the worker must share; an agent's table of prices and the tool
 gateway's MCP servers (ConfigMaps).
 */}}
 {{- define "flotilla-service.signingKeySecret" -}}
@@ -35,6 +35,12 @@ gateway's MCP servers (ConfigMaps).
 {{- fail (printf "%s needs the public keys of tickets: set ticketPublicKeys.existingConfigMap (or global.ticketPublicKeys.existingConfigMap for the whole fleet). Its key %s holds the public half of the worker's key in PEM: openssl pkey -pubout" .Chart.Name .Values.ticketPublicKeys.key) -}}
 {{- end -}}
 {{- $map -}}
+{{- end }}
+
+{{/* The root keys of encryption: empty where the fleet does not encrypt. */}}
+{{- define "flotilla-service.encryptionSecret" -}}
+{{- $fleet := ((.Values.global | default dict).encryption | default dict).existingSecret | default "" -}}
+{{- (.Values.encryption | default dict).existingSecret | default $fleet | dict "root" . "text" | include "flotilla-service.named" -}}
 {{- end }}
 
 {{- define "flotilla-service.approvalPolicy" -}}
@@ -72,6 +78,12 @@ gateway's MCP servers (ConfigMaps).
 {{- if hasKey .Values "ticketPublicKeys" }}
 - name: FLOTILLA_TICKET_PUBLIC_KEY_FILE
   value: /etc/flotilla/tickets/{{ .Values.ticketPublicKeys.key }}
+{{- end }}
+{{- if and (hasKey .Values "encryption") (include "flotilla-service.encryptionSecret" .) }}
+- name: FLOTILLA_ENCRYPTION
+  value: "on"
+- name: FLOTILLA_ENCRYPTION_KEY_FILE
+  value: /etc/flotilla/encryption/{{ .Values.encryption.key }}
 {{- end }}
 {{- if hasKey .Values "approvalPolicy" }}
 {{- $policy := include "flotilla-service.approvalPolicy" . | fromYaml }}
@@ -113,6 +125,11 @@ gateway's MCP servers (ConfigMaps).
 {{- if or (hasKey .Values "ticketKey") (hasKey .Values "ticketPublicKeys") }}
 - name: tickets
   mountPath: /etc/flotilla/tickets
+  readOnly: true
+{{- end }}
+{{- if and (hasKey .Values "encryption") (include "flotilla-service.encryptionSecret" .) }}
+- name: encryption
+  mountPath: /etc/flotilla/encryption
   readOnly: true
 {{- end }}
 {{- if hasKey .Values "approvalPolicy" }}
@@ -162,6 +179,14 @@ gateway's MCP servers (ConfigMaps).
 - name: tickets
   configMap:
     name: {{ include "flotilla-service.ticketPublicKeysConfigMap" . }}
+{{- end }}
+{{- if hasKey .Values "encryption" }}
+{{- with include "flotilla-service.encryptionSecret" . }}
+- name: encryption
+  secret:
+    secretName: {{ . }}
+    defaultMode: 0440
+{{- end }}
 {{- end }}
 {{- if hasKey .Values "approvalPolicy" }}
 {{- with (include "flotilla-service.approvalPolicy" . | fromYaml).existingConfigMap }}

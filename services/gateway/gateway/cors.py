@@ -12,7 +12,7 @@ PREFIX = "/v1/"
 PREFLIGHT_S = 600
 """How long a browser may remember what it was allowed to send; Chromium keeps at most two hours."""
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-_HEADERS = ("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "traceparent")
+_HEADERS = ("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "traceparent", "X-Namespace")
 _EXPOSED = ("Location", "Retry-After")
 
 

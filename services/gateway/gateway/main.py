@@ -18,6 +18,7 @@ from flotilla.kafka.session_log import open_kafka_log
 from flotilla.knowledge import create_knowledge_base
 from flotilla.knowledge.redis_vectors import open_vector_store
 from flotilla.postgres import ITSELF, Pool, SuspendedTenants, acting_as, check_schema, open_service_pool
+from flotilla.postgres.workflow_ciphers import open_workflow_ciphers
 from flotilla.runtime import Job, Runtime, http_server, serve
 from flotilla.runtime.confined import CallLimits, ConfinedProcesses
 from flotilla.runtime.http_limits import HttpLimits
@@ -121,7 +122,7 @@ async def _services(
         pool=pool,
         tenants=SuspendedTenants(pool, with_finishing=True),
         redis=redis,
-        temporal=TemporalGateway(settings, settings.task_queue),
+        temporal=TemporalGateway(settings, settings.task_queue, open_workflow_ciphers(settings, pool)),
         kafka_log=await stack.enter_async_context(open_kafka_log(settings)),
         knowledge=knowledge,
         embedding_turns=EmbeddingQueue(),

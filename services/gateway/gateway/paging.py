@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, TypeAlias
 
-import asyncpg
 from fastapi import Query
 
 from flotilla.contracts.errors import Invalid
+from flotilla.encryption import Row
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 1000
@@ -65,9 +65,7 @@ def read_time_cursor(cursor: str | None) -> tuple[datetime | None, str | None]:
     return created_at, position[1]
 
 
-def next_time_cursor(
-    rows: Sequence[asyncpg.Record], limit: int, id_name: str, time_name: str = "created_at"
-) -> str | None:
+def next_time_cursor(rows: Sequence[Row], limit: int, id_name: str, time_name: str = "created_at") -> str | None:
     """Where the next page begins; None when this one is not full."""
     if len(rows) < limit:
         return None

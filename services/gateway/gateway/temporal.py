@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
+from temporalio.api.failure.v1 import Failure
 from temporalio.client import Client, WorkflowExecutionDescription, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.contrib.opentelemetry import TracingInterceptor
@@ -13,8 +14,12 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from flotilla.config import TemporalSettings
-from flotilla.contracts.errors import Invalid, NotFound, RetryLater
+from flotilla.contracts.envelope import from_json
+from flotilla.contracts.errors import Invalid, NotFound, RetryLater, SessionErased, UnreadablePayload
+from flotilla.encryption import ERASED, UNREADABLE
+from flotilla.postgres.workflow_ciphers import WorkflowCiphers
 from flotilla.temporal import TASK_TIMEOUT, check_temporal, is_permanent_error, temporal_connection_options
+from flotilla.temporal_codec import is_encrypted, opened_payload
 
 RPC_TIMEOUT = timedelta(seconds=3)
 RETRY_CONNECT_S = 1.0
@@ -35,8 +40,10 @@ class WorkflowStart:
 class TemporalGateway:
     """What the gateway asks of Temporal. Every call ends within a few seconds."""
 
-    def __init__(self, settings: TemporalSettings, task_queue: str) -> None:
+    def __init__(self, settings: TemporalSettings, task_queue: str, ciphers: WorkflowCiphers | None = None) -> None:
         self._settings = settings
+        self.ciphers = ciphers
+        """What encrypts Temporal's payloads; None where this process has no root key."""
         self.task_queue = task_queue
         """Where the built-in workflows' workers are."""
         self._client: Client | None = None
@@ -110,6 +117,23 @@ class TemporalGateway:
         """A handle; see `client`."""
         return (await self.client()).get_workflow_handle(workflow_id)
 
+    async def failure_message(self, failure: Failure) -> str:
+        """What a failure in a workflow's history says, or a mark where that can't be read."""
+        source = failure.cause if failure.cause.message else failure
+        if not source.HasField("encoded_attributes"):
+            return source.message
+        payload = source.encoded_attributes
+        try:
+            if is_encrypted(payload):
+                if self.ciphers is None:
+                    return UNREADABLE
+                payload = await opened_payload(self.ciphers, payload)
+        except SessionErased:
+            return ERASED
+        except UnreadablePayload:
+            return UNREADABLE
+        return str(from_json(payload.data, dict).get("message", ""))
+
     async def check_ready(self) -> None:
         """Raises RetryLater until Temporal answers and has the namespace."""
         await check_temporal(await self.client(), self._settings.temporal_address)
@@ -138,7 +162,7 @@ class TemporalGateway:
             async with asyncio.timeout(RPC_TIMEOUT.total_seconds()):
                 return await Client.connect(
                     self._settings.temporal_address,
-                    **temporal_connection_options(self._settings),
+                    **temporal_connection_options(self._settings, self.ciphers),
                     interceptors=[TracingInterceptor()],
                 )
         except (RPCError, RuntimeError, TimeoutError) as error:

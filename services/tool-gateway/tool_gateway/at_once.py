@@ -26,7 +26,9 @@ from flotilla.contracts.ids import new_id
 from flotilla.contracts.mcp import MCP_AGENT, McpCallAtOnce, McpResult
 from flotilla.contracts.tasks import AgentTask
 from flotilla.contracts.values import to_storable, with_escaped_places
-from flotilla.postgres import Pool, TaskProof, acting_for_task, retry_later_if_unavailable
+from flotilla.encryption import sealed_columns
+from flotilla.encryption.tables import TOOL_CALLS
+from flotilla.postgres import Pool, TaskProof, acting_for_task, retry_later_if_unavailable, session_cipher
 from flotilla.postgres.claims import CLAIM_S
 from flotilla.runtime.confined import FunctionRunner
 from tool_gateway.connections import ServerConnections
@@ -174,7 +176,14 @@ class _CallStore(PostgresToolCalls):
         """
         asked, server_and_tool = self._asked, call.tool.partition(".")[::2]
         shown = to_json(with_escaped_places(tool_call_data(call, call_id, MCP_AGENT))).decode()
+        task = self._opened
         with retry_later_if_unavailable():
+            # The call's own task is not there yet: what opens the key is the secret of the one that asks.
+            proof = TaskProof(task_id=asked.task_id, attempt=asked.attempt, secret=asked.secret)
+            with acting_for_task(proof):
+                async with self._own_pool.acquire() as connection:
+                    cipher = await session_cipher(connection, task.tenant_id, task.session_id)
+            stored = sealed_columns(cipher, TOOL_CALLS, call_id, {"called": shown})
             begun = await self._own_pool.fetchval(
                 _BEGIN,
                 asked.tenant_id,
@@ -187,7 +196,7 @@ class _CallStore(PostgresToolCalls):
                 sha256((self._opened.secret or "").encode()).digest(),
                 call.args_hash,
                 call_id,
-                shown,
+                stored["called"],
                 CLAIM_S,
             )
         if not begun:

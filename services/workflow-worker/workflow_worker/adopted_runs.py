@@ -14,9 +14,10 @@ from flotilla.contracts.identity import LOCAL_ISSUER, parse_identity_name, user_
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import QUESTION, TokenPayer, run_workflow_id, workflow_source
 from flotilla.contracts.requests import ACTIVE_RUN_STATUSES, RAGRequest, WorkflowRequest
+from flotilla.encryption.tables import RUNS
 from flotilla.eventstore.sessions import TENANTS, SessionAccess, ensure_session, get_session, kind_for, load_access
 from flotilla.outbox import append
-from flotilla.postgres import Connection
+from flotilla.postgres import Connection, seal_columns
 from flotilla.postgres.open_work import count_open_work
 from flotilla.workflows.calls.runs import RUN_CLOSED
 
@@ -187,6 +188,15 @@ async def _add(
     else:
         events = run_opening_events(request, source, through=maker.through)
     appended = await append(connection, request.tenant_id, request.session_id, events)
+    stored = await seal_columns(
+        connection,
+        request.tenant_id,
+        request.session_id,
+        RUNS,
+        request.run_id,
+        query=query,
+        request=to_json(request).decode(),
+    )
     live_key: str = await connection.fetchval(
         _ADD,
         request.tenant_id,
@@ -194,8 +204,8 @@ async def _add(
         request.session_id,
         request.user_id,
         workflow_id,
-        query,
-        to_json(request).decode(),
+        stored["query"],
+        stored["request"],
         workflow,
         appended.first_seq,
         "queued" if waits else "running",

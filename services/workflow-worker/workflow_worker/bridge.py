@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import structlog
 from temporalio.client import AsyncActivityCancelledError, AsyncActivityHandle, Client
+from temporalio.converter import ActivitySerializationContext
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -123,8 +124,20 @@ class ReplyBridge:
                 await _end_with(waiting, settled, error)
 
     def _activity(self, address: ReplyAddress) -> AsyncActivityHandle:
-        return self._client.get_async_activity_handle(
+        handle = self._client.get_async_activity_handle(
             workflow_id=address.workflow_id, run_id=address.workflow_run_id, activity_id=address.activity_id
+        )
+        # Says whose key encrypts the answer.
+        return handle.with_context(
+            ActivitySerializationContext(
+                namespace=self._client.namespace,
+                workflow_id=address.workflow_id,
+                workflow_type=None,
+                activity_id=address.activity_id,
+                activity_type=None,
+                activity_task_queue=None,
+                is_local=False,
+            )
         )
 
 

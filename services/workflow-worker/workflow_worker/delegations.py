@@ -5,9 +5,11 @@ with its ticket; nothing that a reply says takes their place.
 """
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import sha256
+from typing import Any
 
 import asyncpg
 
@@ -29,7 +31,9 @@ from flotilla.contracts.tasks import (
     next_hop_id,
     root_task_id,
 )
-from flotilla.postgres import Connection, Pool
+from flotilla.encryption import is_wrapped
+from flotilla.encryption.tables import AGENT_TASKS
+from flotilla.postgres import Connection, Pool, open_rows
 from flotilla.telemetry import current_traceparent
 from workflow_worker.delegates import Delegates
 from workflow_worker.recent_hops import RecentHops
@@ -97,12 +101,17 @@ class Hop:
     """The hop of a slip that is to be done, and what is stored of it: nothing, an earlier try, or an answer."""
 
     task: AgentTask
-    stored: asyncpg.Record | None
+    stored: Mapping[str, Any] | None
+    """Decrypted."""
 
 
 async def find_next_open_hop(connection: Connection, task: AgentTask) -> Hop:
     """The first hop from `task` on without a stored result; the last one, with its answer, when all are done."""
-    stored = {row["task_id"]: row for row in await connection.fetch(_ANSWERS, task.tenant_id, _ids_from(task))}
+    found = await connection.fetch(_ANSWERS, task.tenant_id, _ids_from(task))
+    opened = await open_rows(
+        connection, task.tenant_id, AGENT_TASKS, [{**row, "session_id": task.session_id} for row in found]
+    )
+    stored = {row["task_id"]: row for row in opened}
     while (row := stored.get(task.task_id)) is not None and row["status"] == "done" and task.slip:
         task = next_hop_task(task, row["result"])
     return Hop(task, row)
@@ -117,9 +126,11 @@ def _ids_from(task: AgentTask) -> list[str]:
 
 
 def next_hop_task(task: AgentTask, result: str) -> AgentTask:
-    """The task for the next agent of the slip over `result` (JSON text), by reference where it is large."""
+    """The task for the next agent of the slip over `result` (JSON text), by reference where it is large, or the task's
+    input is encrypted."""
     body = result.encode()
-    return next_hop(task, from_json(body, dict), by_reference=len(body) > MAX_INLINE_RESULT_BYTES)
+    by_reference = len(body) > MAX_INLINE_RESULT_BYTES or is_wrapped(task.input)
+    return next_hop(task, from_json(body, dict), by_reference=by_reference)
 
 
 async def open_first_hop(

@@ -17,6 +17,7 @@ from flotilla.contracts.requests import (
     read_run_request,
 )
 from flotilla.contracts.session_events import ErrorRaised
+from flotilla.encryption.tables import ACTIONS, ORDERS, PIPELINES, RUNS
 from flotilla.postgres import Pool, retry_later_if_unavailable
 from flotilla.telemetry import metrics
 from flotilla.workflows.calls.delegation import EndedTask
@@ -110,10 +111,10 @@ def reconciled_kinds(
         await pipelines.close_lost_pipeline(key, ended.status, _why(ended))
 
     return {
-        "run": Kind(_run, close_run),
-        "action": Kind(_reads(APPROVAL_WORKFLOW, ActionRequest), close_action),
-        "order": Kind(_reads(ORDER_WORKFLOW, OrderRequest), close_order),
-        "task": Kind(_reads(PIPELINE_WORKFLOW, PipelineRequest), close_task),
+        "run": Kind(_run, close_run, RUNS),
+        "action": Kind(_reads(APPROVAL_WORKFLOW, ActionRequest), close_action, ACTIONS),
+        "order": Kind(_reads(ORDER_WORKFLOW, OrderRequest), close_order, ORDERS),
+        "task": Kind(_reads(PIPELINE_WORKFLOW, PipelineRequest), close_task, PIPELINES),
     }
 
 

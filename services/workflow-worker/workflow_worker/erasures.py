@@ -4,6 +4,8 @@ The key is destroyed when this begins. Every step is a transaction or can be rep
 worker is killed in between.
 """
 
+from datetime import timedelta
+
 import asyncpg
 import structlog
 
@@ -31,10 +33,14 @@ _END_QUEUED = """
 UPDATE flotilla.runs SET status = 'cancelled', finished_at = now()
 WHERE tenant_id = $1 AND session_id = $2 AND status = 'queued' RETURNING run_id
 """
+# A workflow whose history can't be read any more can't follow a request to end.
 _ACTIVE = """
-SELECT run_id, workflow_id FROM flotilla.runs
-WHERE tenant_id = $1 AND session_id = $2 AND status IN ('pending', 'running', 'interrupted')
+SELECT r.run_id, r.workflow_id, e.confirmed_at < now() - $4::interval AS is_stuck
+FROM flotilla.runs AS r JOIN flotilla.erasures AS e ON e.tenant_id = $1 AND e.erasure_id = $3
+WHERE r.tenant_id = $1 AND r.session_id = $2 AND r.status IN ('pending', 'running', 'interrupted')
 """
+PATIENCE = timedelta(seconds=30)
+"""How long the runs of an erased person have to end by themselves: as long as caches may hold the key."""
 _DONE = """
 UPDATE flotilla.erasure_sessions SET done_at = now() WHERE tenant_id = $1 AND erasure_id = $2 AND session_id = $3
 """
@@ -75,11 +81,15 @@ class ErasureDuty:
         async with tenant_transaction(self._pool, tenant_id) as connection:
             if await connection.fetchval(_LOCK, tenant_id, erasure_id, session_id):
                 await _record(connection, tenant_id, erasure_id, session_id)
-            active = await connection.fetch(_ACTIVE, tenant_id, session_id)
+            active = await connection.fetch(_ACTIVE, tenant_id, session_id, erasure_id, PATIENCE)
             if not active:
                 await connection.execute(_DONE, tenant_id, erasure_id, session_id)
         for run in active:
-            await self._queue.cancel_run(RunKey(tenant_id=tenant_id, run_id=run["run_id"]), run["workflow_id"])
+            key = RunKey(tenant_id=tenant_id, run_id=run["run_id"])
+            if run["is_stuck"]:
+                await self._queue.terminate_run(key, run["workflow_id"])
+            else:
+                await self._queue.cancel_run(key, run["workflow_id"])
 
     async def _finish(self, tenant_id: str, erasure_id: str) -> None:
         async with tenant_transaction(self._pool, tenant_id) as connection:

@@ -18,8 +18,9 @@ from flotilla.contracts.session_events import (
 )
 from flotilla.contracts.tasks import AgentReply
 from flotilla.contracts.values import ESCAPED
+from flotilla.encryption.tables import AGENT_TASKS
 from flotilla.outbox import append
-from flotilla.postgres import Connection
+from flotilla.postgres import Connection, seal_columns
 from flotilla.telemetry.metrics import REPLIES_REFUSED
 
 log = structlog.get_logger(__name__)
@@ -52,14 +53,17 @@ async def store_reply(connection: Connection, agent: str, reply: AgentReply, *, 
 
 
 async def _store(connection: Connection, reply: AgentReply) -> bool:
-    status: str = await connection.execute(
-        _STORE,
+    stored = await seal_columns(
+        connection,
         reply.tenant_id,
+        reply.session_id,
+        AGENT_TASKS,
         reply.task_id,
-        reply.status,
-        to_json(reply.result).decode() if reply.result is not None else None,
-        to_json(reply.failure).decode() if reply.failure is not None else None,
-        reply.attempt,
+        result=to_json(reply.result).decode() if reply.result is not None else None,
+        failure=to_json(reply.failure).decode() if reply.failure is not None else None,
+    )
+    status: str = await connection.execute(
+        _STORE, reply.tenant_id, reply.task_id, reply.status, stored["result"], stored["failure"], reply.attempt
     )
     return status == "UPDATE 1"
 

@@ -23,6 +23,7 @@ from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.names import BRIDGE_GROUP, REDRIVES_STREAM, REPLIES_STREAM, reply_stream
 from flotilla.llm import ExtractiveModel, create_model
 from flotilla.postgres import Pool, check_schema, open_service_pool
+from flotilla.postgres.workflow_ciphers import open_workflow_ciphers
 from flotilla.runtime import Job, Runtime, serve
 from flotilla.votes.roots import VoteRoots, read_vote_roots
 from flotilla.workflows.declaration import DeclaredWorkflow
@@ -85,7 +86,9 @@ async def run(settings: Settings, runtime: Runtime) -> None:
             )
         )
         temporal = TemporalConnection(
-            settings, create_sdk_runtime(settings.metrics_host, settings.temporal_metrics_port)
+            settings,
+            create_sdk_runtime(settings.metrics_host, settings.temporal_metrics_port),
+            open_workflow_ciphers(settings, pool),
         )
         runtime.health.add_check("postgres", lambda: check_schema(pool))
         runtime.health.add_check("redis", lambda: check_redis(redis))

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import httpx
@@ -18,7 +20,9 @@ from flotilla.contracts.errors import FlotillaError, NotFound
 from flotilla.contracts.ids import Clock, new_id, utc_now
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.notices import NoticeKind, Notify
-from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
+from flotilla.encryption import is_readable, sealed_columns
+from flotilla.encryption.tables import NOTICES, RUNS
+from flotilla.postgres import AWAY, Connection, Pool, open_row, open_stored_row, tenant_transaction, writing_cipher
 from flotilla.runtime.stopping import sleep_or_stop
 from workflow_worker.webhook_signatures import decode_webhook_secret, sign_webhook
 
@@ -33,8 +37,8 @@ POLL_S = 0.5
 MAX_ERROR_CHARS = 500
 _TAKE = "SELECT * FROM flotilla.take_run_notices($1, $2, $3, $4)"
 _RECEIVER = """
-SELECT coalesce(r.notify, t.notify) AS notify, r.session_id, r.workflow, r.user_id, r.metadata, r.status,
-    r.error ->> 'type' AS error_type, r.error ->> 'message' AS error_message,
+SELECT coalesce(r.notify, t.notify) AS notify, r.run_id, r.session_id, r.workflow, r.user_id, r.metadata, r.status,
+    r.error,
     EXISTS (SELECT FROM flotilla.approvals AS a
             WHERE a.tenant_id = $1 AND a.run_id = $2 AND a.status = 'pending') AS decisions,
     EXISTS (SELECT FROM flotilla.questions AS q
@@ -68,12 +72,17 @@ async def queue_notice(
     now = utc_now()
 
     async def add(url: str, secret_ref: str, document: JsonObject, token: str = "") -> None:
-        place = (tenant_id, run_id, f"msg_{new_id()}", kind)
-        await connection.execute(_ADD, *place, url, secret_ref, to_json(document), token)
+        delivery_id = f"msg_{new_id()}"
+        body = to_json(document)
+        cipher = await writing_cipher(connection, tenant_id, run["session_id"])
+        if cipher is not None and not cipher.is_erased:  # of an erased session it says no more than its row
+            body = sealed_columns(cipher, NOTICES, delivery_id, {"body": body})["body"]
+        await connection.execute(_ADD, tenant_id, run_id, delivery_id, kind, url, secret_ref, body, token)
 
     if run["notify"] is not None:
         receiver = from_json(run["notify"], Notify)
-        data: JsonObject = {**_about(run_id, run), **(about or {})}
+        opened = await open_row(connection, tenant_id, RUNS, run)
+        data: JsonObject = {**_about(run_id, opened), **(about or {})}
         document: JsonObject = {"type": kind, "timestamp": now.isoformat(), "data": data}
         await add(receiver.url, receiver.secret_ref, document)
     if kind == "run.question_asked" and run["status"] != "interrupted":
@@ -90,10 +99,11 @@ def _status_update(run_id: str, run: asyncpg.Record, now: datetime) -> JsonObjec
     return {"statusUpdate": {"taskId": run_id, "contextId": run["session_id"], "status": status}}
 
 
-def _about(run_id: str, run: asyncpg.Record) -> JsonObject:
+def _about(run_id: str, run: Mapping[str, Any]) -> JsonObject:
     """What receivers are notified: enough to look further, nothing of what was said."""
     about: dict[str, object] = {name: run[name] for name in ("session_id", "workflow", "user_id", "status")}
-    error = {"type": run["error_type"], "message": run["error_message"]} if run["error_type"] else None
+    whole = from_json(run["error"], dict) if run["error"] else None
+    error = {name: whole.get(name) for name in ("type", "message")} if whole else None
     return {"run_id": run_id, **about, "metadata": from_json(run["metadata"], dict), "error": error}  # type: ignore[dict-item]
 
 
@@ -165,10 +175,13 @@ class NoticeDelivery:
         except (*AWAY, asyncpg.PostgresError, TimeoutError) as away:
             log.warning("notice_not_noted", delivery_id=row["delivery_id"], error=str(away) or type(away).__name__)
 
-    async def _attempt(self, row: asyncpg.Record) -> tuple[int | None, str | None]:
+    async def _attempt(self, taken: asyncpg.Record) -> tuple[int | None, str | None]:
         """One attempt: the receiver's answer, and what is wrong with it."""
         timestamp = int(self._clock().timestamp())
         try:
+            row = await open_stored_row(self._pool, taken["tenant_id"], NOTICES, taken)
+            if not is_readable(row["body"]):
+                return httpx.codes.GONE, f"nothing is sent: its text is {row['body'].decode()}"
             url = parse_allowed_url(row["url"], self._receivers.hosts, SETTING)
             secret = self._receivers.signing_secret(row["tenant_id"], row["secret_ref"])
             headers = {
@@ -182,7 +195,7 @@ class NoticeDelivery:
                 # Of the answer only its status matters: it is not read, however long it is.
                 async with self._http.stream("POST", url, content=row["body"], headers=headers) as answer:
                     code = answer.status_code
-        except (httpx.HTTPError, FlotillaError, TimeoutError, ValueError) as error:
+        except (httpx.HTTPError, FlotillaError, TimeoutError, ValueError, *AWAY) as error:
             return None, f"{type(error).__name__}: {error}"[:MAX_ERROR_CHARS]
         return code, None if httpx.codes.is_success(code) else f"the receiver answered {code}"
 

@@ -6,15 +6,16 @@ from flotilla.contracts.event_builders import run_finished_event, run_opening_ev
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import workflow_source
 from flotilla.contracts.requests import read_run_request
+from flotilla.encryption.tables import RUNS
 from flotilla.eventstore.sessions import get_session, roll_back_session
 from flotilla.outbox import append
-from flotilla.postgres import Connection
+from flotilla.postgres import Connection, open_row
 from flotilla.telemetry import metrics
 from workflow_worker.notices import queue_notice
 
 # Those that interrupt come before those that are enqueued; `more` says that another one interrupts this one.
 _NEXT = """
-SELECT run_id, user_id, acted_by, if_active, request, workflow, (if_active <> 'enqueue' AND EXISTS (
+SELECT run_id, session_id, user_id, acted_by, if_active, request, workflow, (if_active <> 'enqueue' AND EXISTS (
     SELECT FROM flotilla.runs AS o WHERE o.tenant_id = $1 AND o.session_id = $2 AND o.status = 'queued'
         AND o.if_active <> 'enqueue' AND o.run_id <> r.run_id)) AS more
 FROM flotilla.runs AS r WHERE tenant_id = $1 AND session_id = $2 AND status = 'queued'
@@ -56,7 +57,8 @@ async def _open(connection: Connection, tenant_id: str, session_id: str, row: as
     if row["if_active"] == "rollback":
         by: JsonObject = {"by": row["user_id"], **through, "for_run_id": run_id}
         await _roll_back(connection, tenant_id, session_id, source, by)
-    events = run_opening_events(read_run_request(row["request"]), source, through=through)
+    opened = await open_row(connection, tenant_id, RUNS, row)
+    events = run_opening_events(read_run_request(opened["request"]), source, through=through)
     if row["more"]:
         events.append(run_finished_event(run_id, "cancelled", source))
         metrics.RUNS.labels("cancelled").inc()

@@ -16,8 +16,10 @@ from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
+from flotilla.contracts.envelope import from_json
 from flotilla.contracts.errors import Undecodable
-from flotilla.postgres import Pool
+from flotilla.encryption import SealedTable
+from flotilla.postgres import Pool, open_stored_row
 from flotilla.telemetry import span
 from flotilla.temporal import TASK_TIMEOUT, is_permanent_error
 from flotilla.workflows.calls.delegation import MAX_REASON_CHARS
@@ -61,6 +63,8 @@ class Kind:
     """Reads its stored request; raises Undecodable."""
     close: Callable[[UnfinishedRow, "WorkflowEnd"], Awaitable[None]]
     """Called when its workflow is over and the row is not."""
+    table: SealedTable
+    """Where the row is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,7 @@ class WorkflowReconciler:
         kind = self._kinds[row["kind"]]
         with span("reconcile", kind=SpanKind.PRODUCER, parent=row["traceparent"]):
             try:
-                start = kind.read(row["request"])
+                start = kind.read(await self._request(kind, row))
                 await self._client.start_workflow(
                     start.workflow,
                     start.request,
@@ -123,6 +127,12 @@ class WorkflowReconciler:
                 await self._give_up(_unfinished(row), str(error))
                 return
         log.info("workflow_started", kind=row["kind"], workflow_id=row["workflow_id"])
+
+    async def _request(self, kind: Kind, row: asyncpg.Record) -> str:
+        """What the workflow is started with, as JSON text."""
+        session_id = from_json(row["request"], dict).get("session_id")
+        named = {"request": row["request"], "session_id": session_id, kind.table.key: row["id"]}
+        return str((await open_stored_row(self._pool, row["tenant_id"], kind.table, named))["request"])
 
     async def _give_up(self, row: UnfinishedRow, why: str) -> None:
         """Closes a row whose workflow can't be started, so that the rows after it get their turn."""

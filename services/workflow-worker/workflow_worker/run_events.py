@@ -7,7 +7,8 @@ from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
 from flotilla.contracts.requests import RUN_EVENT_SIGNAL, OutsideEvent
-from flotilla.postgres import Pool, tenant_transaction
+from flotilla.encryption.tables import RUN_EVENTS
+from flotilla.postgres import Pool, open_stored_row, tenant_transaction
 
 _UNDELIVERED = "SELECT * FROM flotilla.undelivered_run_events(interval '5 seconds', 50)"
 _DELIVERED = """
@@ -19,7 +20,8 @@ log = structlog.get_logger(__name__)
 async def deliver_run_events(pool: Pool, client: Client) -> None:
     """Signal what waits, oldest first; what Temporal does not take now waits for the next round."""
     for row in await pool.fetch(_UNDELIVERED):
-        event = OutsideEvent(event_id=row["event_id"], name=row["name"], data=json.loads(row["data"]))
+        opened = await open_stored_row(pool, row["tenant_id"], RUN_EVENTS, row)
+        event = OutsideEvent(event_id=row["event_id"], name=row["name"], data=json.loads(opened["data"]))
         try:
             await client.get_workflow_handle(row["workflow_id"]).signal(RUN_EVENT_SIGNAL, event)
         except RPCError as error:

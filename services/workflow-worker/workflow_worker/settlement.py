@@ -5,9 +5,10 @@ the delegation. That an answer is stored is looked up, never believed.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import asyncpg
 import structlog
@@ -29,7 +30,18 @@ from flotilla.contracts.tasks import (
     next_hop_id,
     root_task_id,
 )
-from flotilla.postgres import UNSTORABLE, Connection, Pool, retry_later_if_unavailable, tenant_transaction
+from flotilla.encryption import is_wrapped
+from flotilla.encryption.tables import AGENT_TASKS
+from flotilla.postgres import (
+    UNSTORABLE,
+    Connection,
+    Pool,
+    open_row,
+    open_stored_row,
+    retry_later_if_unavailable,
+    seal_columns,
+    tenant_transaction,
+)
 from flotilla.telemetry.metrics import REPLIES_REFUSED
 from workflow_worker.delegations import (
     OpenedHop,
@@ -176,16 +188,21 @@ class ReplySettlement:
         delegated = DelegatedTask(*names, row)
         following = None
         if not row["closed"]:
+            if is_wrapped(from_json(row["result"], dict)) and not is_wrapped(delegated.task.input):
+                return None
             following = await forward_slip(self.pool, delegated.task, row["result"], self._signer)
             if following is None:
                 return None
-        return SettledReply(delegated, _answer(row, delegated, reply), following)
+        opened = await open_stored_row(self.pool, reply.tenant_id, AGENT_TASKS, _named(row, delegated))
+        return SettledReply(delegated, _answer(opened, delegated, reply), following)
 
     async def _forward_recent(self, agent: str, reply: AgentReply) -> SettledReply | None:
         """Forward a hop that this process has published; None, with nothing written, if more is to be looked at."""
         names = (reply.tenant_id, reply.task_id, reply.attempt)
         task = self._recent.take(*names)
-        if task is None or reply.result is None or (task.agent, task.session_id) != (agent, reply.session_id):
+        if task is None or reply.result is None or (is_wrapped(reply.result) and not is_wrapped(task.input)):
+            return None
+        if (task.agent, task.session_id) != (agent, reply.session_id):
             return None
         try:
             forwarded = await forward_answered_slip(self.pool, task, reply.result, self._signer)
@@ -195,7 +212,7 @@ class ReplySettlement:
             return None
         row, following = forwarded
         delegated = DelegatedTask(*names, row)
-        return SettledReply(delegated, _answer(row, delegated, reply), following)
+        return SettledReply(delegated, _answer(dict(row), delegated, reply), following)
 
     async def _settle(self, connection: Connection, agent: str, reply: AgentReply, age_s: float) -> SettledReply | None:
         delegated = await _delegated(connection, agent, reply, age_s)
@@ -204,10 +221,13 @@ class ReplySettlement:
             return None
         if reply.status == "progress":
             return SettledReply(delegated)
-        stored: asyncpg.Record | None = delegated.row
+        row: asyncpg.Record | None = delegated.row
         if delegated.is_unanswered and not reply.persisted:
             await store_reply(connection, agent, reply, run_id=delegated.row["run_id"])
-            stored = await connection.fetchrow(_STORED, delegated.tenant_id, delegated.task_id)
+            row = await connection.fetchrow(_STORED, delegated.tenant_id, delegated.task_id)
+        stored = None
+        if row is not None:
+            stored = await open_row(connection, delegated.tenant_id, AGENT_TASKS, _named(row, delegated))
         answer = _answer(stored, delegated, reply)
         if answer is None:  # a try that is over, with nothing stored of it
             REPLIES_REFUSED.labels(agent, "late").inc()
@@ -245,7 +265,15 @@ class ReplySettlement:
                     row = await connection.fetchrow(_DELEGATED, tenant_id, task_id, attempt)
                     if row is None or row["agent"] != agent or row["state"] != "open":
                         return None
-                    await connection.execute(_GIVE_UP, tenant_id, task_id, attempt, to_json(failure).decode())
+                    stored = await seal_columns(
+                        connection,
+                        tenant_id,
+                        row["session_id"],
+                        AGENT_TASKS,
+                        task_id,
+                        failure=to_json(failure).decode(),
+                    )
+                    await connection.execute(_GIVE_UP, tenant_id, task_id, attempt, stored["failure"])
                     await close_hop(connection, tenant_id, task_id, attempt, "dead_lettered")
         except UNSTORABLE:
             return None
@@ -282,7 +310,12 @@ async def _refuse_unknown(connection: Connection, agent: str, reply: AgentReply,
     raise record_refused_reply(agent, reply, "unknown_task", why)
 
 
-def _answer(row: asyncpg.Record | None, delegated: DelegatedTask, reply: AgentReply) -> StoredAnswer | None:
+def _named(row: asyncpg.Record, delegated: DelegatedTask) -> dict[str, Any]:
+    """A stored answer with what its ciphertexts are bound to."""
+    return {**row, "task_id": delegated.task_id, "session_id": delegated.row["session_id"]}
+
+
+def _answer(row: Mapping[str, Any] | None, delegated: DelegatedTask, reply: AgentReply) -> StoredAnswer | None:
     is_answer = row is not None and row["status"] not in (None, "queued")
     if row is not None and is_answer and (row["status"] == "done" or row["attempt"] == delegated.attempt):
         failure = None if row["failure"] is None else from_json(row["failure"], Failure)

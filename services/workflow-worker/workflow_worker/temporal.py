@@ -22,8 +22,9 @@ from temporalio.worker import (
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from flotilla.config import TemporalSettings
-from flotilla.contracts.errors import ConfigurationError, DeadLetter, Forbidden, Invalid, RetryLater
+from flotilla.contracts.errors import ConfigurationError, DeadLetter, Forbidden, Invalid, RetryLater, SessionErased
 from flotilla.postgres import UNSTORABLE
+from flotilla.postgres.workflow_ciphers import WorkflowCiphers
 from flotilla.temporal import check_temporal, temporal_connection_options
 from flotilla.workflows.sandbox import workflow_runner
 from workflow_worker.settings import Settings
@@ -31,15 +32,17 @@ from workflow_worker.settings import Settings
 STICKY_TIMEOUT = timedelta(seconds=1)
 """How long a workflow task waits for the worker that has the workflow in memory: after a kill -9 the default of 10 s
 would hold every run up (12 s became 3 s)."""
-PERMANENT = (DeadLetter, Forbidden, Invalid, *UNSTORABLE)
+PERMANENT = (DeadLetter, Forbidden, Invalid, SessionErased, *UNSTORABLE)
 """What no retry of an activity changes. Not `NotFound`: a row may be on its way."""
 
 
 class TemporalConnection:
     """A client that is made when Temporal first answers, so that a service can start before it."""
 
-    def __init__(self, settings: TemporalSettings, runtime: SdkRuntime) -> None:
+    def __init__(self, settings: TemporalSettings, runtime: SdkRuntime, ciphers: WorkflowCiphers | None = None) -> None:
+        """`ciphers` encrypt what Temporal keeps."""
         self._settings = settings
+        self._ciphers = ciphers
         self._runtime = runtime
         self._client: Client | None = None
         self._connecting = asyncio.Lock()
@@ -72,7 +75,7 @@ class TemporalConnection:
         settings = self._settings
         return await Client.connect(
             settings.temporal_address,
-            **temporal_connection_options(settings),
+            **temporal_connection_options(settings, self._ciphers),
             runtime=self._runtime,
             interceptors=[TracingInterceptor()],
         )

@@ -10,17 +10,19 @@ import asyncpg
 import pytest
 
 from flotilla.audit.admin_log import record_admin_changes
-from flotilla.contracts.errors import Invalid, NotFound
+from flotilla.contracts.errors import Invalid, NotFound, SessionErased
 from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.encryption import KeyFile, Keyring
 from flotilla.encryption.keyring import FORGET_S
 from flotilla.eventstore import AgentEventStore
+from flotilla.eventstore.sessions import ensure_session
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, open_pool, session_cipher, tenant_transaction
 from tests.support.encryption import encrypting_pool
 from tests.support.postgres import Database
 
 DESTROY = "UPDATE flotilla.person_keys SET wrapped_key = NULL, erased_at = now() WHERE person = 'user/flotilla/ada'"
+LOCK = "SELECT FROM flotilla.sessions WHERE tenant_id = 'default' AND session_id = $1 FOR UPDATE"
 COUNTS = """
 SELECT (SELECT count(*) FROM flotilla.tenant_keys), (SELECT count(*) FROM flotilla.person_keys),
     (SELECT count(*) FROM flotilla.session_keys)
@@ -45,6 +47,10 @@ class Asked:
     async def fetchrow(self, query: str, *args: Any) -> Any:
         self.times += 1
         return await self.connection.fetchrow(query, *args)
+
+    async def fetch(self, query: str, *args: Any) -> Any:
+        self.times += 1
+        return await self.connection.fetch(query, *args)
 
     async def execute(self, query: str, *args: Any) -> Any:
         return await self.connection.execute(query, *args)
@@ -263,3 +269,39 @@ async def test_an_event_that_is_too_large_encrypted_is_refused(store: AgentEvent
     with pytest.raises(Invalid, match="900000 are allowed"):
         await store.append("s1", [said("x" * 700_000)])
     assert (await store.session("s1")).head_seq == 0
+
+
+@pytest.mark.parametrize("own", ["[erased]", "flotilla:sealed:1:AAAA"])
+async def test_nobody_writes_what_reads_as_encrypted(store: AgentEventStore, pool: Pool, own: str) -> None:
+    event = AgentStateEvent(kind="state_change", data={"change": "noted", "sealed": own}, source="/test")
+    for each in (store, AgentEventStore(pool)):
+        with pytest.raises(Invalid, match="sealed"):
+            await each.append("s1", [event])
+
+
+async def test_nothing_new_begins_in_an_erased_session(
+    sealing: Pool, store: AgentEventStore, database: Database
+) -> None:
+    await store.append("s1", [said("old")])
+    await as_superuser(database, DESTROY)
+    async with tenant_transaction(sealing, "default") as connection:
+        with pytest.raises(SessionErased, match="use another session"):
+            await ensure_session(connection, "default", "s1", "ada")
+        await ensure_session(connection, "default", "s2", "ada")
+
+
+async def test_two_who_begin_a_session_at_once_do_not_wait_for_each_other(
+    sealing: Pool, store: AgentEventStore, database: Database, key_file: Path
+) -> None:
+    async with encrypting_pool(database, key_file) as other:
+        for number in range(10):
+            session = f"first-{number}"
+            await store.ensure_session(session, f"person-{number}")
+
+            async def locked_first(session: str = session) -> None:
+                async with tenant_transaction(other, "default") as connection:
+                    await connection.execute(LOCK, session)
+                    await append(connection, "default", session, [said("a")])
+
+            await asyncio.gather(locked_first(), store.append(session, [said("b")]))
+            assert sorted(await contents(store, session)) == ["a", "b"]

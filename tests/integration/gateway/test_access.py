@@ -119,6 +119,7 @@ RULES = {
         DELETE /v1/dead-letters/{dead_letter_id}
         POST /v1/dead-letters/{dead_letter_id}/redrive
         POST /v1/dead-letters/redrive
+        POST /v1/temporal/decode
         GET /v1/spend
         POST /v1/documents
         PUT /v1/documents/{document_id}

@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-import asyncpg
 from a2a.types.a2a_pb2 import TaskState
 
 from flotilla.contracts.a2a import AUTH_REQUIRED, DEFAULT_SECRET, INPUT_REQUIRED, TASK_STATES
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import Conflict, Invalid, NotFound
 from flotilla.contracts.names import is_valid_id
-from flotilla.postgres import Connection, tenant_transaction
+from flotilla.encryption.tables import RUNS
+from flotilla.postgres import Connection, open_row, open_rows, tenant_transaction
 from gateway.auth.principal import Principal
 from gateway.runs.askable import RunTarget
 from gateway.runs.cited import with_cited_documents
@@ -85,9 +86,10 @@ async def load_task_run(services: GatewayServices, tenant_id: str, agent: RunTar
     if not is_valid_id(run_id):
         raise run_not_found(run_id)
     async with tenant_transaction(services.pool, tenant_id) as connection:
-        row = await connection.fetchrow(_GET, *_place(tenant_id, agent), run_id)
-    if row is None:
-        raise run_not_found(run_id)
+        found = await connection.fetchrow(_GET, *_place(tenant_id, agent), run_id)
+        if found is None:
+            raise run_not_found(run_id)
+        row = await open_row(connection, tenant_id, RUNS, found)
     [run] = await with_cited_documents(services.knowledge, tenant_id, [run_from_row(row)])
     return run
 
@@ -100,11 +102,11 @@ async def list_task_runs(
     *,
     limit: int,
     before: tuple[datetime | None, str | None],
-) -> tuple[list[asyncpg.Record], list[Run], int]:
+) -> tuple[list[dict[str, Any]], list[Run], int]:
     """Return the rows of a page, their runs, and how many tasks there are, counted up to 10,000."""
     place = (*_place(tenant_id, agent), only.session_id, _states(only.state), only.changed_after)
     async with tenant_transaction(services.pool, tenant_id) as connection:
-        rows = await connection.fetch(_LIST, *place, limit, *before)
+        rows = await open_rows(connection, tenant_id, RUNS, await connection.fetch(_LIST, *place, limit, *before))
         count = await connection.fetchval(_COUNT, *place)
     return rows, await with_cited_documents(services.knowledge, tenant_id, [run_from_row(row) for row in rows]), count
 

@@ -1,8 +1,8 @@
 """What an interrupted task waits for: decisions of people, or answers to questions. Its state says which."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
-import asyncpg
 from a2a.types.a2a_pb2 import Message
 
 from flotilla.contracts.a2a import task_state
@@ -19,7 +19,7 @@ class Waiting:
     """Of one run, as the caller sees it."""
 
     approvals: list[PendingApproval] = field(default_factory=list)
-    questions: list[asyncpg.Record] = field(default_factory=list)
+    questions: list[dict[str, Any]] = field(default_factory=list)
 
     def state(self, run: Run) -> str:
         """Return the name of the task's state."""

@@ -1,11 +1,10 @@
 """The rows of `flotilla.actions` as the gateway reads and writes them."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, cast
-
-import asyncpg
 
 from flotilla.actions.arguments import action_argument_types, canonical_numbers, normalized_args
 from flotilla.approvals.events import action_submitted_event
@@ -15,9 +14,10 @@ from flotilla.contracts.errors import NotFound
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import APPROVAL_WORKFLOW, action_workflow_id
 from flotilla.contracts.requests import ActionRequest
+from flotilla.encryption.tables import ACTIONS
 from flotilla.eventstore.sessions import SessionAccess, ensure_session
 from flotilla.outbox import append
-from flotilla.postgres import Connection, Pool, tenant_transaction
+from flotilla.postgres import Connection, Pool, open_row, open_rows, seal_columns, tenant_transaction
 from flotilla.telemetry import current_traceparent
 from gateway.auth.issuers import key_issuers_of_requester
 from gateway.auth.principal import Principal
@@ -49,7 +49,7 @@ _LIST = f"""
   AND ($4::timestamptz IS NULL OR (a.created_at, a.action_id) < ($4, $5))
 ORDER BY a.created_at DESC, a.action_id DESC LIMIT $3
 """
-_REQUEST = "SELECT request FROM flotilla.actions WHERE tenant_id = $1 AND action_id = $2"
+_REQUEST = "SELECT action_id, session_id, request FROM flotilla.actions WHERE tenant_id = $1 AND action_id = $2"
 _JSON = ("args", "result", "error", "votes")
 
 
@@ -102,6 +102,16 @@ async def _insert(
     connection: Connection, request: ActionRequest, risk_level: str, access: SessionAccess, user_id: str
 ) -> None:
     await ensure_session(connection, request.tenant_id, request.session_id, user_id, access)
+    stored = await seal_columns(
+        connection,
+        request.tenant_id,
+        request.session_id,
+        ACTIONS,
+        request.action_id,
+        description=request.description,
+        args=to_json(request.args).decode(),
+        request=to_json(request).decode(),
+    )
     await connection.execute(
         _ADD,
         request.tenant_id,
@@ -109,11 +119,11 @@ async def _insert(
         request.session_id,
         action_workflow_id(request.action_id),
         request.action,
-        request.description,
-        to_json(request.args).decode(),
+        stored["description"],
+        stored["args"],
         risk_level,
         request.requested_by,
-        to_json(request).decode(),
+        stored["request"],
         current_traceparent(),
     )
     submitted = action_submitted_event(request, risk_level, SOURCE)
@@ -133,20 +143,22 @@ async def get_action(pool: Pool, tenant_id: str, action_id: str) -> Action:
 async def record_action_cancel_request(pool: Pool, action: Action, caller: Principal) -> WorkflowStart:
     """Record who called the action off; return how its workflow is started, in case it never was."""
     async with tenant_transaction(pool, caller.tenant_id) as connection:
-        stored = await connection.fetchval(_REQUEST, caller.tenant_id, action.action_id)
+        row = await connection.fetchrow(_REQUEST, caller.tenant_id, action.action_id)
+        stored = (await open_row(connection, caller.tenant_id, ACTIONS, row or {}))["request"]
         await record_cancel_request(connection, caller, action.session_id, "action", action.action_id)
     return WorkflowStart(APPROVAL_WORKFLOW, action.workflow_id, from_json(stored, ActionRequest))
 
 
 async def list_actions(
     pool: Pool, tenant_id: str, *, status: str | None, limit: int, before: tuple[datetime | None, str | None]
-) -> list[asyncpg.Record]:
+) -> list[dict[str, Any]]:
     """Rows of a page, newest first."""
     async with tenant_transaction(pool, tenant_id) as connection:
-        return await connection.fetch(_LIST, tenant_id, status, limit, *before)
+        rows = await connection.fetch(_LIST, tenant_id, status, limit, *before)
+        return await open_rows(connection, tenant_id, ACTIONS, rows)
 
 
-def action_from_row(row: asyncpg.Record) -> Action:
+def action_from_row(row: Mapping[str, Any]) -> Action:
     """A row as clients see it."""
     parsed: dict[str, Any] = {name: json.loads(row[name]) if row[name] is not None else None for name in _JSON}
     return Action.model_validate({**dict(row), **parsed})
@@ -156,4 +168,4 @@ async def _get(connection: Connection, tenant_id: str, action_id: str) -> Action
     row = await connection.fetchrow(_GET, tenant_id, action_id)
     if row is None:
         raise NotFound(f"no action {action_id}")
-    return action_from_row(row)
+    return action_from_row(await open_row(connection, tenant_id, ACTIONS, row))

@@ -29,8 +29,9 @@ from flotilla.contracts.approvals import (
 from flotilla.contracts.envelope import from_json, to_json
 from flotilla.contracts.errors import Invalid, NotFound, RetryLater
 from flotilla.contracts.json_types import JsonObject
+from flotilla.encryption.tables import DECISIONS
 from flotilla.outbox import append
-from flotilla.postgres import Connection, Pool
+from flotilla.postgres import Connection, Pool, seal_columns
 from flotilla.telemetry.metrics import IMPERSONATIONS_REFUSED
 from gateway.auth.issuers import key_issuers_of_approval, key_issuers_of_subject
 from gateway.governed.actions import normalize_args_if_known
@@ -111,6 +112,15 @@ async def _recorded(
     answered = await connection.fetchval(_ANSWERED, tenant_id, attempt.approval_id, update_id)
     if answered is not None:
         return from_json(answered, DecisionAnswer)
+    stored = await seal_columns(
+        connection,
+        tenant_id,
+        approval.session_id,
+        DECISIONS,
+        attempt.attempt_id,
+        reason=attempt.reason,
+        args=to_json(attempt.args).decode() if attempt.args is not None else None,
+    )
     await connection.execute(
         _ATTEMPT,
         tenant_id,
@@ -120,8 +130,8 @@ async def _recorded(
         attempt.subject,
         attempt.decision,
         attempt.content_hash,
-        attempt.reason,
-        to_json(attempt.args).decode() if attempt.args is not None else None,
+        stored["reason"],
+        stored["args"],
         approval.policy_version,
     )
     event = vote_attempted_event(attempt, approval.policy_version)

@@ -1,10 +1,11 @@
 """The inbox: the rows of `flotilla.approvals`."""
 
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from functools import cache
+from typing import Any
 
-import asyncpg
 from pydantic import TypeAdapter
 
 from flotilla.actions.arguments import action_argument_types
@@ -13,7 +14,8 @@ from flotilla.contracts.approvals import ApprovalRequirement, SignatureRule, can
 from flotilla.contracts.envelope import from_json
 from flotilla.contracts.errors import NotFound
 from flotilla.contracts.json_types import JsonObject
-from flotilla.postgres import Connection, Pool, tenant_transaction
+from flotilla.encryption.tables import APPROVALS
+from flotilla.postgres import Connection, Pool, open_row, open_rows, tenant_transaction
 from gateway.schemas.governed import Approval, Outcome
 
 _COLUMNS = """approval_id, session_id, workflow_id, run_id, task_id, action, description, args, content_hash,
@@ -56,7 +58,7 @@ async def get_approval(connection: Connection, policy: ApprovalPolicy, tenant_id
     row = await connection.fetchrow(_GET, tenant_id, approval_id)
     if row is None:
         raise NotFound(f"no approval {approval_id}")
-    return approval_from_row(row, policy)
+    return approval_from_row(await open_row(connection, tenant_id, APPROVALS, row), policy)
 
 
 async def list_approvals(
@@ -67,11 +69,12 @@ async def list_approvals(
     by_deadline: bool,
     limit: int,
     after: tuple[datetime | None, str | None],
-) -> list[asyncpg.Record]:
+) -> list[dict[str, Any]]:
     """Rows of a page: newest first, or by deadline, earliest first."""
     statement = _BY_DEADLINE if by_deadline else _LIST
     async with tenant_transaction(pool, tenant_id) as connection:
-        return await connection.fetch(statement, tenant_id, status, limit, *after)
+        rows = await connection.fetch(statement, tenant_id, status, limit, *after)
+        return await open_rows(connection, tenant_id, APPROVALS, rows)
 
 
 async def count_pending_approvals(pool: Pool, tenant_id: str) -> int:
@@ -87,7 +90,7 @@ def action_args_schema(action: str) -> JsonObject | None:
     return TypeAdapter(kind).json_schema() if kind is not None else None
 
 
-def approval_from_row(row: asyncpg.Record, policy: ApprovalPolicy) -> Approval:
+def approval_from_row(row: Mapping[str, Any], policy: ApprovalPolicy) -> Approval:
     """A row as people see it."""
     requirement = from_json(row["requirement"], ApprovalRequirement)
     args = json.loads(row["args"])
@@ -109,7 +112,7 @@ def approval_from_row(row: asyncpg.Record, policy: ApprovalPolicy) -> Approval:
     )
 
 
-def _outcome(row: asyncpg.Record) -> Outcome | None:
+def _outcome(row: Mapping[str, Any]) -> Outcome | None:
     if row["action_status"] is None:
         return None
     result, error = (
@@ -118,7 +121,7 @@ def _outcome(row: asyncpg.Record) -> Outcome | None:
     return Outcome(status=row["action_status"], result=result, error=error, finished_at=row["action_finished_at"])
 
 
-def _signature(row: asyncpg.Record, args: JsonObject, policy: ApprovalPolicy) -> SignatureRule:
+def _signature(row: Mapping[str, Any], args: JsonObject, policy: ApprovalPolicy) -> SignatureRule:
     """What the policy in force asks for: the executor asks for that, not for what was in force at the request."""
     return policy.approval_requirement(
         row["action"], policy.assess_risk(row["action"], args, row["risk_level"])

@@ -1,16 +1,15 @@
 """What an MCP client gets of a call: its result, or what it waits for."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
-
-import asyncpg
 
 from flotilla.contracts.approvals import ApprovalRequirement
 from flotilla.contracts.envelope import from_json, to_builtins, to_json
 from flotilla.contracts.mcp import MCP_AGENT
-from flotilla.postgres import tenant_transaction
+from flotilla.encryption.tables import APPROVALS
+from flotilla.postgres import open_rows, tenant_transaction
 from gateway.mcp.calls import Call
 from gateway.mcp.door import Door
 from gateway.mcp.results import MAX_RESULT_BYTES, Json, content_blocks_result, failure, text_result
@@ -21,7 +20,7 @@ from gateway.schemas.runs import Run
 _MOST_NAMED = 5
 # Of a run; of a task, its hops, and the calls of MCP tools that those asked for.
 _PENDING = f"""
-SELECT approval_id, action, requirement, quorum, votes, deadline_at FROM flotilla.approvals
+SELECT approval_id, session_id, action, requirement, quorum, votes, deadline_at FROM flotilla.approvals
 WHERE tenant_id = $1 AND session_id = $2 AND status = 'pending'
   AND (run_id = $3 OR task_id = $3 OR starts_with(task_id, $3 || '~') OR starts_with(task_id, $3 || '.mcp.')
        OR starts_with(task_id, $3 || '-'))
@@ -100,7 +99,8 @@ async def describe_what_call_waits_for(door: Door, call: Call) -> tuple[str, Jso
     """Return what the call waits for, in words for people and models, and as data."""
     tenant_id = door.caller.tenant_id
     async with tenant_transaction(door.services.pool, tenant_id) as connection:
-        rows = await connection.fetch(_PENDING, tenant_id, call.session_id, call.call_id)
+        found = await connection.fetch(_PENDING, tenant_id, call.session_id, call.call_id)
+        rows = await open_rows(connection, tenant_id, APPROVALS, found)
     approvals = [_pending(door, row) for row in rows]
     questions = await _questions(door, call) if call.kind == "run" else []
     said = [one.in_words() for one in approvals]
@@ -116,7 +116,7 @@ async def describe_what_call_waits_for(door: Door, call: Call) -> tuple[str, Jso
     return " ".join(said) or "It is being worked on.", data
 
 
-def _pending(door: Door, row: asyncpg.Record) -> PendingApproval:
+def _pending(door: Door, row: Mapping[str, Any]) -> PendingApproval:
     return PendingApproval(
         approval_id=row["approval_id"],
         action=row["action"],

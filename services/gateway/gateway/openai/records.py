@@ -9,8 +9,9 @@ from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import NotFound, RunInProgress
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.tasks import Turn
+from flotilla.encryption.tables import OPENAI_REQUESTS
 from flotilla.eventstore.turns import newest_turns_within_budget
-from flotilla.postgres import Connection, tenant_transaction
+from flotilla.postgres import Connection, open_row, seal_columns, tenant_transaction
 from gateway.auth.principal import Principal
 from gateway.idempotency import IdempotencyClaim
 from gateway.openai.files import attach
@@ -35,7 +36,7 @@ SELECT session_id FROM flotilla.openai_requests
 WHERE tenant_id = $1 AND principal = $2 AND conversation_digest = $3 ORDER BY created_at DESC LIMIT 1
 """
 _NOTE_ANSWER = "UPDATE flotilla.openai_requests SET conversation_digest = $3 WHERE tenant_id = $1 AND run_id = $2"
-_PARAMETERS = "SELECT parameters FROM flotilla.openai_requests WHERE tenant_id = $1 AND run_id = $2"
+_PARAMETERS = "SELECT run_id, session_id, parameters FROM flotilla.openai_requests WHERE tenant_id = $1 AND run_id = $2"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,8 +95,9 @@ async def record_conversation_end(services: GatewayServices, tenant_id: str, run
 async def load_request_parameters(services: GatewayServices, tenant_id: str, run_id: str) -> dict[str, Any]:
     """Return what the client sent with the request of a run; empty for a run that was started otherwise."""
     async with tenant_transaction(services.pool, tenant_id) as connection:
-        parameters = await connection.fetchval(_PARAMETERS, tenant_id, run_id)
-    return dict(json.loads(parameters)) if parameters else {}
+        row = await connection.fetchrow(_PARAMETERS, tenant_id, run_id)
+        opened = row and await open_row(connection, tenant_id, OPENAI_REQUESTS, row)
+    return dict(json.loads(opened["parameters"])) if opened else {}
 
 
 async def _find(services: GatewayServices, caller: Principal, query: str, digest: bytes) -> str | None:
@@ -110,8 +112,11 @@ async def _start(services: GatewayServices, caller: Principal, question: OpenAIQ
 
     async def note(connection: Connection, run_id: str) -> None:
         parameters = to_json(question.parameters).decode()
+        stored = await seal_columns(
+            connection, caller.tenant_id, session_id, OPENAI_REQUESTS, run_id, parameters=parameters
+        )
         place = (caller.tenant_id, run_id, session_id, caller.name)
-        await connection.execute(_ADD, *place, question.digest, parameters)
+        await connection.execute(_ADD, *place, question.digest, stored["parameters"])
 
     claim = IdempotencyClaim(caller, "POST /openai/v1", question.key, content)
     history = newest_turns_within_budget(list(reversed(question.turns)))

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-import asyncpg
 from pydantic import BaseModel
 from sse_starlette import ServerSentEvent
 from starlette.exceptions import HTTPException
@@ -60,7 +59,7 @@ class WaitsFor:
     """What people are to do before a run continues."""
 
     approvals: Sequence[PendingApproval] = ()
-    questions: Sequence[asyncpg.Record] = ()
+    questions: Sequence[Mapping[str, Any]] = ()
 
     def items(self) -> list[Json]:
         """Return it as output of a response that is in progress."""
@@ -231,7 +230,7 @@ def _approval_request(approval: PendingApproval) -> Json:
     }
 
 
-def _asked(row: asyncpg.Record) -> Json:
+def _asked(row: Mapping[str, Any]) -> Json:
     text = f"{row['question']}\n\nPeople answer in the console or at {asked_in(row)['answer_at']}."
     return {
         "id": f"msg_{row['question_id']}",

@@ -1,10 +1,10 @@
 """The rows of `flotilla.orders` as the gateway reads and writes them."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-
-import asyncpg
+from typing import Any
 
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import Conflict, NotFound
@@ -12,9 +12,10 @@ from flotilla.contracts.event_builders import state_change
 from flotilla.contracts.names import ORDER_WORKFLOW, order_workflow_id
 from flotilla.contracts.requests import OrderRequest
 from flotilla.contracts.session_events import AgentStateEvent
+from flotilla.encryption.tables import ORDERS
 from flotilla.eventstore.sessions import SessionAccess, ensure_session
 from flotilla.outbox import append
-from flotilla.postgres import Connection, Pool, tenant_transaction
+from flotilla.postgres import Connection, Pool, open_row, open_rows, seal_columns, tenant_transaction
 from flotilla.telemetry import current_traceparent
 from gateway.auth.principal import Principal
 from gateway.names import SOURCE
@@ -31,7 +32,7 @@ INSERT INTO flotilla.orders (tenant_id, order_id, session_id, workflow_id, user_
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::jsonb, $10) ON CONFLICT DO NOTHING
 """
 _GET = f"SELECT {_COLUMNS} FROM flotilla.orders WHERE tenant_id = $1 AND order_id = $2"  # noqa: S608 - a constant
-_REQUEST = "SELECT request FROM flotilla.orders WHERE tenant_id = $1 AND order_id = $2"
+_REQUEST = "SELECT order_id, session_id, request FROM flotilla.orders WHERE tenant_id = $1 AND order_id = $2"
 # A page, newest first; $4 and $5 are the last row of the page before.
 _LIST = f"""
 SELECT {_COLUMNS} FROM flotilla.orders
@@ -65,6 +66,15 @@ async def store_order(pool: Pool, request: OrderRequest, caller: Principal, acce
     workflow_id = order_workflow_id(tenant_id, order_id)
     async with tenant_transaction(pool, tenant_id) as connection:
         await ensure_session(connection, tenant_id, request.session_id, caller.subject, access)
+        stored = await seal_columns(
+            connection,
+            tenant_id,
+            request.session_id,
+            ORDERS,
+            order_id,
+            product_id=request.product_id,
+            request=to_json(request).decode(),
+        )
         is_new = await connection.execute(
             _ADD,
             tenant_id,
@@ -72,10 +82,10 @@ async def store_order(pool: Pool, request: OrderRequest, caller: Principal, acce
             request.session_id,
             workflow_id,
             request.user_id,
-            request.product_id,
+            stored["product_id"],
             request.amount_minor,
             request.currency,
-            to_json(request).decode(),
+            stored["request"],
             current_traceparent(),
         )
         if is_new == "INSERT 0 1":
@@ -104,7 +114,8 @@ def _placed_event(request: OrderRequest, caller: Principal) -> AgentStateEvent:
 
 
 async def _check_same(connection: Connection, request: OrderRequest) -> None:
-    stored = await connection.fetchval(_REQUEST, request.tenant_id, request.order_id)
+    row = await connection.fetchrow(_REQUEST, request.tenant_id, request.order_id)
+    stored = (await open_row(connection, request.tenant_id, ORDERS, row or {}))["request"]
     if json.loads(stored) != json.loads(to_json(request)):
         raise OrderExists(f"order {request.order_id} exists and is another one: choose another id")
 
@@ -121,13 +132,14 @@ async def get_order(pool: Pool, tenant_id: str, order_id: str) -> Order:
 
 async def list_orders(
     pool: Pool, tenant_id: str, *, status: str | None, limit: int, before: tuple[datetime | None, str | None]
-) -> list[asyncpg.Record]:
+) -> list[dict[str, Any]]:
     """Rows of a page, newest first."""
     async with tenant_transaction(pool, tenant_id) as connection:
-        return await connection.fetch(_LIST, tenant_id, status, limit, *before)
+        rows = await connection.fetch(_LIST, tenant_id, status, limit, *before)
+        return await open_rows(connection, tenant_id, ORDERS, rows)
 
 
-def order_from_row(row: asyncpg.Record) -> Order:
+def order_from_row(row: Mapping[str, Any]) -> Order:
     """A row as clients see it."""
     amount = format_minor_units(row["amount_minor"], row["currency"])
     return Order.model_validate({**dict(row), "amount": amount, "steps": json.loads(row["steps"])})
@@ -137,4 +149,4 @@ async def _get(connection: Connection, tenant_id: str, order_id: str) -> Order:
     row = await connection.fetchrow(_GET, tenant_id, order_id)
     if row is None:
         raise NotFound(f"no order {order_id}")
-    return order_from_row(row)
+    return order_from_row(await open_row(connection, tenant_id, ORDERS, row))

@@ -1,12 +1,10 @@
 """The rows of `flotilla.pipelines`."""
 
 import json
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TypeAlias
-
-import asyncpg
+from typing import Any, TypeAlias
 
 from flotilla.contracts.envelope import from_json, to_json
 from flotilla.contracts.errors import NotFound
@@ -15,9 +13,11 @@ from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import PIPELINE_WORKFLOW, task_workflow_id
 from flotilla.contracts.requests import PipelineRequest
 from flotilla.contracts.tasks import last_hop_id
+from flotilla.encryption import Row
+from flotilla.encryption.tables import AGENT_TASKS, PIPELINES
 from flotilla.eventstore.sessions import SessionAccess, ensure_session
 from flotilla.outbox import append
-from flotilla.postgres import Connection, Pool, tenant_transaction
+from flotilla.postgres import Connection, Pool, open_row, open_rows, seal_columns, tenant_transaction
 from flotilla.telemetry import current_traceparent
 from gateway.auth.principal import Principal
 from gateway.cancelling import record_cancel_request
@@ -35,6 +35,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8, $9)
 # The last hop's answer says that the pipeline is done before the worker's leader closes its row.
 _SELECT = """
 SELECT p.task_id, p.session_id, p.workflow_id, p.steps, p.user_id, p.acted_by, p.error, p.created_at, t.result,
+    p.result_task_id,
     CASE
         WHEN p.finished_at IS NULL AND t.status = 'done' THEN 'success'
         WHEN p.finished_at IS NULL AND EXISTS (
@@ -62,10 +63,11 @@ SELECT * FROM ({_SELECT}
 WHERE $8::text IS NULL OR status = $8
 ORDER BY created_at DESC, task_id DESC LIMIT $2
 """  # noqa: S608 - constants
-_REQUEST = "SELECT request FROM flotilla.pipelines WHERE tenant_id = $1 AND task_id = $2"
+_REQUEST = "SELECT task_id, session_id, request FROM flotilla.pipelines WHERE tenant_id = $1 AND task_id = $2"
 _RUNNING = """
 UPDATE flotilla.pipelines SET status = 'running' WHERE tenant_id = $1 AND task_id = $2 AND status = 'pending'
 """
+_RESULTS = replace(AGENT_TASKS, key="result_task_id")
 
 
 Note: TypeAlias = Callable[[Connection, str], Awaitable[None]]
@@ -123,6 +125,14 @@ async def store_pipeline(
 
 async def _insert(connection: Connection, request: PipelineRequest, access: SessionAccess, caller: Principal) -> None:
     await ensure_session(connection, request.tenant_id, request.session_id, request.user_id, access)
+    stored = await seal_columns(
+        connection,
+        request.tenant_id,
+        request.session_id,
+        PIPELINES,
+        request.task_id,
+        request=to_json(request).decode(),
+    )
     await connection.execute(
         _ADD,
         request.tenant_id,
@@ -131,7 +141,7 @@ async def _insert(connection: Connection, request: PipelineRequest, access: Sess
         request.user_id,
         task_workflow_id(request.task_id),
         request.steps,
-        to_json(request).decode(),
+        stored["request"],
         last_hop_id(request.task_id, len(request.steps) - 1),
         current_traceparent(),
     )
@@ -172,10 +182,10 @@ async def read_recorded_end(pool: Pool, tenant_id: str, task_id: str) -> str | N
 
 async def list_tasks(
     pool: Pool, tenant_id: str, only: TaskFilter, *, limit: int, before: tuple[datetime | None, str | None]
-) -> list[asyncpg.Record]:
+) -> list[dict[str, Any]]:
     """Return the rows of a page, newest first."""
     async with tenant_transaction(pool, tenant_id) as connection:
-        return await connection.fetch(
+        rows = await connection.fetch(
             _LIST,
             tenant_id,
             limit,
@@ -187,12 +197,14 @@ async def list_tasks(
             only.created_after,
             only.created_before,
         )
+        return await _opened(connection, tenant_id, rows)
 
 
 async def record_task_cancel_request(pool: Pool, task: Task, caller: Principal) -> WorkflowStart:
     """Record who asked for the task to be cancelled; return how its workflow is started, in case it never was."""
     async with tenant_transaction(pool, caller.tenant_id) as connection:
-        stored = await connection.fetchval(_REQUEST, caller.tenant_id, task.task_id)
+        row = await connection.fetchrow(_REQUEST, caller.tenant_id, task.task_id)
+        stored = (await open_row(connection, caller.tenant_id, PIPELINES, row or {}))["request"]
         await record_cancel_request(connection, caller, task.session_id, "task", task.task_id)
     return WorkflowStart(PIPELINE_WORKFLOW, task.workflow_id, from_json(stored, PipelineRequest))
 
@@ -207,10 +219,17 @@ async def _get(connection: Connection, tenant_id: str, task_id: str) -> Task:
     row = await connection.fetchrow(_GET, tenant_id, task_id)
     if row is None:
         raise NotFound(f"no task {task_id}")
-    return task_from_row(row)
+    [opened] = await _opened(connection, tenant_id, [row])
+    return task_from_row(opened)
 
 
-def task_from_row(row: asyncpg.Record) -> Task:
-    """Return a row as clients see it."""
+async def _opened(connection: Connection, tenant_id: str, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    with_errors = await open_rows(connection, tenant_id, PIPELINES, rows)
+    return await open_rows(connection, tenant_id, _RESULTS, with_errors)
+
+
+def task_from_row(row: Mapping[str, Any]) -> Task:
+    """Return a row, decrypted, as clients see it."""
     parsed = {name: json.loads(row[name]) if row[name] is not None else None for name in ("result", "error")}
-    return Task.model_validate({**dict(row), **parsed})
+    shown = {name: value for name, value in row.items() if name != "result_task_id"}
+    return Task.model_validate({**shown, **parsed})

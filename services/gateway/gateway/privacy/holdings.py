@@ -4,16 +4,45 @@ Not exported: credentials and their hashes, what only repeats other rows (outbox
 indexes), and legal holds, which may be secret.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import asyncpg
 import msgspec
 
-from flotilla.postgres import Connection
+from flotilla.encryption import SealedTable, tables
+from flotilla.postgres import Connection, open_rows
 
 PAGE = 200
+_OF_RUN = "(SELECT r.session_id FROM flotilla.runs AS r WHERE r.tenant_id = $1 AND r.run_id = {0}.run_id)"
+_OF_APPROVAL = """(SELECT a.session_id FROM flotilla.approvals AS a
+    WHERE a.tenant_id = $1 AND a.approval_id = {0}.approval_id)"""
+# By table: which columns are encrypted, whose session's key opens them, and what names the row for its ciphertexts.
+_ENCRYPTED: Mapping[str, tuple[SealedTable, str, str]] = {
+    "runs": (tables.RUNS, "session_id", "run_id"),
+    "interactions": (tables.INTERACTIONS, "session_id", "interaction_id"),
+    "agent_actions": (tables.AGENT_ACTIONS, "session_id", "task_id"),
+    "agent_tasks": (tables.AGENT_TASKS, "session_id", "task_id"),
+    "llm_calls": (
+        tables.LLM_CALLS,
+        "session_id",
+        "task_id || '/' || call_index || '/' || encode(request_hash, 'hex')",
+    ),
+    "tool_calls": (tables.TOOL_CALLS, "session_id", "call_id"),
+    "actions": (tables.ACTIONS, "session_id", "action_id"),
+    "approvals": (tables.APPROVALS, "session_id", "approval_id"),
+    "approval_decisions": (tables.DECISIONS, _OF_APPROVAL, "attempt_id"),
+    "publications": (tables.PUBLICATIONS, _OF_RUN, "run_id"),
+    "orders": (tables.ORDERS, "session_id", "order_id"),
+    "pipelines": (tables.PIPELINES, "session_id", "task_id"),
+    "questions": (tables.QUESTIONS, "session_id", "question_id"),
+    "run_events": (tables.RUN_EVENTS, _OF_RUN, "event_id"),
+    "run_notices": (tables.NOTICES, _OF_RUN, "delivery_id"),
+    "feedback": (tables.FEEDBACK, _OF_RUN, "run_id || '/' || given_by"),
+    "dead_letters": (tables.DEAD_LETTERS, "session_id", "dead_letter_id"),
+    "openai_requests": (tables.OPENAI_REQUESTS, "session_id", "run_id"),
+}
 _OF_RUNS = "run_id IN (SELECT r.run_id FROM flotilla.runs AS r WHERE r.tenant_id = $1 AND r.session_id = ANY($2))"
 _OF_APPROVALS = """approval_id IN (
     SELECT a.approval_id FROM flotilla.approvals AS a WHERE a.tenant_id = $1 AND a.session_id = ANY($2))"""
@@ -44,13 +73,32 @@ class Holding:
         """The names of those that hold JSON."""
         return frozenset(column[:-2] for column in self.columns if column.endswith(":j"))
 
+    @property
+    def _opening(self) -> tuple[str, ...]:
+        """What is selected to open encrypted columns."""
+        if self.table not in _ENCRYPTED:
+            return ()
+        _, session, name = _ENCRYPTED[self.table]
+        return f"{session.format(self.table)} AS of_session", f"{name} AS of_row"
+
+    async def opened(
+        self, connection: Connection, tenant_id: str, rows: Sequence[asyncpg.Record]
+    ) -> Sequence[Mapping[str, Any]]:
+        """The rows with encrypted columns decrypted."""
+        if self.table not in _ENCRYPTED:
+            return [dict(row) for row in rows]
+        table = replace(_ENCRYPTED[self.table][0], key="of_row")
+        own = [{**row, "session_id": row["of_session"]} for row in rows]
+        return await open_rows(connection, tenant_id, table, own)
+
     def statement(self, *, goes_on: bool) -> str:
         """The next page; where it goes on, behind the key in the last parameters."""
         key = ", ".join(self.key)
         behind = ", ".join(f"${number}" for number in range(3, 3 + len(self.key)))
         rest = f"AND ({key}) > ({behind}) " if goes_on else ""
         return (
-            f"SELECT {', '.join(self.all_columns)} FROM flotilla.{self.table} "  # noqa: S608 - constants of this module
+            f"SELECT {', '.join((*self.all_columns, *self._opening))} "  # noqa: S608 - constants of this module
+            f"FROM flotilla.{self.table} "
             f"WHERE tenant_id = $1 AND {self.where} {rest}ORDER BY {key} LIMIT {self.page}"
         )
 
@@ -221,11 +269,11 @@ async def read_page(
 ) -> tuple[list[bytes], Sequence[Any] | None]:
     """Return a page of rows as JSON lines, and the key behind which the next one begins; None behind the last one."""
     rows = await connection.fetch(holding.statement(goes_on=bool(behind)), tenant_id, of, *behind)
-    lines = [_line(holding, row) for row in rows]
+    lines = [_line(holding, row) for row in await holding.opened(connection, tenant_id, rows)]
     return lines, [rows[-1][name] for name in holding.key] if len(rows) == holding.page else None
 
 
-def _line(holding: Holding, row: asyncpg.Record) -> bytes:
+def _line(holding: Holding, row: Mapping[str, Any]) -> bytes:
     """A row as a JSON line; binary values in base64."""
     json_columns = holding.json_columns
     values = {

@@ -5,8 +5,8 @@ its own name: who reaches Temporal can wake a workflow up, and answer nothing.
 """
 
 import json
-
-import asyncpg
+from collections.abc import Mapping
+from typing import Any
 
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import Conflict, Forbidden
@@ -14,9 +14,10 @@ from flotilla.contracts.event_builders import state_change
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.questions import QUESTION_CHANGE, answer_event_name
 from flotilla.contracts.requests import OutsideEvent
+from flotilla.encryption.tables import QUESTIONS
 from flotilla.eventstore.sessions import check_may_write
 from flotilla.outbox import append
-from flotilla.postgres import Connection
+from flotilla.postgres import Connection, seal_columns
 from flotilla.postgres.viewer import current_viewer
 from gateway.auth.principal import OPERATORS, Principal
 from gateway.governed.recording import recording_transaction
@@ -88,7 +89,7 @@ async def answer_open_question(
     return question_from_row(row)
 
 
-async def _check_may_answer(connection: Connection, caller: Principal, row: asyncpg.Record) -> None:
+async def _check_may_answer(connection: Connection, caller: Principal, row: Mapping[str, Any]) -> None:
     if caller.limited_person is None:
         raise NotAPerson(f"{caller.subject} is a service: people answer, or a service on behalf of one")
     roles = frozenset(row["roles"])
@@ -101,12 +102,14 @@ async def _check_may_answer(connection: Connection, caller: Principal, row: asyn
 
 
 async def _stored(
-    connection: Connection, caller: Principal, row: asyncpg.Record, data: JsonObject
+    connection: Connection, caller: Principal, row: Mapping[str, Any], data: JsonObject
 ) -> OutsideEvent | None:
     """Store the answer, its event and what wakes the workflow up; None where the question is not open."""
     key = (caller.tenant_id, row["question_id"])
-    text = to_json(data).decode()
-    if not await connection.fetchval(_ANSWER, *key, text, caller.subject, caller.acted_by):
+    stored = await seal_columns(
+        connection, caller.tenant_id, row["session_id"], QUESTIONS, row["question_id"], answer=to_json(data).decode()
+    )
+    if not await connection.fetchval(_ANSWER, *key, stored["answer"], caller.subject, caller.acted_by):
         return None
     details: JsonObject = {
         "run_id": row["run_id"],
@@ -119,11 +122,11 @@ async def _stored(
     appended = await append(connection, caller.tenant_id, row["session_id"], [event])
     await connection.execute(_PLACE, *key, appended.first_seq)
     wake_up = OutsideEvent(event_id=f"answer:{row['question_id']}", name=answer_event_name(row["question_id"]), data={})
-    await store_event(connection, caller, row["run_id"], wake_up)
+    await store_event(connection, caller, row["session_id"], row["run_id"], wake_up)
     return wake_up
 
 
-def _check_is_the_same(caller: Principal, row: asyncpg.Record, data: JsonObject) -> None:
+def _check_is_the_same(caller: Principal, row: Mapping[str, Any], data: JsonObject) -> None:
     question_id, status = row["question_id"], row["status"]
     if status != "answered":
         how = "its deadline has passed" if status in ("open", "expired") else f"it is {status}"

@@ -1,14 +1,15 @@
 """The rows of `flotilla.questions` as people see them."""
 
 import json
+from collections.abc import Mapping
 from datetime import datetime
-
-import asyncpg
+from typing import Any
 
 from flotilla.contracts.errors import NotFound
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.questions import QuestionStatus
-from flotilla.postgres import Connection, Pool, tenant_transaction
+from flotilla.encryption.tables import QUESTIONS
+from flotilla.postgres import Connection, Pool, open_row, open_rows, tenant_transaction
 from gateway.schemas.questions import Question
 
 MOST_SHOWN = 20
@@ -24,7 +25,7 @@ ORDER BY created_at DESC, question_id DESC LIMIT $5
 """  # noqa: S608
 
 
-async def get_question(connection: Connection, tenant_id: str, question_id: str) -> asyncpg.Record:
+async def get_question(connection: Connection, tenant_id: str, question_id: str) -> dict[str, Any]:
     """Return one question's row.
 
     Raises:
@@ -33,7 +34,7 @@ async def get_question(connection: Connection, tenant_id: str, question_id: str)
     row = await connection.fetchrow(_GET, tenant_id, question_id)
     if row is None:
         raise NotFound(f"no question {question_id}: GET /v1/questions lists those that you see")
-    return row
+    return await open_row(connection, tenant_id, QUESTIONS, row)
 
 
 async def list_questions(
@@ -45,20 +46,21 @@ async def list_questions(
     session_id: str | None,
     limit: int,
     before: tuple[datetime | None, str | None],
-) -> list[asyncpg.Record]:
+) -> list[dict[str, Any]]:
     """Return the rows of a page, newest first."""
     async with tenant_transaction(pool, tenant_id) as connection:
-        return await connection.fetch(_LIST, tenant_id, status, run_id, session_id, limit, *before)
+        rows = await connection.fetch(_LIST, tenant_id, status, run_id, session_id, limit, *before)
+        return await open_rows(connection, tenant_id, QUESTIONS, rows)
 
 
-async def open_questions(pool: Pool, tenant_id: str, run_id: str) -> list[asyncpg.Record]:
+async def open_questions(pool: Pool, tenant_id: str, run_id: str) -> list[dict[str, Any]]:
     """Return the rows of what a run asks people, at most 20, newest first."""
     return await list_questions(
         pool, tenant_id, status="open", run_id=run_id, session_id=None, limit=MOST_SHOWN, before=(None, None)
     )
 
 
-def asked_in(row: asyncpg.Record) -> JsonObject:
+def asked_in(row: Mapping[str, Any]) -> JsonObject:
     """Return an open question as other protocols show it: what is asked of whom, and where the answer goes."""
     return {
         "question_id": row["question_id"],
@@ -70,7 +72,7 @@ def asked_in(row: asyncpg.Record) -> JsonObject:
     }
 
 
-def question_from_row(row: asyncpg.Record) -> Question:
+def question_from_row(row: dict[str, Any]) -> Question:
     """Return a row as people see it."""
     answer = row["answer"]
     return Question.model_validate(

@@ -1,12 +1,14 @@
 """What people think of answers: thumbs, which become sets for evaluation."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-import asyncpg
 from fastapi import Query
 
+from flotilla.contracts.envelope import from_json
 from flotilla.contracts.errors import NotFound
-from flotilla.postgres import Connection, tenant_transaction
+from flotilla.encryption.tables import FEEDBACK, RUNS
+from flotilla.postgres import Connection, open_rows, seal_columns, tenant_transaction
 from gateway.auth.principal import EVERYONE
 from gateway.guard import allow, guarded_router
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
@@ -16,23 +18,21 @@ from gateway.schemas.feedback import Feedback, FeedbackBody, FeedbackList, Feedb
 from gateway.services import Caller, Wired
 
 router = guarded_router("runs")
-_RUN = "SELECT FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
+_RUN = "SELECT session_id FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
 _GIVE = """
 INSERT INTO flotilla.feedback (tenant_id, run_id, given_by, verdict, comment) VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (tenant_id, run_id, given_by) DO UPDATE
     SET verdict = excluded.verdict, comment = excluded.comment, given_at = now()
-RETURNING run_id, given_by, verdict, comment, given_at
+RETURNING run_id, given_by, verdict, given_at
 """
 _OF_RUN = """
-SELECT run_id, given_by, verdict, comment, given_at FROM flotilla.feedback
+SELECT run_id, given_by, verdict, comment, given_at, run_id || '/' || given_by AS place FROM flotilla.feedback
 WHERE tenant_id = $1 AND run_id = $2 ORDER BY given_at DESC, given_by
 """
 # A page, newest first; $3 and $4 are the last row of the page before.
 _LIST = """
-SELECT f.run_id, f.given_by, f.verdict, f.comment, f.given_at, r.query,
-    f.run_id || '/' || f.given_by AS place,
-    ARRAY(SELECT DISTINCT s ->> 'uri' FROM jsonb_array_elements(coalesce(r.result -> 'sources', '[]')) AS s
-          ORDER BY 1) AS cited_uris
+SELECT f.run_id, f.given_by, f.verdict, f.comment, f.given_at, r.session_id, r.query, r.result,
+    f.run_id || '/' || f.given_by AS place
 FROM flotilla.feedback AS f JOIN flotilla.runs AS r USING (tenant_id, run_id)
 WHERE f.tenant_id = $1 AND ($3::timestamptz IS NULL OR (f.given_at, f.run_id || '/' || f.given_by) < ($3, $4))
   AND ($5::text IS NULL OR f.verdict = $5)
@@ -45,10 +45,14 @@ ORDER BY f.given_at DESC, place DESC LIMIT $2
 async def give_feedback(services: Wired, caller: Caller, run_id: RunId, body: FeedbackBody) -> Feedback:
     """Say whether a run's answer was good. Another verdict of the same person replaces the one before."""
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
-        await _check_run(connection, caller.tenant_id, run_id)
-        row = await connection.fetchrow(_GIVE, caller.tenant_id, run_id, caller.name, body.verdict, body.comment)
+        session_id = await _session_of(connection, caller.tenant_id, run_id)
+        stored = await seal_columns(
+            connection, caller.tenant_id, session_id, FEEDBACK, f"{run_id}/{caller.name}", comment=body.comment
+        )
+        place = (caller.tenant_id, run_id, caller.name)
+        row = await connection.fetchrow(_GIVE, *place, body.verdict, stored["comment"])
     assert row is not None  # noqa: S101 - inserted or updated just above
-    return Feedback.model_validate(dict(row))
+    return Feedback.model_validate({**dict(row), "comment": body.comment})
 
 
 @router.get("/v1/runs/{run_id}/feedback", response_model=RunFeedback, responses=documented_errors(404))
@@ -56,9 +60,11 @@ async def give_feedback(services: Wired, caller: Caller, run_id: RunId, body: Fe
 async def get_feedback(services: Wired, caller: Caller, run_id: RunId) -> RunFeedback:
     """What was said of a run's answer."""
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
-        await _check_run(connection, caller.tenant_id, run_id)
-        rows = await connection.fetch(_OF_RUN, caller.tenant_id, run_id)
-    return RunFeedback(feedback=[Feedback.model_validate(dict(row)) for row in rows])
+        session_id = await _session_of(connection, caller.tenant_id, run_id)
+        found = await connection.fetch(_OF_RUN, caller.tenant_id, run_id)
+        named = [{**dict(row), "session_id": session_id} for row in found]
+        rows = await open_rows(connection, caller.tenant_id, FEEDBACK, named)
+    return RunFeedback(feedback=[Feedback.model_validate(_without(row, "place", "session_id")) for row in rows])
 
 
 @router.get("/v1/feedback", response_model=FeedbackList, responses=documented_errors())
@@ -74,17 +80,27 @@ async def list_feedback(
     """List verdicts on the runs that the caller may read, newest first, each with its question."""
     before = read_time_cursor(cursor)
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
-        rows = await connection.fetch(_LIST, caller.tenant_id, limit, *before, verdict)
+        found = await connection.fetch(_LIST, caller.tenant_id, limit, *before, verdict)
+        rows = await open_rows(connection, caller.tenant_id, RUNS, found)
+        rows = await open_rows(connection, caller.tenant_id, FEEDBACK, rows)
     return FeedbackList(
         feedback=[_on_run(row) for row in rows],
         next_cursor=next_time_cursor(rows, limit, "place", time_name="given_at"),
     )
 
 
-def _on_run(row: asyncpg.Record) -> FeedbackOnRun:
-    return FeedbackOnRun.model_validate({name: value for name, value in row.items() if name != "place"})
+def _on_run(row: Mapping[str, Any]) -> FeedbackOnRun:
+    sources = from_json(row["result"], dict).get("sources", []) if row["result"] else []
+    shown = _without(row, "place", "session_id", "result")
+    return FeedbackOnRun.model_validate({**shown, "cited_uris": sorted({source["uri"] for source in sources})})
 
 
-async def _check_run(connection: Connection, tenant_id: str, run_id: str) -> None:
-    if await connection.fetchrow(_RUN, tenant_id, run_id) is None:
+def _without(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in names}
+
+
+async def _session_of(connection: Connection, tenant_id: str, run_id: str) -> str:
+    row = await connection.fetchrow(_RUN, tenant_id, run_id)
+    if row is None:
         raise NotFound(f"no run {run_id}")
+    return str(row["session_id"])

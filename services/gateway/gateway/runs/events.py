@@ -15,7 +15,8 @@ from sse_starlette import ServerSentEvent
 from flotilla.contracts.envelope import decode_event
 from flotilla.contracts.errors import Invalid, NotFound, RetryLater
 from flotilla.contracts.requests import OPEN_RUN_STATUSES
-from flotilla.postgres import AWAY
+from flotilla.encryption import may_hold_sealed_token, opened_token
+from flotilla.postgres import AWAY, reading_cipher
 from gateway.live.admission import CHECK_EVERY_S, StreamAccessCheck
 from gateway.live.feed import BEGINNING
 from gateway.live.wakeup import FollowerWakeup
@@ -107,10 +108,10 @@ class _Follower:
                 self._admission.recheck_now()
             if not await self._admission.may_read():
                 return
-            if pending.live:
-                async for event in self._live():
-                    yield event
             try:
+                if pending.live:
+                    async for event in self._live():
+                        yield event
                 async for event in self._from_log(look=pending.log or pending.end):
                     yield event
                     if event.event == "done":
@@ -127,7 +128,13 @@ class _Follower:
             for entry in entries:
                 self._position = replace(self._position, entry_id=entry.entry_id)
                 if entry.kind in _SHOWN:
-                    yield self._event(entry.kind, entry.data)
+                    yield self._event(entry.kind, await self._opened(entry.data))
+
+    async def _opened(self, data: bytes) -> bytes:
+        if not may_hold_sealed_token(data):
+            return data
+        cipher = await reading_cipher(self._services.pool, self._tenant_id, self._run.session_id)
+        return opened_token(cipher, data, self._run.live)
 
     async def _from_log(self, *, look: bool) -> AsyncIterator[ServerSentEvent]:
         """Session events, then `done` once the run is over. The status is read first: what it says is in the log."""

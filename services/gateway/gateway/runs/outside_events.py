@@ -13,8 +13,9 @@ from flotilla.contracts.event_builders import state_change
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import QUESTION
 from flotilla.contracts.requests import MAX_RUN_EVENTS, OPEN_RUN_STATUSES, RUN_EVENT_SIGNAL, OutsideEvent
+from flotilla.encryption.tables import RUN_EVENTS
 from flotilla.outbox import append
-from flotilla.postgres import Connection, tenant_transaction
+from flotilla.postgres import Connection, seal_columns, tenant_transaction
 from gateway.auth.principal import Principal
 from gateway.idempotency import IdempotencyClaim
 from gateway.names import SOURCE
@@ -53,7 +54,7 @@ async def store_and_signal_event(
         if earlier is not None:
             return earlier
         run = await _open_run(connection, caller.tenant_id, run_id)
-        await store_event(connection, caller, run_id, event)
+        await store_event(connection, caller, run["session_id"], run_id, event)
         details: JsonObject = {
             "run_id": run_id,
             "event_id": event.event_id,
@@ -69,10 +70,15 @@ async def store_and_signal_event(
     return event.event_id
 
 
-async def store_event(connection: Connection, caller: Principal, run_id: str, event: OutsideEvent) -> None:
+async def store_event(
+    connection: Connection, caller: Principal, session_id: str, run_id: str, event: OutsideEvent
+) -> None:
     """Store an event, so that it is signalled whatever happens."""
-    data = to_json(event.data).decode()
-    await connection.execute(_ADD, caller.tenant_id, run_id, event.event_id, event.name, data, caller.subject)
+    stored = await seal_columns(
+        connection, caller.tenant_id, session_id, RUN_EVENTS, event.event_id, data=to_json(event.data).decode()
+    )
+    of_event = (event.event_id, event.name, stored["data"])
+    await connection.execute(_ADD, caller.tenant_id, run_id, *of_event, caller.subject)
 
 
 async def _open_run(connection: Connection, tenant_id: str, run_id: str) -> asyncpg.Record:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import asyncpg
 
@@ -14,9 +14,10 @@ from flotilla.contracts.event_builders import run_finished_event, run_opening_ev
 from flotilla.contracts.names import QUESTION, RAG_WORKFLOW, run_stream, run_workflow_id
 from flotilla.contracts.notices import Notify
 from flotilla.contracts.requests import IfActive, RAGRequest, RunStatus, WorkflowRequest
+from flotilla.encryption.tables import RUNS
 from flotilla.eventstore.sessions import SessionAccess, ensure_session, get_session, kind_for
 from flotilla.outbox import append
-from flotilla.postgres import Connection, Pool, tenant_transaction
+from flotilla.postgres import Connection, Pool, open_row, open_rows, seal_columns, tenant_transaction
 from flotilla.telemetry import current_traceparent
 from gateway.auth.issuers import key_issuers_of_requester
 from gateway.auth.principal import Principal
@@ -146,11 +147,12 @@ async def store_run(
         appended = await append(connection, tenant_id, session_id, events)
         waits = None if ahead is None else if_active
         row = await _add(connection, request, appended.first_seq, metadata=metadata or {}, waits=waits, notify=notify)
+        run = run_from_row(await open_row(connection, tenant_id, RUNS, row))
         if note is not None:
             await note(connection, run_id)
     if ahead is None:
-        return StartedRun(run_from_row(row), _start_of(request))
-    return StartedRun(run_from_row(row), interrupts=None if if_active == "enqueue" else ahead.workflow_id)
+        return StartedRun(run, _start_of(request))
+    return StartedRun(run, interrupts=None if if_active == "enqueue" else ahead.workflow_id)
 
 
 async def _add(
@@ -163,6 +165,15 @@ async def _add(
     notify: Notify | None,
 ) -> asyncpg.Record:
     query, workflow = (request.query, QUESTION) if isinstance(request, RAGRequest) else ("", request.workflow)
+    stored = await seal_columns(
+        connection,
+        request.tenant_id,
+        request.session_id,
+        RUNS,
+        request.run_id,
+        query=query,
+        request=to_json(request).decode(),
+    )
     row = await connection.fetchrow(
         _ADD,
         request.tenant_id,
@@ -170,8 +181,8 @@ async def _add(
         request.session_id,
         request.user_id,
         run_workflow_id(request.run_id),
-        query,
-        to_json(request).decode(),
+        stored["query"],
+        stored["request"],
         current_traceparent(),
         first_seq,
         workflow,
@@ -207,10 +218,10 @@ async def get_run(pool: Pool, tenant_id: str, run_id: str) -> Run:
 
 async def list_runs(
     pool: Pool, tenant_id: str, only: RunFilter, *, limit: int, before: tuple[datetime | None, str | None]
-) -> list[asyncpg.Record]:
+) -> list[dict[str, Any]]:
     """Rows of a page, newest first."""
     async with tenant_transaction(pool, tenant_id) as connection:
-        return await connection.fetch(
+        rows = await connection.fetch(
             _LIST,
             tenant_id,
             only.session_id,
@@ -225,6 +236,7 @@ async def list_runs(
             only.schedule_id,
             only.parent_run_id,
         )
+        return await open_rows(connection, tenant_id, RUNS, rows)
 
 
 async def load_followed_run(pool: Pool, tenant_id: str, run_id: str) -> FollowedRun:
@@ -264,8 +276,8 @@ async def cancel_unstarted(pool: Pool, run: Run, tenant_id: str) -> bool:
     return True
 
 
-def run_from_row(row: asyncpg.Record) -> Run:
-    """A row as clients see it."""
+def run_from_row(row: Mapping[str, Any]) -> Run:
+    """A row, decrypted, as clients see it."""
     parsed = {name: json.loads(row[name]) if row[name] else None for name in _JSON}
     return Run.model_validate({**dict(row), **parsed})
 
@@ -279,7 +291,7 @@ async def _get(connection: Connection, tenant_id: str, run_id: str) -> Run:
     row = await connection.fetchrow(_GET, tenant_id, run_id)
     if row is None:
         raise run_not_found(run_id)
-    return run_from_row(row)
+    return run_from_row(await open_row(connection, tenant_id, RUNS, row))
 
 
 def over(run: Run) -> Conflict:

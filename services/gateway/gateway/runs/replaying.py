@@ -9,8 +9,9 @@ from flotilla.contracts.ids import new_id
 from flotilla.contracts.requests import OPEN_RUN_STATUSES, RAGRequest
 from flotilla.contracts.session_events import ToolCall, ToolResult, session_event_type
 from flotilla.contracts.tasks import RecordedCall, Replay, Turn
+from flotilla.encryption.tables import RUNS
 from flotilla.eventstore.turns import earlier_turns
-from flotilla.postgres import Connection, tenant_transaction
+from flotilla.postgres import Connection, open_row, tenant_transaction
 from gateway.idempotency import IdempotencyClaim
 from gateway.runs import records
 from gateway.schemas.replays import ReplayRequest
@@ -22,7 +23,9 @@ MAX_RECORDING_BYTES = 400_000
 SESSION_PREFIX = "replay-"
 _CALLED, _RETURNED = session_event_type("tool_call"), session_event_type("tool_result")
 _QUESTION_STEPS = ("research", "write")
-_RECORDED = "SELECT session_id, status, request, first_seq FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
+_RECORDED = (
+    "SELECT run_id, session_id, status, request, first_seq FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
+)
 # Those of which an instance that was seen lately does not say that its effects can be blocked, or none was seen.
 _NOT_REPLAYABLE = """
 SELECT n FROM unnest($1::text[]) AS n WHERE (SELECT bool_and(a.replayable) FROM flotilla_ops.agents AS a
@@ -77,7 +80,7 @@ async def _recorded(connection: Connection, tenant_id: str, run_id: str) -> Mapp
         raise Conflict(f"run {run_id} is {row['status']}: wait for its end, then replay it")
     if "workflow" in from_json(row["request"], dict):
         raise Invalid(f"run {run_id} is of a workflow: only questions can be replayed")
-    return dict(row)
+    return await open_row(connection, tenant_id, RUNS, row)
 
 
 async def _check_agents(connection: Connection, steps: Sequence[str], instead: Mapping[str, str]) -> None:

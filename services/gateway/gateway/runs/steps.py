@@ -1,7 +1,8 @@
 """What was done for a run: from Temporal's history its own steps, from the database delegations and model calls."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,14 +14,16 @@ from temporalio.service import RPCError
 
 from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.tasks import APPROVAL_REQUIRED
-from flotilla.postgres import tenant_transaction
+from flotilla.encryption.tables import ACTIONS, AGENT_TASKS, RUNS
+from flotilla.postgres import open_rows, tenant_transaction
 from gateway.schemas.runs import Run, RunSteps, Step
 from gateway.services import GatewayServices
 from gateway.temporal import RPC_TIMEOUT
 
 log = structlog.get_logger(__name__)
 _TASKS = """
-SELECT task_id, agent, status, attempt, failure, created_at, finished_at, duration_ms FROM flotilla.agent_tasks
+SELECT task_id, session_id, agent, status, attempt, failure, created_at, finished_at, duration_ms
+FROM flotilla.agent_tasks
 WHERE tenant_id = $1 AND run_id = $2
 """
 _TRACE = "SELECT traceparent FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
@@ -32,33 +35,41 @@ WHERE tenant_id = $1 AND run_id = $2
 """
 # The governed actions that the run's workflow asked for itself; those of agents belong to their tasks.
 _ACTIONS = """
-SELECT action_id, status, error, created_at, finished_at FROM flotilla.actions
+SELECT action_id, session_id, status, error, created_at, finished_at FROM flotilla.actions
 WHERE tenant_id = $1 AND request ->> 'run_id' = $2 AND request ->> 'run_id' <> ''
   AND coalesce(request ->> 'task_id', '') = ''
 """
 # Questions to people, and runs that the run started.
 _OTHERS = """
-SELECT 'question' AS kind, question_id AS id, status, NULL::jsonb AS error, created_at, closed_at AS finished_at
+SELECT 'question' AS kind, question_id AS id, session_id, status, NULL::jsonb AS error, created_at,
+    closed_at AS finished_at
 FROM flotilla.questions WHERE tenant_id = $1 AND run_id = $2
 UNION ALL
-SELECT 'run', run_id, status, error, created_at, finished_at FROM flotilla.runs
+SELECT 'run', run_id, session_id, status, error, created_at, finished_at FROM flotilla.runs
 WHERE tenant_id = $1 AND parent_run_id = $2
 """
+_NAMED_BY_ID = replace(RUNS, key="id")
 
 
 async def list_steps(services: GatewayServices, tenant_id: str, run: Run) -> RunSteps:
     """All steps, in the order in which they began."""
     async with tenant_transaction(services.pool, tenant_id) as connection:
-        tasks = await connection.fetch(_TASKS, tenant_id, run.run_id)
+        tasks = await open_rows(
+            connection, tenant_id, AGENT_TASKS, await connection.fetch(_TASKS, tenant_id, run.run_id)
+        )
         traceparent = await connection.fetchval(_TRACE, tenant_id, run.run_id)
         calls = await connection.fetch(_CALLS, tenant_id, run.run_id)
-        actions = await connection.fetch(_ACTIONS, tenant_id, run.run_id)
-        others = await connection.fetch(_OTHERS, tenant_id, run.run_id)
+        actions = await open_rows(
+            connection, tenant_id, ACTIONS, await connection.fetch(_ACTIONS, tenant_id, run.run_id)
+        )
+        others = await open_rows(
+            connection, tenant_id, _NAMED_BY_ID, await connection.fetch(_OTHERS, tenant_id, run.run_id)
+        )
     steps = [*(_delegation(row, run.run_id) for row in tasks), *(_llm_call(row) for row in calls)]
     steps += [_action(row, run.run_id) for row in actions]
     steps += [_other(row, run.run_id) for row in others]
     history = await _history(services, run.workflow_id)
-    steps += _workflow_steps(history or ())
+    steps += _workflow_steps(history or (), await _reasons(services, history or ()))
     steps.sort(key=lambda step: step.started_at or datetime.max.replace(tzinfo=UTC))
     return RunSteps(
         steps=steps,
@@ -72,7 +83,7 @@ def _status(status: str, failure: dict[str, Any] | None) -> str:
     return "waiting_for_approval" if waits else status
 
 
-def _delegation(row: asyncpg.Record, run_id: str) -> Step:
+def _delegation(row: Mapping[str, Any], run_id: str) -> Step:
     failure = json.loads(row["failure"]) if row["failure"] else None
     return Step(
         kind="delegation",
@@ -104,7 +115,7 @@ def _llm_call(row: asyncpg.Record) -> Step:
     )
 
 
-def _action(row: asyncpg.Record, run_id: str) -> Step:
+def _action(row: Mapping[str, Any], run_id: str) -> Step:
     started, finished = row["created_at"], row["finished_at"]
     return Step(
         kind="action",
@@ -118,7 +129,7 @@ def _action(row: asyncpg.Record, run_id: str) -> Step:
     )
 
 
-def _other(row: asyncpg.Record, run_id: str) -> Step:
+def _other(row: Mapping[str, Any], run_id: str) -> Step:
     started, finished = row["created_at"], row["finished_at"]
     return Step(
         kind=row["kind"],
@@ -142,7 +153,17 @@ async def _history(services: GatewayServices, workflow_id: str) -> list[HistoryE
         return None
 
 
-def _workflow_steps(events: Iterable[HistoryEvent]) -> list[Step]:
+async def _reasons(services: GatewayServices, events: Iterable[HistoryEvent]) -> dict[int, str]:
+    """Why activities failed, by the number of the event."""
+    failures = {
+        event.event_id: getattr(event, _ENDS[event.event_type][0]).failure
+        for event in events
+        if event.event_type in _FAILED
+    }
+    return {number: await services.temporal.failure_message(failure) for number, failure in failures.items()}
+
+
+def _workflow_steps(events: Iterable[HistoryEvent], reasons: Mapping[int, str]) -> list[Step]:
     """Activities, from their scheduling to their end."""
     steps: dict[int, Step] = {}
     for event in events:
@@ -152,7 +173,9 @@ def _workflow_steps(events: Iterable[HistoryEvent]) -> list[Step]:
             name, status = _ENDS[event.event_type]
             attributes = getattr(event, name)
             step = steps[attributes.scheduled_event_id]
-            steps[attributes.scheduled_event_id] = step.model_copy(update=_ended(event, status, attributes, step))
+            steps[attributes.scheduled_event_id] = step.model_copy(
+                update=_ended(event, status, reasons.get(event.event_id), step)
+            )
         elif event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_STARTED:
             attributes = event.activity_task_started_event_attributes
             steps[attributes.scheduled_event_id].attempt = attributes.attempt
@@ -165,6 +188,7 @@ _ENDS = {
     EventType.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT: ("activity_task_timed_out_event_attributes", "timeout"),
     EventType.EVENT_TYPE_ACTIVITY_TASK_CANCELED: ("activity_task_canceled_event_attributes", "cancelled"),
 }
+_FAILED = (EventType.EVENT_TYPE_ACTIVITY_TASK_FAILED, EventType.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT)
 
 
 def _scheduled(event: HistoryEvent) -> Step:
@@ -179,10 +203,8 @@ def _scheduled(event: HistoryEvent) -> Step:
     )
 
 
-def _ended(event: HistoryEvent, status: str, attributes: Any, step: Step) -> dict[str, Any]:
+def _ended(event: HistoryEvent, status: str, message: str | None, step: Step) -> dict[str, Any]:
     finished_at = _time(event)
-    failure = getattr(attributes, "failure", None)
-    message = failure.cause.message or failure.message if failure is not None else ""
     return {
         "status": status,
         "finished_at": finished_at,

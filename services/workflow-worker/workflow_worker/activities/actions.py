@@ -22,9 +22,10 @@ from flotilla.contracts.errors import Refused
 from flotilla.contracts.json_types import JsonValue
 from flotilla.contracts.names import action_workflow_id
 from flotilla.contracts.requests import ActionRequest
+from flotilla.encryption.tables import ACTIONS, EXECUTIONS
 from flotilla.eventstore.sessions import ensure_session
 from flotilla.outbox import append
-from flotilla.postgres import Connection, Pool, tenant_transaction
+from flotilla.postgres import Connection, Pool, open_row, seal_columns, tenant_transaction
 from flotilla.votes.errors import Unproven
 from flotilla.votes.roots import VoteRoots
 from workflow_worker.actions.registry import ActionHandlerRegistry
@@ -90,10 +91,11 @@ UPDATE flotilla.actions SET status = $3, current_step = 'finished', approval_sta
 WHERE tenant_id = $1 AND action_id = $2 AND finished_at IS NULL RETURNING action_id
 """
 _CLOSE_LOST = """
-UPDATE flotilla.actions SET status = 'cancelled', current_step = 'finished', error = $3, finished_at = now(),
+UPDATE flotilla.actions SET status = 'cancelled', current_step = 'finished', finished_at = now(),
     approval_status = CASE WHEN approval_status = 'pending' THEN 'cancelled' ELSE approval_status END
 WHERE tenant_id = $1 AND action_id = $2 AND finished_at IS NULL RETURNING session_id
 """
+_STORE_ERROR = "UPDATE flotilla.actions SET error = $3 WHERE tenant_id = $1 AND action_id = $2"
 _CLOSE_LOST_VOTE = """
 UPDATE flotilla.approvals SET status = 'cancelled', decided_at = now()
 WHERE tenant_id = $1 AND approval_id = $2 AND status = 'pending'
@@ -206,9 +208,11 @@ class ActionActivities:
             async with _heartbeats():
                 value: JsonValue = await self._registry.run(context, execution.action, execution.args)
         async with tenant_transaction(self._pool, execution.key.tenant_id) as connection:
-            await connection.execute(
-                _EXECUTED, execution.key.tenant_id, execution.key.action_id, to_json(value).decode()
+            key = execution.key
+            stored_value = await seal_columns(
+                connection, key.tenant_id, key.session_id, EXECUTIONS, key.action_id, result=to_json(value).decode()
             )
+            await connection.execute(_EXECUTED, key.tenant_id, key.action_id, stored_value["result"])
         return ExecutionResult(value=value)
 
     @activity.defn(name=FINISH_ACTION)
@@ -217,15 +221,25 @@ class ActionActivities:
         key, state = finished.key, finished.state
         error = None if state.error is None else to_json({"message": state.error}).decode()
         async with tenant_transaction(self._pool, key.tenant_id) as connection:
+            stored = await seal_columns(
+                connection,
+                key.tenant_id,
+                key.session_id,
+                ACTIONS,
+                key.action_id,
+                result=to_json(state.result).decode(),
+                error=error,
+                args=to_json(state.args).decode(),
+            )
             closed = await connection.fetchval(
                 _FINISH,
                 key.tenant_id,
                 key.action_id,
                 state.status,
                 state.approval_status,
-                to_json(state.result).decode(),
-                error,
-                to_json(state.args).decode(),
+                stored["result"],
+                stored["error"],
+                stored["args"],
             )
             if closed is None:
                 return
@@ -243,11 +257,12 @@ class ActionActivities:
     async def close_lost_action(self, tenant_id: str, action_id: str, why: str) -> None:
         """Closes an action, and its vote, whose workflow is gone: nobody else will."""
         async with tenant_transaction(self._pool, tenant_id) as connection:
-            session_id = await connection.fetchval(
-                _CLOSE_LOST, tenant_id, action_id, to_json({"message": why}).decode()
-            )
+            session_id = await connection.fetchval(_CLOSE_LOST, tenant_id, action_id)
             if session_id is None:
                 return
+            error = to_json({"message": why}).decode()
+            stored = await seal_columns(connection, tenant_id, session_id, ACTIONS, action_id, error=error)
+            await connection.execute(_STORE_ERROR, tenant_id, action_id, stored["error"])
             await connection.execute(_CLOSE_LOST_VOTE, tenant_id, action_id)
             await connection.execute(_STOP_WEBHOOKS, tenant_id, action_id)
             event = action_event("action_cancelled", action_id, {"status": "cancelled", "error": why})
@@ -266,7 +281,9 @@ class ActionActivities:
                     raise _not_approved(execution, "no approval of exactly this is stored")
             await connection.execute(_EXECUTING, key.tenant_id, key.action_id)
             await connection.execute(_BEGIN, key.tenant_id, key.action_id, execution.action, execution.content_hash)
-            row = await connection.fetchrow(_EXECUTION, key.tenant_id, key.action_id)
+            found = await connection.fetchrow(_EXECUTION, key.tenant_id, key.action_id)
+            named = found and {**found, "action_id": key.action_id, "session_id": key.session_id}
+            row = named and await open_row(connection, key.tenant_id, EXECUTIONS, named)
         if row is None or row["content_hash"] != execution.content_hash:
             raise _not_approved(execution, "this action's id has executed something else")
         return ExecutionResult(value=json.loads(row["result"])) if row["finished_at"] else None
@@ -295,6 +312,16 @@ async def _store_analysis(connection: Connection, request: ActionRequest, requir
     tenant_id, action_id = request.tenant_id, request.action_id
     await ensure_session(connection, tenant_id, request.session_id, request.on_behalf_of or request.requested_by)
     workflow_id = activity.info().workflow_id or action_workflow_id(action_id)
+    stored = await seal_columns(
+        connection,
+        tenant_id,
+        request.session_id,
+        ACTIONS,
+        action_id,
+        description=request.description,
+        args=to_json(request.args).decode(),
+        request=to_json(request).decode(),
+    )
     added = await connection.fetchval(
         _ADD,
         tenant_id,
@@ -302,11 +329,11 @@ async def _store_analysis(connection: Connection, request: ActionRequest, requir
         request.session_id,
         workflow_id,
         request.action,
-        request.description,
-        to_json(request.args).decode(),
+        stored["description"],
+        stored["args"],
         requirement.risk_level,
         request.requested_by,
-        to_json(request).decode(),
+        stored["request"],
     )
     approval, step = (
         ("pending", "send_approval_request") if requirement.required else ("not_required", "execute_action")

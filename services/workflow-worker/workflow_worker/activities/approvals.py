@@ -16,8 +16,9 @@ from flotilla.approvals.events import (
 from flotilla.contracts.approvals import DecisionRequest, content_hash
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.session_events import AgentStateEvent
+from flotilla.encryption.tables import APPROVALS, DECISIONS
 from flotilla.outbox import append
-from flotilla.postgres import Connection, Pool, tenant_transaction
+from flotilla.postgres import Connection, Pool, seal_columns, tenant_transaction
 from flotilla.telemetry import metrics
 from workflow_worker.activities.signatures.actions import (
     LOOK_UP_REVIEWER,
@@ -100,7 +101,7 @@ class ApprovalActivities:
         action = request.action
         key = ActionKey(tenant_id=action.tenant_id, action_id=action.action_id, session_id=action.session_id)
         async with tenant_transaction(self._pool, key.tenant_id) as connection:
-            added = await connection.fetchval(_ADD, *_columns(request))
+            added = await connection.fetchval(_ADD, *await _columns(connection, request))
             ids = await self._queue(connection, key, "approval.requested", _public(request))
             if added is not None:
                 await connection.execute(_AWAIT, key.tenant_id, key.action_id)
@@ -134,9 +135,9 @@ class ApprovalActivities:
         """Stores a counted decision with its answer. Idempotency key: (tenant, approval id, attempt id)."""
         key, attempt, ballot = decision.key, decision.attempt, decision.ballot
         version = ballot.requirement.policy_version
-        columns = _columns_of_attempt(key, attempt, decision.update_id, version)
         answer = to_json(ballot.answer_to_voter(attempt)).decode()
         async with tenant_transaction(self._pool, key.tenant_id) as connection:
+            columns = await _columns_of_attempt(connection, key, attempt, decision.update_id, version)
             if await connection.fetchval(_COUNT, *columns, answer) is None:
                 return
             await _show(connection, key, ballot)
@@ -152,8 +153,8 @@ class ApprovalActivities:
     async def record_refusal(self, refused: RefusedDecision) -> None:
         """Stores an attempt by signal that did not count. Idempotency key: (tenant, approval id, attempt id)."""
         key, attempt, version = refused.key, refused.attempt, refused.policy_version
-        columns = _columns_of_attempt(key, attempt, refused.update_id, version)
         async with tenant_transaction(self._pool, key.tenant_id) as connection:
+            columns = await _columns_of_attempt(connection, key, attempt, refused.update_id, version)
             if await connection.fetchval(_REFUSE, *columns, refused.refusal.type) is not None:
                 events = [
                     vote_attempted_event(attempt, version, WORKFLOW_SOURCE),
@@ -174,18 +175,29 @@ class ApprovalActivities:
 
 
 async def _show(connection: Connection, key: ActionKey, ballot: Ballot) -> bool:
+    stored = await seal_columns(
+        connection,
+        key.tenant_id,
+        key.session_id,
+        APPROVALS,
+        key.action_id,
+        args=to_json(ballot.args).decode(),
+        votes=to_json(ballot.votes).decode(),
+        requirement=to_json(ballot.requirement).decode(),
+        reasons=ballot.requirement.reasons,
+    )
     shown = await connection.fetchval(
         _SHOW,
         key.tenant_id,
         key.action_id,
         ballot.status,
-        to_json(ballot.args).decode(),
+        stored["args"],
         ballot.content_hash,
-        to_json(ballot.votes).decode(),
-        to_json(ballot.requirement).decode(),
+        stored["votes"],
+        stored["requirement"],
         ballot.requirement.quorum,
         ballot.requirement.risk_level,
-        ballot.requirement.reasons,
+        stored["reasons"],
     )
     await connection.execute(_SHOW_ACTION, key.tenant_id, key.action_id, ballot.status)
     return shown is not None
@@ -225,8 +237,19 @@ def _public(request: ApprovalRequest) -> dict[str, object]:
     }
 
 
-def _columns(request: ApprovalRequest) -> tuple[object, ...]:
+async def _columns(connection: Connection, request: ApprovalRequest) -> tuple[object, ...]:
     action, requirement = request.action, request.requirement
+    stored = await seal_columns(
+        connection,
+        action.tenant_id,
+        action.session_id,
+        APPROVALS,
+        action.action_id,
+        description=action.description,
+        args=to_json(action.args).decode(),
+        reasons=requirement.reasons,
+        requirement=to_json(requirement).decode(),
+    )
     return (
         action.tenant_id,
         action.action_id,
@@ -235,14 +258,14 @@ def _columns(request: ApprovalRequest) -> tuple[object, ...]:
         action.run_id or None,
         action.task_id or None,
         action.action,
-        action.description,
-        to_json(action.args).decode(),
+        stored["description"],
+        stored["args"],
         _hash(request),
         requirement.risk_level,
-        requirement.reasons,
+        stored["reasons"],
         action.requested_by,
         action.on_behalf_of or None,
-        to_json(requirement).decode(),
+        stored["requirement"],
         requirement.policy_version,
         requirement.quorum,
         request.deadline,
@@ -250,9 +273,18 @@ def _columns(request: ApprovalRequest) -> tuple[object, ...]:
     )
 
 
-def _columns_of_attempt(
-    key: ActionKey, attempt: DecisionRequest, update_id: str, policy_version: str
+async def _columns_of_attempt(
+    connection: Connection, key: ActionKey, attempt: DecisionRequest, update_id: str, policy_version: str
 ) -> tuple[object, ...]:
+    stored = await seal_columns(
+        connection,
+        key.tenant_id,
+        key.session_id,
+        DECISIONS,
+        attempt.attempt_id,
+        reason=attempt.reason,
+        args=None if attempt.args is None else to_json(attempt.args).decode(),
+    )
     return (
         key.tenant_id,
         key.action_id,
@@ -261,8 +293,8 @@ def _columns_of_attempt(
         attempt.subject,
         attempt.decision,
         attempt.content_hash,
-        attempt.reason,
-        None if attempt.args is None else to_json(attempt.args).decode(),
+        stored["reason"],
+        stored["args"],
         attempt.authenticated,
         policy_version,
     )

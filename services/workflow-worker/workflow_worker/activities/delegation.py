@@ -18,7 +18,8 @@ from flotilla.contracts.errors import TenantSuspended
 from flotilla.contracts.names import cancelled_key
 from flotilla.contracts.results import result_reference
 from flotilla.contracts.tasks import MAX_INLINE_RESULT_BYTES, AgentTask, Failure, ReplyAddress
-from flotilla.postgres import Pool, SuspendedTenants, tenant_transaction
+from flotilla.encryption import sealed_task
+from flotilla.postgres import Pool, SuspendedTenants, session_cipher, tenant_transaction
 from flotilla.workflows.calls.delegation import (
     DELEGATE,
     MAX_REASON_CHARS,
@@ -70,7 +71,7 @@ class Delegation:
         if activity.info().attempt == 1:  # what was given out before is waited for
             await self._check_active(task.tenant_id)
         await self._agents.check_agent_is_known((task.agent, *task.slip))
-        opened = await self._open(task)
+        opened = await self._open(await self._sealed(task))
         if isinstance(opened, OpenedHop):
             await self._publisher.publish(opened)
             activity.raise_complete_async()
@@ -81,6 +82,14 @@ class Delegation:
             await self._tenants.check_active(tenant_id)
         except TenantSuspended as error:
             raise ApplicationError(str(error), type=SUSPENDED, non_retryable=True) from error
+
+    async def _sealed(self, task: AgentTask) -> AgentTask:
+        """The task with its input encrypted, where all who get it can open it."""
+        async with self._pool.acquire() as connection:
+            cipher = await session_cipher(connection, task.tenant_id, task.session_id)
+        if cipher is None or not await self._agents.are_registered((task.agent, *task.slip)):
+            return task
+        return sealed_task(cipher, task)
 
     async def _open(self, task: AgentTask) -> TaskOutcome | OpenedHop:
         if task.attempt == 1:  # nearly always nothing is on record yet: to look first would be a round trip for nothing

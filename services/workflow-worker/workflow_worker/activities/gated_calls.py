@@ -1,15 +1,17 @@
 """Governed calls of agents' tools, from their approval to what the tool returned."""
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
-import asyncpg
 from temporalio import activity
 
 from flotilla.approvals.events import action_event
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.json_types import JsonValue
+from flotilla.encryption.tables import ACTIONS, TOOL_CALLS
 from flotilla.outbox import append
-from flotilla.postgres import Connection, Pool, tenant_transaction
+from flotilla.postgres import Connection, Pool, open_rows, seal_columns, tenant_transaction
 from flotilla.workflows.calls.delegation import SETTLE_CALLS, EndedTask
 
 # The task's approved calls with the last start under each approval.
@@ -50,7 +52,8 @@ class GatedCallActivities:
         its calls.
         """
         async with tenant_transaction(self._pool, ended.tenant_id) as connection:
-            for row in await connection.fetch(_APPROVED, ended.tenant_id, ended.task_id or None, ended.run_id or None):
+            found = await connection.fetch(_APPROVED, ended.tenant_id, ended.task_id or None, ended.run_id or None)
+            for row in await open_rows(connection, ended.tenant_id, TOOL_CALLS, found):
                 if row["outcome"] == "returned":
                     await _settle(connection, ended.tenant_id, row, "completed", result=json.loads(row["result"]))
                 elif not ended.is_over:
@@ -61,29 +64,31 @@ class GatedCallActivities:
                     await _settle(connection, ended.tenant_id, row, "failed", error=_why(row))
 
 
-def _why(row: asyncpg.Record) -> str:
+def _why(row: Mapping[str, Any]) -> str:
     if row["call_id"] is None:
         return NEVER_MADE
-    return row["error"] if row["outcome"] == "refused" else f"{NO_ANSWER}: {row['error'] or 'its process ended'}"
+    return str(row["error"]) if row["outcome"] == "refused" else f"{NO_ANSWER}: {row['error'] or 'its process ended'}"
 
 
 async def _settle(
     connection: Connection,
     tenant_id: str,
-    row: asyncpg.Record,
+    row: Mapping[str, Any],
     status: str,
     *,
     result: JsonValue = None,
     error: str | None = None,
 ) -> None:
-    settled = await connection.fetchval(
-        _SETTLE,
+    stored = await seal_columns(
+        connection,
         tenant_id,
+        row["session_id"],
+        ACTIONS,
         row["action_id"],
-        status,
-        to_json(result).decode(),
-        None if error is None else to_json({"message": error}).decode(),
+        result=to_json(result).decode(),
+        error=None if error is None else to_json({"message": error}).decode(),
     )
+    settled = await connection.fetchval(_SETTLE, tenant_id, row["action_id"], status, stored["result"], stored["error"])
     if settled is not None:
         details = {"status": status, "error": error, "call_id": row["call_id"]}
         event = action_event(f"action_{status}", row["action_id"], details)

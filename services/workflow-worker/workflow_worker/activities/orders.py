@@ -14,9 +14,10 @@ from flotilla.contracts.names import order_workflow_id
 from flotilla.contracts.orders import OrderState
 from flotilla.contracts.requests import OrderRequest
 from flotilla.contracts.session_events import AgentStateEvent, Message
+from flotilla.encryption.tables import ORDERS
 from flotilla.eventstore.sessions import ensure_session
 from flotilla.outbox import append
-from flotilla.postgres import Connection, Pool, tenant_transaction
+from flotilla.postgres import Connection, Pool, seal_columns, tenant_transaction
 from flotilla.telemetry import metrics
 from workflow_worker.activities.signatures.orders import (
     APPROVE_ORDER,
@@ -116,9 +117,10 @@ UPDATE flotilla.orders SET notified_at = now()
 WHERE tenant_id = $1 AND order_id = $2 AND notified_at IS NULL RETURNING order_id
 """
 _CLOSE_LOST = """
-UPDATE flotilla.orders SET status = 'compensation_failed', reason = $3, finished_at = now()
+UPDATE flotilla.orders SET status = 'compensation_failed', finished_at = now()
 WHERE tenant_id = $1 AND order_id = $2 AND finished_at IS NULL RETURNING session_id
 """
+_STORE_REASON = "UPDATE flotilla.orders SET reason = $3 WHERE tenant_id = $1 AND order_id = $2"
 
 
 class OrderActivities:
@@ -133,6 +135,15 @@ class OrderActivities:
         workflow_id = activity.info().workflow_id or order_workflow_id(order.tenant_id, order.order_id)
         async with tenant_transaction(self._pool, order.tenant_id) as connection:
             await ensure_session(connection, order.tenant_id, order.session_id, order.user_id)
+            stored = await seal_columns(
+                connection,
+                order.tenant_id,
+                order.session_id,
+                ORDERS,
+                order.order_id,
+                product_id=order.product_id,
+                request=to_json(order).decode(),
+            )
             await connection.execute(
                 _ADD_ORDER,
                 order.tenant_id,
@@ -140,10 +151,10 @@ class OrderActivities:
                 order.session_id,
                 workflow_id,
                 order.user_id,
-                order.product_id,
+                stored["product_id"],
                 order.amount_minor,
                 order.currency,
-                to_json(order).decode(),
+                stored["request"],
             )
             await connection.execute(_START, order.tenant_id, order.order_id)
 
@@ -245,14 +256,23 @@ class OrderActivities:
         """Show the saga's state in the order's row and log. Idempotency key: (tenant, order id, version)."""
         key, state = record.key, record.state
         async with tenant_transaction(self._pool, key.tenant_id) as connection:
+            stored = await seal_columns(
+                connection,
+                key.tenant_id,
+                key.session_id,
+                ORDERS,
+                key.order_id,
+                reason=state.reason,
+                steps=to_json(state.steps).decode(),
+            )
             newer = await connection.fetchval(
                 _RECORD,
                 key.tenant_id,
                 key.order_id,
                 record.version,
                 state.status,
-                state.reason,
-                to_json(state.steps).decode(),
+                stored["reason"],
+                stored["steps"],
                 record.final,
             )
             if newer is None:
@@ -264,8 +284,10 @@ class OrderActivities:
     async def close_lost_order(self, tenant_id: str, order_id: str, why: str) -> None:
         """Close an order whose workflow is gone: what it left undone, a person must see to."""
         async with tenant_transaction(self._pool, tenant_id) as connection:
-            session_id = await connection.fetchval(_CLOSE_LOST, tenant_id, order_id, why)
+            session_id = await connection.fetchval(_CLOSE_LOST, tenant_id, order_id)
             if session_id is not None:
+                stored = await seal_columns(connection, tenant_id, session_id, ORDERS, order_id, reason=why)
+                await connection.execute(_STORE_REASON, tenant_id, order_id, stored["reason"])
                 lost = state_change("order_lost", {"order_id": order_id, "reason": why}, SOURCE)
                 await append(connection, tenant_id, session_id, [lost])
 

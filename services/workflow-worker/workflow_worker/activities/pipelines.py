@@ -8,8 +8,9 @@ from flotilla.contracts.event_builders import state_change
 from flotilla.contracts.json_types import JsonValue
 from flotilla.contracts.requests import RunStatus
 from flotilla.contracts.session_events import ErrorRaised
+from flotilla.encryption.tables import AGENT_TASKS, PIPELINES
 from flotilla.outbox import append
-from flotilla.postgres import Pool, tenant_transaction
+from flotilla.postgres import Connection, Pool, open_row, seal_columns, tenant_transaction
 from workflow_worker.activities.signatures.pipelines import (
     BEGIN_PIPELINE,
     FINISH_PIPELINE,
@@ -24,16 +25,17 @@ SOURCE = "/workflows/PipelineWorkflow"
 _BEGIN = """
 UPDATE flotilla.pipelines SET status = 'running' WHERE tenant_id = $1 AND task_id = $2 AND status = 'pending'
 """
-# Ends the pipeline, unless it has ended, with the reason; as the hop that failed told it, if that is the reason.
+# Ends the pipeline, unless it has ended.
 _FINISH = """
-UPDATE flotilla.pipelines AS p SET status = $3, finished_at = now(),
-    error = CASE $3 WHEN 'success' THEN NULL ELSE coalesce(
-        (SELECT t.failure FROM flotilla.agent_tasks AS t
-         WHERE t.tenant_id = p.tenant_id AND (t.task_id = p.task_id OR t.task_id LIKE p.task_id || '~%')
-           AND t.failure ->> 'type' = $4::jsonb ->> 'type' ORDER BY t.created_at DESC LIMIT 1),
-        $4::jsonb) END
-WHERE p.tenant_id = $1 AND p.task_id = $2 AND p.finished_at IS NULL
-RETURNING p.session_id
+UPDATE flotilla.pipelines SET status = $3, finished_at = now()
+WHERE tenant_id = $1 AND task_id = $2 AND finished_at IS NULL RETURNING session_id
+"""
+_STORE_ERROR = "UPDATE flotilla.pipelines SET error = $3 WHERE tenant_id = $1 AND task_id = $2"
+# How the hop that failed with this type of failure told it.
+_FAILURE = """
+SELECT t.task_id, t.session_id, t.failure FROM flotilla.agent_tasks AS t
+WHERE t.tenant_id = $1 AND (t.task_id = $2 OR t.task_id LIKE $2 || '~%') AND t.failure ->> 'type' = $3
+ORDER BY t.created_at DESC LIMIT 1
 """
 _STATUSES: dict[WorkflowExecutionStatus | None, RunStatus] = {
     WorkflowExecutionStatus.COMPLETED: "success",
@@ -73,9 +75,21 @@ class PipelineActivities:
         if status != "success":
             details["error"] = {"type": error.type, "message": error.message}
         async with tenant_transaction(self._pool, key.tenant_id) as connection:
-            session_id = await connection.fetchval(_FINISH, key.tenant_id, key.task_id, status, to_json(error).decode())
+            session_id = await connection.fetchval(_FINISH, key.tenant_id, key.task_id, status)
             if session_id is not None:
                 if versions := (await routed_versions(connection, key.tenant_id, [key.task_id])).get(key.task_id):
                     details["versions"] = versions
+                if status != "success":
+                    await _store_error(connection, key, session_id, error)
                 finished = state_change("task_finished", details, SOURCE)
                 await append(connection, key.tenant_id, session_id, [finished])
+
+
+async def _store_error(connection: Connection, key: PipelineKey, session_id: str, error: ErrorRaised) -> None:
+    """Store why the pipeline failed: as the hop that failed told it, if that is the reason."""
+    told = await connection.fetchrow(_FAILURE, key.tenant_id, key.task_id, error.type)
+    why = to_json(error).decode()
+    if told is not None:
+        why = (await open_row(connection, key.tenant_id, AGENT_TASKS, told))["failure"]
+    stored = await seal_columns(connection, key.tenant_id, session_id, PIPELINES, key.task_id, error=why)
+    await connection.execute(_STORE_ERROR, key.tenant_id, key.task_id, stored["error"])

@@ -14,9 +14,10 @@ from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import workflow_source
 from flotilla.contracts.questions import QUESTION_CHANGE, Answered, Asked, QuestionStatus
 from flotilla.contracts.session_events import AgentStateEvent
+from flotilla.encryption.tables import QUESTIONS
 from flotilla.eventstore.log import SessionLog
 from flotilla.outbox import append
-from flotilla.postgres import Connection, Pool, tenant_transaction
+from flotilla.postgres import Connection, Pool, seal_columns, tenant_transaction
 from flotilla.workflows.calls.questions import ASK_QUESTION, SETTLE_QUESTION, AskQuestion, SettleQuestion
 from flotilla.workflows.calls.runs import RunKey
 from workflow_worker.notices import queue_notice
@@ -139,6 +140,15 @@ async def close_questions(connection: Connection, run: RunKey, status: QuestionS
 
 
 async def _added(connection: Connection, question: AskQuestion, run: asyncpg.Record) -> bool:
+    stored = await seal_columns(
+        connection,
+        question.run.tenant_id,
+        run["session_id"],
+        QUESTIONS,
+        question.question_id,
+        question=question.question,
+        answer_schema=to_json(question.schema).decode(),
+    )
     added = await connection.fetchval(
         _ADD,
         question.run.tenant_id,
@@ -146,8 +156,8 @@ async def _added(connection: Connection, question: AskQuestion, run: asyncpg.Rec
         run["session_id"],
         question.run.run_id,
         run["workflow_id"],
-        question.question,
-        to_json(question.schema).decode(),
+        stored["question"],
+        stored["answer_schema"],
         question.roles,
         question.deadline,
     )

@@ -25,9 +25,10 @@ from flotilla.contracts.requests import RAGRequest, RAGResponse, RunStatus, Work
 from flotilla.contracts.session_events import AgentStateEvent, ErrorRaised, Message
 from flotilla.contracts.tasks import WriteResult
 from flotilla.contracts.values import to_storable
+from flotilla.encryption.tables import AGENT_TASKS, INTERACTIONS, RUNS
 from flotilla.eventstore.turns import earlier_turns
 from flotilla.outbox import append
-from flotilla.postgres import UNSTORABLE, Connection, Pool, tenant_transaction
+from flotilla.postgres import UNSTORABLE, Connection, Pool, open_row, seal_columns, tenant_transaction
 from flotilla.telemetry import metrics
 from flotilla.workflows.calls.custom import BEGIN_WORKFLOW, FINISH_WORKFLOW, FinishedWorkflow
 from flotilla.workflows.calls.runs import (
@@ -68,16 +69,19 @@ AND ($3 OR NOT EXISTS (
     SELECT FROM flotilla.questions AS q WHERE q.tenant_id = $1 AND q.run_id = $2 AND q.status = 'open'))
 RETURNING $3
 """
-_STATUS = "SELECT status, result, output FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
+_STATUS = "SELECT run_id, session_id, status, result FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
 # Ends the run, unless it has ended. The row lock makes a second attempt wait and then find nothing to do.
 _FINISH = """
-UPDATE flotilla.runs SET status = $3, result = $4, error = $5, output = $6, finished_at = now()
+UPDATE flotilla.runs SET status = $3, finished_at = now()
 WHERE tenant_id = $1 AND run_id = $2 AND status IN ('pending', 'running', 'interrupted')
 RETURNING run_id, session_id, user_id, query, created_at, finished_at, live_key, workflow,
     EXISTS (SELECT FROM flotilla.questions AS q WHERE q.tenant_id = $1 AND q.run_id = $2 AND q.status = 'open') AS asks
 """
+# What the run came to: encrypted with the key of the session that the statement before names.
+_STORE_END = "UPDATE flotilla.runs SET result = $3, error = $4, output = $5 WHERE tenant_id = $1 AND run_id = $2"
 _TASK_RESULT = """
-SELECT result, agent FROM flotilla.agent_tasks WHERE tenant_id = $1 AND task_id = $2 AND status = 'done'
+SELECT task_id, session_id, result, agent FROM flotilla.agent_tasks
+WHERE tenant_id = $1 AND task_id = $2 AND status = 'done'
 """
 _ADD_INTERACTION = """
 INSERT INTO flotilla.interactions
@@ -204,9 +208,10 @@ class RunActivities:
     async def _stored(self, run: RunKey) -> RAGResponse | None:
         async with tenant_transaction(self._pool, run.tenant_id) as connection:
             row = await connection.fetchrow(_STATUS, run.tenant_id, run.run_id)
-        if row is None or row["status"] != "success":
-            raise run_closed_error(run.run_id, row["status"] if row else "unknown")
-        return from_json(row["result"], RAGResponse) if row["result"] else None
+            if row is None or row["status"] != "success":
+                raise run_closed_error(run.run_id, row["status"] if row else "unknown")
+            result = (await open_row(connection, run.tenant_id, RUNS, row))["result"]
+        return from_json(result, RAGResponse) if result else None
 
     async def _announce(self, run: RunKey, status: RunStatus, finished: _Finished) -> None:
         metrics.RUNS.labels(status).inc()
@@ -220,7 +225,8 @@ async def _end_with(connection: Connection, answer: SaveAnswer) -> _End:
     row = await connection.fetchrow(_TASK_RESULT, answer.run.tenant_id, answer.task_id)
     if row is None or row["result"] is None:
         raise ApplicationError(f"task {answer.task_id} has no stored result", type="NotFound", non_retryable=True)
-    result = from_json(row["result"], dict)
+    opened = await open_row(connection, answer.run.tenant_id, AGENT_TASKS, row)
+    result = from_json(opened["result"], dict)
     try:
         written = from_builtins(result, WriteResult)
     except Undecodable:
@@ -245,11 +251,20 @@ async def _end_with(connection: Connection, answer: SaveAnswer) -> _End:
 
 
 async def _finish(connection: Connection, run: RunKey, end: _End) -> _Finished | None:
-    row = await connection.fetchrow(
-        _FINISH, run.tenant_id, run.run_id, end.status, _jsonb(end.response), _jsonb(end.error), _jsonb(end.output)
-    )
+    row = await connection.fetchrow(_FINISH, run.tenant_id, run.run_id, end.status)
     if row is None:
         return None
+    stored = await seal_columns(
+        connection,
+        run.tenant_id,
+        row["session_id"],
+        RUNS,
+        run.run_id,
+        result=_jsonb(end.response),
+        error=_jsonb(end.error),
+        output=_jsonb(end.output),
+    )
+    await connection.execute(_STORE_END, run.tenant_id, run.run_id, stored["result"], stored["error"], stored["output"])
     if row["asks"]:
         await close_questions(connection, run, "cancelled")
     # The steps of other workflows say it themselves.
@@ -281,15 +296,26 @@ def _closing_events(run: RunKey, end: _End, source: str, versions: JsonObject) -
 async def _add_interaction(
     connection: Connection, run: RunKey, row: asyncpg.Record, response: RAGResponse, message_seq: int
 ) -> None:
+    asked = await open_row(connection, run.tenant_id, RUNS, row)
+    stored = await seal_columns(
+        connection,
+        run.tenant_id,
+        row["session_id"],
+        INTERACTIONS,
+        run.run_id,
+        query=asked["query"],
+        answer=response.answer,
+        sources=to_json(response.sources).decode(),
+    )
     await connection.execute(
         _ADD_INTERACTION,
         run.tenant_id,
         run.run_id,
         row["user_id"],
         row["session_id"],
-        row["query"],
-        response.answer,
-        to_json(response.sources).decode(),
+        stored["query"],
+        stored["answer"],
+        stored["sources"],
         message_seq,
     )
 

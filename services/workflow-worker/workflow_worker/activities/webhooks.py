@@ -14,7 +14,9 @@ from temporalio.exceptions import ApplicationError
 
 from flotilla.contracts.ids import Clock, utc_now
 from flotilla.contracts.names import join_id_parts
-from flotilla.postgres import Connection, Pool, tenant_transaction
+from flotilla.encryption import is_readable
+from flotilla.encryption.tables import WEBHOOKS
+from flotilla.postgres import Connection, Pool, open_row, seal_columns, tenant_transaction
 from workflow_worker.activities.signatures.actions import DELIVER_WEBHOOK, ActionKey, WebhookDelivery
 from workflow_worker.webhook_signatures import sign_webhook
 
@@ -48,7 +50,8 @@ async def queue_webhooks(
     for url in urls:
         seed = join_id_parts(key.tenant_id, key.action_id, kind, url).encode()
         delivery_id = f"msg_{hashlib.sha256(seed).hexdigest()[:32]}"
-        await connection.execute(_ADD, key.tenant_id, delivery_id, key.action_id, kind, url, body)
+        stored = await seal_columns(connection, key.tenant_id, key.session_id, WEBHOOKS, delivery_id, body=body)
+        await connection.execute(_ADD, key.tenant_id, delivery_id, key.action_id, kind, url, stored["body"])
         ids.append(delivery_id)
     return ids
 
@@ -73,9 +76,13 @@ class WebhookActivities:
         """
         tenant_id, delivery_id = delivery.key.tenant_id, delivery.delivery_id
         async with tenant_transaction(self._pool, tenant_id) as connection:
-            row = await connection.fetchrow(_LOAD, tenant_id, delivery_id)
+            found = await connection.fetchrow(_LOAD, tenant_id, delivery_id)
+            named = found and {**found, "delivery_id": delivery_id, "session_id": delivery.key.session_id}
+            row = named and await open_row(connection, tenant_id, WEBHOOKS, named)
         if row is None or row["status"] != "pending":
             return
+        if not is_readable(row["body"]):
+            raise _failure(httpx.codes.GONE, f"webhook {delivery_id} is not sent: its text is {row['body'].decode()}")
         code, error = await self._post(row["url"], delivery_id, row["body"])
         delivered = code in _SUCCESS
         async with tenant_transaction(self._pool, tenant_id) as connection:

@@ -10,8 +10,9 @@ from flotilla.contracts.names import workflow_source
 from flotilla.contracts.results import canonical_bytes, result_reference
 from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.contracts.tasks import MAX_INLINE_RESULT_BYTES, root_task_id
+from flotilla.encryption.tables import AGENT_TASKS
 from flotilla.outbox import append
-from flotilla.postgres import Connection, Pool, tenant_transaction
+from flotilla.postgres import Connection, Pool, open_rows, seal_columns, tenant_transaction
 from flotilla.workflows.calls.children import FIND_WORKFLOW, FindWorkflow, WorkflowServer
 from flotilla.workflows.calls.custom import (
     COMBINE_RESULTS,
@@ -38,7 +39,7 @@ RETURNING session_id
 """
 # Of tasks of the run only.
 _RESULTS = """
-SELECT task_id, result FROM flotilla.agent_tasks
+SELECT task_id, session_id, result FROM flotilla.agent_tasks
 WHERE tenant_id = $1 AND run_id = $2 AND task_id = ANY($3) AND status = 'done' AND result IS NOT NULL
 """
 _STORE = """
@@ -129,9 +130,11 @@ class WorkflowRunActivities:
             if sum(map(len, results.values())) > MAX_COMBINED_BYTES:
                 raise _refusal("Oversize", f"the {len(results)} results have over {MAX_COMBINED_BYTES} bytes together")
             body = to_json({"results": [msgspec.Raw(results[part].encode()) for part in combination.parts]})
-            await connection.execute(
-                _STORE, run.tenant_id, combination.task_id, combination.session_id, run.run_id, body.decode()
+            task_id, session_id = combination.task_id, combination.session_id
+            stored = await seal_columns(
+                connection, run.tenant_id, session_id, AGENT_TASKS, task_id, result=body.decode()
             )
+            await connection.execute(_STORE, run.tenant_id, task_id, session_id, run.run_id, stored["result"])
 
     @activity.defn(name=SUM_USAGE)
     async def sum_usage(self, run: RunKey) -> Usage:
@@ -150,7 +153,8 @@ class WorkflowRunActivities:
 async def _results(connection: Connection, run: RunKey, task_ids: list[str]) -> dict[str, str]:
     if not task_ids:
         return {}
-    rows = await connection.fetch(_RESULTS, run.tenant_id, run.run_id, task_ids)
+    found = await connection.fetch(_RESULTS, run.tenant_id, run.run_id, task_ids)
+    rows = await open_rows(connection, run.tenant_id, AGENT_TASKS, found)
     return {row["task_id"]: row["result"] for row in rows}
 
 

@@ -20,6 +20,7 @@ from temporalio.service import KeepAliveConfig, RPCError, RPCStatusCode, TLSConf
 
 from flotilla.config import TemporalSettings
 from flotilla.contracts.errors import ConfigurationError, RetryLater
+from flotilla.temporal_codec import FAILURES, Ciphers, SessionCodec
 
 _LIMIT = timedelta(seconds=3)
 _MAY_NOT_ASK = {RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNIMPLEMENTED}
@@ -73,8 +74,9 @@ class _Payloads(CompositePayloadConverter):
 DATA_CONVERTER = replace(DataConverter.default, payload_converter_class=_Payloads)
 
 
-def temporal_connection_options(settings: TemporalSettings) -> Mapping[str, Any]:
-    """Return namespace, login and TLS: `Client.connect(address, **temporal_connection_options(settings), ...)`.
+def temporal_connection_options(settings: TemporalSettings, ciphers: Ciphers | None = None) -> Mapping[str, Any]:
+    """Return namespace, login and TLS: `Client.connect(address, **temporal_connection_options(settings), ...)`. With
+    `ciphers`, payloads are encrypted with the keys of their workflows' sessions.
 
     Raises:
         ConfigurationError: a file can't be read, or only one of certificate and key is set.
@@ -84,8 +86,12 @@ def temporal_connection_options(settings: TemporalSettings) -> Mapping[str, Any]
         "api_key": settings.temporal_api_key.get_secret_value() if settings.temporal_api_key else None,
         "tls": _tls(settings),
         "keep_alive_config": _KEEP_ALIVE,
-        "data_converter": DATA_CONVERTER,
+        "data_converter": DATA_CONVERTER if ciphers is None else _encrypting(ciphers),
     }
+
+
+def _encrypting(ciphers: Ciphers) -> DataConverter:
+    return replace(DATA_CONVERTER, payload_codec=SessionCodec(ciphers), failure_converter_class=FAILURES)
 
 
 def _tls(settings: TemporalSettings) -> TLSConfig | bool:

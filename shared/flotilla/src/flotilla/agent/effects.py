@@ -6,7 +6,7 @@ about to write, and answers with what is stored.
 
 import json
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import asyncpg
@@ -16,20 +16,24 @@ from flotilla.agent.context import Effect
 from flotilla.agent.execution import ExecutionOutcome
 from flotilla.agent.ports import CallEnd, IdentifiedToolCall
 from flotilla.agent.tool_calls import unrecorded_call_events
-from flotilla.contracts.envelope import to_json
+from flotilla.contracts.envelope import from_builtins, to_json
 from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.event_rules import AGENT_PREFIX
 from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.contracts.tasks import AgentTask, Failure, ReplyStatus
-from flotilla.outbox import PreparedEvents, append, prepare_events, session_not_found
+from flotilla.encryption import Cipher, is_sealed, sealed_columns, sealed_value
+from flotilla.encryption.tables import AGENT_ACTIONS, AGENT_TASKS, TOOL_CALLS
+from flotilla.outbox import append, prepare_events, session_not_found
 from flotilla.postgres import (
     AWAY,
     Connection,
     Pool,
+    open_stored_row,
     reset_session_after_use,
     retry_later_if_unavailable,
     session_cipher,
     tenant_transaction,
+    writing_cipher,
 )
 
 # The outcome of the task's ticket, the answer to the task, if there is one, and the result that its input refers to.
@@ -48,7 +52,7 @@ FROM unnest($5::text[], $6::jsonb[]) WITH ORDINALITY AS a (action_type, payload,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredAnswer:
-    """The stored answer to a task."""
+    """The answer to a task, as it is stored: encrypted, if the session has a key."""
 
     status: ReplyStatus
     attempt: int
@@ -101,7 +105,15 @@ class AnswerStore:
         if answer is None or (answer.status != "done" and answer.attempt < task.attempt):
             _check_ticket(task, row["ticket"])
             answer = None
-        return ReceivedTask(answer, None if row["input"] is None else msgspec.json.decode(row["input"]))
+        return ReceivedTask(answer, await self._opened(task, row["input"]))
+
+    async def _opened(self, task: AgentTask, result: str | None) -> dict[str, Any] | None:
+        """The result that the task's input refers to."""
+        if result is None:
+            return None
+        row = {"task_id": task.input_from, "session_id": task.session_id, "result": result}
+        opened = await open_stored_row(self._pool, task.tenant_id, AGENT_TASKS, row)
+        return msgspec.json.decode(opened["result"], type=dict[str, Any])
 
     async def commit(self, task: AgentTask, entry_id: str, outcome: ExecutionOutcome) -> StoredAnswer:
         """Writes the outcome, or nothing if there is an answer already; returns the answer that stands.
@@ -115,49 +127,42 @@ class AnswerStore:
         """
         try:
             with _staying_pending(task):
-                if outcome.effects or not await self._finish(task, entry_id, outcome):
+                stored = None if outcome.effects else await self._finish(task, entry_id, outcome)
+                if stored is None:
                     async with tenant_transaction(self._pool, task.tenant_id) as connection:
-                        await self._write(connection, task, entry_id, outcome)
+                        stored = await self._write(connection, task, entry_id, outcome)
         except _AnsweredAlready:
-            stored = (await self.take(task)).answer
-            if stored is None:
+            earlier = (await self.take(task)).answer
+            if earlier is None:
                 raise RetryLater(f"task {task.task_id} is being answered by another consumer") from None
-            return stored
+            return earlier
         except asyncpg.InsufficientPrivilegeError as error:
             raise TaskOver(
                 f"task {task.task_id}, try {task.attempt}, is closed, so its answer is not wanted: {error}"
             ) from error
-        return StoredAnswer(
-            status=outcome.status,
-            attempt=task.attempt,
-            result=outcome.result,
-            failure=outcome.failure,
-            duration_ms=outcome.duration_ms,
-        )
+        return stored
 
-    async def _finish(self, task: AgentTask, entry_id: str, outcome: ExecutionOutcome) -> bool:
-        """Write the outcome in one round trip; False, and nothing is written, where earlier calls of tools are to be
+    async def _finish(self, task: AgentTask, entry_id: str, outcome: ExecutionOutcome) -> StoredAnswer | None:
+        """Write the outcome in one round trip; None, and nothing is written, where earlier calls of tools are to be
         recorded with it."""
         events = outcome.events if outcome.is_recorded else []
         try:
             async with self._pool.acquire() as connection:
-                prepared = await self._prepared(connection, task, events)
+                cipher = await session_cipher(connection, task.tenant_id, task.session_id)
+                written = _written(cipher, task, outcome)
+                prepared = prepare_events(task.tenant_id, task.session_id, events, source=self._source, cipher=cipher)
                 found = await connection.fetchval(
                     _FINISH,
                     *_proof(task),
-                    *_written(outcome, entry_id),
-                    *_actions(task, outcome, events),
+                    *written.sql_arguments(entry_id),
+                    *_actions(cipher, task, outcome, events),
                     *prepared.sql_arguments,
                 )
         except asyncpg.NoDataFoundError as error:
             raise session_not_found(task.session_id) from error
         if found == "answered":
             raise _AnsweredAlready
-        return bool(found == "done")
-
-    async def _prepared(self, connection: Connection, task: AgentTask, events: list[AgentStateEvent]) -> PreparedEvents:
-        cipher = await session_cipher(connection, task.tenant_id, task.session_id) if events else None
-        return prepare_events(task.tenant_id, task.session_id, events, source=self._source, cipher=cipher)
+        return written.answer if found == "done" else None
 
     async def commit_call(
         self, task: AgentTask, call: IdentifiedToolCall, ended: CallEnd, outcome: ExecutionOutcome
@@ -169,9 +174,12 @@ class AnswerStore:
             RetryLater: PostgreSQL is unavailable.
             Invalid: an event is too large.
         """
+        events = outcome.events
         with _staying_pending(task):
             async with self._pool.acquire() as connection:
-                prepared = await self._prepared(connection, task, outcome.events)
+                cipher = await session_cipher(connection, task.tenant_id, task.session_id)
+                prepared = prepare_events(task.tenant_id, task.session_id, events, source=self._source, cipher=cipher)
+                returned = sealed_columns(cipher, TOOL_CALLS, ended.call_id, {"result": _jsonb(ended.result)})
                 return bool(
                     await connection.fetchval(
                         _END_CALL,
@@ -180,25 +188,43 @@ class AnswerStore:
                         task.secret,
                         call.tool,
                         call.args_hash,
-                        _jsonb(ended.result),
+                        returned["result"],
                         ended.escaped,
-                        _jsonb(outcome.result),
+                        _written(cipher, task, outcome).result,
                         outcome.duration_ms,
-                        *_actions(task, outcome, outcome.events),
+                        *_actions(cipher, task, outcome, events),
                         *prepared.sql_arguments,
                     )
                 )
 
-    async def _write(self, connection: Connection, task: AgentTask, entry_id: str, outcome: ExecutionOutcome) -> None:
-        if not await connection.fetchval(_WRITE, *_written(outcome, entry_id)):
+    async def _write(
+        self, connection: Connection, task: AgentTask, entry_id: str, outcome: ExecutionOutcome
+    ) -> StoredAnswer:
+        cipher = await writing_cipher(connection, task.tenant_id, task.session_id)
+        written = _written(cipher, task, outcome)
+        if not await connection.fetchval(_WRITE, *written.sql_arguments(entry_id)):
             raise _AnsweredAlready
         events = await _all_events(connection, task, outcome)
         of_task = (task.tenant_id, self._agent, task.session_id, task.task_id)
-        await connection.execute(_ACTIONS, *of_task, *_actions(task, outcome, events))
+        await connection.execute(_ACTIONS, *of_task, *_actions(cipher, task, outcome, events))
         for effect in outcome.effects:
             await _made(effect, connection)
         if events:  # last: the session's row stays locked from here to the commit
             await append(connection, task.tenant_id, task.session_id, events, source=self._source)
+        return written.answer
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """An outcome as it is stored."""
+
+    answer: StoredAnswer
+    result: str | None
+    failure: str | None
+
+    def sql_arguments(self, entry_id: str) -> tuple[str, str, str | None, str | None, float]:
+        """The arguments of `flotilla.answer_task`."""
+        return self.answer.status, entry_id, self.result, self.failure, self.answer.duration_ms
 
 
 def _proof(task: AgentTask) -> tuple[str, str, int, str]:
@@ -206,17 +232,39 @@ def _proof(task: AgentTask) -> tuple[str, str, int, str]:
     return task.tenant_id, task.task_id, task.attempt, task.secret or ""
 
 
-def _written(outcome: ExecutionOutcome, entry_id: str) -> tuple[str, str, str | None, str | None, float]:
-    return outcome.status, entry_id, _jsonb(outcome.result), _jsonb(outcome.failure), outcome.duration_ms
+def _written(cipher: Cipher | None, task: AgentTask, outcome: ExecutionOutcome) -> _Written:
+    clear = {"result": _jsonb(outcome.result), "failure": _jsonb(outcome.failure)}
+    stored = sealed_columns(cipher, AGENT_TASKS, task.task_id, clear)
+    result, failure = outcome.result, outcome.failure
+    if cipher is not None:
+        result = None if stored["result"] is None else msgspec.json.decode(stored["result"])
+        failure = failure and _without_words(failure)
+    answer = StoredAnswer(
+        status=outcome.status,
+        attempt=task.attempt,
+        result=result,
+        failure=failure,
+        duration_ms=outcome.duration_ms,
+    )
+    return _Written(answer, stored["result"], stored["failure"])
 
 
-def _actions(task: AgentTask, outcome: ExecutionOutcome, events: list[AgentStateEvent]) -> tuple[list[str], list[str]]:
+def _without_words(failure: Failure) -> Failure:
+    """What a reply says of a failure that is stored encrypted: the bridge reads the rest there."""
+    return replace(failure, message="", approvals=[], calls=[])
+
+
+def _actions(
+    cipher: Cipher | None, task: AgentTask, outcome: ExecutionOutcome, events: list[AgentStateEvent]
+) -> tuple[list[str], list[str]]:
     """The kinds and payloads of what the agent did, with the task's end."""
     end: dict[str, object] = {"attempt": task.attempt, "duration_ms": outcome.duration_ms}
     if outcome.escaped:
         end["escaped"] = outcome.escaped
     kinds = [*(event.kind for event in events), f"task_{outcome.status}"]
-    return kinds, [*(to_json(event.data).decode() for event in events), json.dumps(end)]
+    place = AGENT_ACTIONS.place("payload", task.task_id)
+    payloads = [sealed_value(cipher, event.data, place) for event in events]
+    return kinds, [*(to_json(payload).decode() for payload in payloads), json.dumps(end)]
 
 
 def _check_ticket(task: AgentTask, ticket: str | None) -> None:
@@ -248,6 +296,14 @@ def _staying_pending(task: AgentTask) -> AbstractContextManager[None]:
     return retry_later_if_unavailable(f"task {task.task_id} stays pending")
 
 
+def _failure(stored: str) -> Failure:
+    """A stored failure; of an encrypted one what is clear."""
+    found = msgspec.json.decode(stored, type=dict[str, Any])
+    hidden = {name for name in ("message", "approvals", "calls") if is_sealed(found.get(name))}
+    clear: dict[str, Any] = {"message": "", **{name: value for name, value in found.items() if name not in hidden}}
+    return from_builtins(clear, Failure)
+
+
 def _jsonb(value: object) -> str | None:
     return None if value is None else to_json(value).decode()
 
@@ -259,6 +315,6 @@ def _answer(row: asyncpg.Record) -> StoredAnswer | None:
         status=row["status"],
         attempt=row["attempt"],
         result=None if row["result"] is None else msgspec.json.decode(row["result"]),
-        failure=None if row["failure"] is None else msgspec.json.decode(row["failure"], type=Failure),
+        failure=None if row["failure"] is None else _failure(row["failure"]),
         duration_ms=row["duration_ms"] or 0.0,
     )

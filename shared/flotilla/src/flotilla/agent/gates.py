@@ -8,8 +8,7 @@ made the same call before.
 import hashlib
 import json
 from collections.abc import Mapping
-
-import asyncpg
+from typing import Any
 
 from flotilla.agent.ports import ApprovalGate, IdentifiedToolCall, ToolVerdict
 from flotilla.agent.proofs import GatedCallSignatures
@@ -19,15 +18,17 @@ from flotilla.contracts.errors import Invalid, Refused
 from flotilla.contracts.json_types import JsonObject, JsonValue
 from flotilla.contracts.requests import RiskLevel
 from flotilla.contracts.tasks import AgentTask, ApprovalNeeded, McpCallNeeded
-from flotilla.postgres import Pool, retry_later_if_unavailable, tenant_transaction
+from flotilla.encryption import SealedTable
+from flotilla.encryption.tables import ACTIONS, EXECUTIONS
+from flotilla.postgres import Pool, open_rows, retry_later_if_unavailable, seal_columns, tenant_transaction
 
 # The verdicts of a task's calls whose workflow is over; the arguments are those that were decided about.
 _VERDICTS = """
-SELECT action_id, approval_status, args, error ->> 'message' AS why FROM flotilla.actions
+SELECT action_id, session_id, approval_status, args, error FROM flotilla.actions
 WHERE tenant_id = $1 AND session_id = $2 AND request ->> 'task_id' = $3 AND finished_at IS NOT NULL
 """
 _STORED = """
-SELECT result FROM flotilla.action_executions
+SELECT action_id, result FROM flotilla.action_executions
 WHERE tenant_id = $1 AND idempotency_key = $2 AND finished_at IS NOT NULL
 """
 _STORE = """
@@ -185,28 +186,36 @@ class PostgresApprovalGate:
         Raises:
             RetryLater: PostgreSQL is unavailable.
         """
-        rows = await self._fetch(_VERDICTS, self._task.session_id, self._task.task_id)
+        rows = await self._fetch(ACTIONS, _VERDICTS, self._task.session_id, self._task.task_id)
         return {
             row["action_id"]: ToolVerdict(
                 approved=row["approval_status"] in _GO_AHEAD,
                 status=row["approval_status"],
                 args=json.loads(row["args"]),
-                why=row["why"],
+                why=json.loads(row["error"])["message"] if row["error"] else None,
             )
             for row in rows
         }
 
     async def stored_result(self, approval_id: str) -> JsonObject | None:
         """What the call returned, if it was made."""
-        rows = await self._fetch(_STORED, approval_id)
+        rows = await self._fetch(EXECUTIONS, _STORED, approval_id)
         return {"value": json.loads(rows[0]["result"])} if rows else None
 
     async def store_result(self, approval_id: str, action: str, args: JsonObject, value: JsonValue) -> None:
         """Keeps what the call returned."""
         body = to_json(value).decode()
-        await self._fetch(_STORE, approval_id, action, content_hash(action, args), body)
-
-    async def _fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
         with retry_later_if_unavailable():
             async with tenant_transaction(self._pool, self._tenant_id) as connection:
-                return await connection.fetch(statement, self._tenant_id, *arguments)
+                stored = await seal_columns(
+                    connection, self._tenant_id, self._task.session_id, EXECUTIONS, approval_id, result=body
+                )
+                called = (approval_id, action, content_hash(action, args))
+                await connection.execute(_STORE, self._tenant_id, *called, stored["result"])
+
+    async def _fetch(self, table: SealedTable, statement: str, *arguments: object) -> list[dict[str, Any]]:
+        with retry_later_if_unavailable():
+            async with tenant_transaction(self._pool, self._tenant_id) as connection:
+                found = await connection.fetch(statement, self._tenant_id, *arguments)
+                rows = [{**row, "session_id": self._task.session_id} for row in found]
+                return await open_rows(connection, self._tenant_id, table, rows)

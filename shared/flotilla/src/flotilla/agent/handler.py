@@ -32,8 +32,17 @@ from flotilla.config.signing import PublicKeys
 from flotilla.contracts.errors import Refused
 from flotilla.contracts.ids import IdMaker, new_id
 from flotilla.contracts.tasks import AgentTask, Failure
+from flotilla.encryption import Cipher, is_wrapped, opened_task
 from flotilla.llm import LanguageModel, MoneyBudget, StoredModelCalls, TokenLimits
-from flotilla.postgres import UNSTORABLE, Pool, TaskProof, acting_for_task
+from flotilla.postgres import (
+    UNSTORABLE,
+    Pool,
+    TaskProof,
+    acting_for_task,
+    reading_cipher,
+    retry_later_if_unavailable,
+    session_cipher,
+)
 from flotilla.runtime.cancellation import cancel_all
 from flotilla.runtime.key_locks import KeyLocks
 
@@ -109,7 +118,9 @@ class TaskHandler:
                 return taken.answer or await self._run(delivery, task, taken.input)
 
     async def _run(self, delivery: Delivery, task: AgentTask, below: dict[str, Any] | None) -> StoredAnswer:
-        live = RedisLiveOutput(self._redis, self._publisher, self._feed, self._agent, task)
+        cipher = await self._cipher_of(task)
+        task = opened_task(cipher, task)
+        live = RedisLiveOutput(self._redis, self._publisher, self._feed, self._agent, task, cipher=cipher)
         if task.attempt > 1 or delivery.deliveries > 1:
             await live.void_shown_text()
         await live.step("started")
@@ -123,6 +134,14 @@ class TaskHandler:
         answer = await self._commit(ctx, delivery.entry_id, outcome)
         await live.step("finished" if answer.status == "done" else "failed")
         return answer
+
+    async def _cipher_of(self, task: AgentTask) -> Cipher | None:
+        """The cipher of the task's session; None where that records in clear."""
+        with retry_later_if_unavailable(f"task {task.task_id} stays pending"):
+            if is_wrapped(task.input):
+                return await reading_cipher(self._pool, task.tenant_id, task.session_id)
+            async with self._pool.acquire() as connection:
+                return await session_cipher(connection, task.tenant_id, task.session_id)
 
     def _not_replayable(self, task: AgentTask) -> str | None:
         """Why the task can't be done; None where it is no replay, or can."""

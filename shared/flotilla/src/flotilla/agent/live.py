@@ -11,6 +11,7 @@ from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.live import LiveStepStatus
 from flotilla.contracts.names import cancelled_key
 from flotilla.contracts.tasks import AgentTask, root_task_id
+from flotilla.encryption import Cipher
 
 log = structlog.get_logger(__name__)
 
@@ -18,15 +19,27 @@ log = structlog.get_logger(__name__)
 class RedisLiveOutput:
     """Progress and tokens are courtesies: while Redis is unavailable they are dropped, and the task goes on."""
 
-    def __init__(self, redis: Redis, publisher: Publisher, feed: LiveRunWriter, agent: Agent, task: AgentTask) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        publisher: Publisher,
+        feed: LiveRunWriter,
+        agent: Agent,
+        task: AgentTask,
+        *,
+        cipher: Cipher | None = None,
+    ) -> None:
+        """`cipher` is that of the task's session, if its text is encrypted."""
         self._redis = redis
         self._publisher = publisher
         self._feed = feed
         self._agent = agent
         self._task = task
+        self._cipher = cipher
 
     async def report_progress(self, text: str) -> None:
-        """Tell the bridge, whose heartbeat it becomes."""
+        """Tell the bridge, whose heartbeat it becomes; without the text, where the session's is encrypted."""
+        text = text if self._cipher is None else ""
         try:
             await self._publisher.publish(*replies.progress_reply(self._agent, self._task, text))
         except RetryLater as error:
@@ -35,7 +48,9 @@ class RedisLiveOutput:
     async def show_text(self, text: str) -> None:
         """Show `text` on the run's live stream."""
         if self._task.live:
-            await self._feed.write_token(self._task.live, text, task_id=self._task.task_id, attempt=self._task.attempt)
+            await self._feed.write_token(
+                self._task.live, text, task_id=self._task.task_id, attempt=self._task.attempt, cipher=self._cipher
+            )
 
     async def step(self, status: LiveStepStatus) -> None:
         """Show on the run's live stream that this agent began or ended."""

@@ -17,7 +17,9 @@ from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.mcp import MCP_AGENT, McpResult, model_name
 from flotilla.contracts.tasks import AgentTask, McpCallNeeded, mcp_call_id_prefix
 from flotilla.contracts.tools import ToolOptions
-from flotilla.postgres import Pool, retry_later_if_unavailable, tenant_transaction
+from flotilla.encryption import ERASED
+from flotilla.encryption.tables import AGENT_TASKS, STAND_IN
+from flotilla.postgres import Pool, open_rows, retry_later_if_unavailable, tenant_transaction
 
 # What the task's tenant allowed of these servers and tools.
 _ALLOWED = """
@@ -25,7 +27,7 @@ SELECT server, tool, definition FROM flotilla.allowed_tools
 WHERE tenant_id = $1 AND (server = ANY ($2) OR server || '.' || tool = ANY ($2)) ORDER BY server, tool
 """
 # What came of the calls that the held task asked for.
-_ANSWERS = "SELECT task_id, status, result, failure ->> 'message' AS why FROM flotilla.mcp_answers()"
+_ANSWERS = "SELECT task_id, status, result, failure FROM flotilla.mcp_answers()"
 
 
 class McpToolFailed(Refused):
@@ -119,10 +121,16 @@ async def load_mcp_answers(pool: Pool, task: AgentTask) -> dict[str, McpAnswer]:
     """
     with retry_later_if_unavailable():
         async with tenant_transaction(pool, task.tenant_id) as connection:
-            rows = await connection.fetch(_ANSWERS)
-    return {
-        row["task_id"]: McpAnswer(from_builtins(json.loads(row["result"]), McpResult))
-        if row["status"] == "done"
-        else McpAnswer(None, row["why"] or row["status"])
-        for row in rows
-    }
+            found = [{**row, "session_id": task.session_id} for row in await connection.fetch(_ANSWERS)]
+            rows = await open_rows(connection, task.tenant_id, AGENT_TASKS, found)
+    return {row["task_id"]: _answer(row) for row in rows}
+
+
+def _answer(row: Mapping[str, Any]) -> McpAnswer:
+    if row["status"] != "done":
+        why = json.loads(row["failure"])["message"] if row["failure"] else ""
+        return McpAnswer(None, why or row["status"])
+    result = json.loads(row["result"])
+    if result == STAND_IN:
+        return McpAnswer(None, ERASED)
+    return McpAnswer(from_builtins(result, McpResult))

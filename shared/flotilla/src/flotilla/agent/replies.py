@@ -14,6 +14,7 @@ from flotilla.contracts.tasks import (
     AgentReply,
     AgentTask,
 )
+from flotilla.encryption import is_wrapped
 
 
 def reply_events(agent: Agent, task: AgentTask, answer: StoredAnswer) -> list[tuple[str, AgentEvent]]:
@@ -34,6 +35,8 @@ def progress_reply(agent: Agent, task: AgentTask, text: str) -> tuple[str, Agent
 def _successful(agent: Agent, task: AgentTask, result: JsonObject) -> AgentReply:
     ending: dict[str, Any] = {"final": not task.slip, "announces": None if task.replay else agent.announces}
     if len(canonical_bytes(result)) > MAX_INLINE_RESULT_BYTES:
+        if is_wrapped(result):
+            return _reply(agent, task, status="done", **ending)
         stored = result_reference(task.task_id, result)
         return _reply(agent, task, status="done", result_ref=stored, **ending)
     return _reply(agent, task, status="done", result=result, **ending)

@@ -8,8 +8,8 @@ wants the same call meanwhile (a redelivered task) waits for it. The first resul
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
-import asyncpg
 import msgspec
 import structlog
 
@@ -20,7 +20,15 @@ from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import AgentStateEvent, SessionEventKind, ToolResult
 from flotilla.contracts.tasks import AgentTask
 from flotilla.contracts.values import with_escaped_places
-from flotilla.postgres import Connection, Pool, retry_later_if_unavailable, tenant_transaction
+from flotilla.encryption.tables import TOOL_CALLS
+from flotilla.postgres import (
+    Connection,
+    Pool,
+    open_rows,
+    retry_later_if_unavailable,
+    seal_columns,
+    tenant_transaction,
+)
 from flotilla.postgres.claims import CLAIM_S, keep_claim_renewed
 
 NO_ANSWER = "no answer: the process that ran it ended during the call, and nobody knows whether it had its effect"
@@ -29,7 +37,7 @@ log = structlog.get_logger(__name__)
 
 # How often the call was begun, and how that went. The first result counts, no matter who stored it.
 _LOOK = """
-SELECT start_no, call_id, outcome, result, escaped, recorded,
+SELECT start_no, call_id, session_id, outcome, result, escaped, recorded,
     outcome IS NULL AND expires_at > clock_timestamp() AS running,
     extract(epoch FROM finished_at - started_at) * 1000 AS duration_ms
 FROM flotilla.tool_calls
@@ -60,7 +68,7 @@ WHERE tenant_id = $1 AND task_id = $2 AND tool = $3 AND args_hash = $4 AND occur
 # Everything that the log does not show yet.
 _UNRECORDED = """
 UPDATE flotilla.tool_calls SET recorded = true WHERE tenant_id = $1 AND task_id = $2 AND NOT recorded
-RETURNING tool, call_id, called, agent, started_at, outcome, result, error, escaped,
+RETURNING tool, call_id, session_id, called, agent, started_at, outcome, result, error, escaped,
     coalesce(extract(epoch FROM finished_at - started_at) * 1000, 0) AS duration_ms
 """
 
@@ -97,17 +105,15 @@ class PostgresToolCalls:
         Raises:
             RetryLater: PostgreSQL is unavailable.
         """
-        begun = await self._ask(
-            _BEGIN,
-            call,
-            start_no,
-            call_id,
-            self._task.session_id,
-            self._agent,
-            to_json(with_escaped_places(tool_call_data(call, call_id, self._agent))).decode(),
-            approval_id,
-            CLAIM_S,
-        )
+        called = to_json(with_escaped_places(tool_call_data(call, call_id, self._agent))).decode()
+        names = (*self._key(call), start_no, call_id, self._task.session_id, self._agent)
+
+        async def begin(connection: Connection) -> list[dict[str, Any]]:
+            stored = await self._sealed(connection, call_id, called=called)
+            rows = await connection.fetch(_BEGIN, *names, stored["called"], approval_id, CLAIM_S)
+            return [dict(row) for row in rows]
+
+        begun = await self._transaction(begin)
         return BegunCall(call=call, start_no=start_no, call_id=call_id) if begun else None
 
     @asynccontextmanager
@@ -128,20 +134,30 @@ class PostgresToolCalls:
         """
         result = None if ended.outcome != "returned" else to_json(ended.result).decode()
 
-        async def store(connection: Connection) -> list[asyncpg.Record]:
+        async def store(connection: Connection) -> list[dict[str, Any]]:
             await connection.execute(_LOCK, *self._key(begun.call))
-            await connection.execute(
-                _END, *self._key(begun.call), begun.start_no, ended.outcome, result, ended.error, ended.escaped
-            )
-            return await connection.fetch(_LOOK, *self._key(begun.call))
+            stored = await self._sealed(connection, begun.call_id, result=result, error=ended.error)
+            end = (begun.start_no, ended.outcome, stored["result"], stored["error"], ended.escaped)
+            await connection.execute(_END, *self._key(begun.call), *end)
+            return await self._read_rows(connection, _LOOK, begun.call)
 
         rows = await self._transaction(store)
         return _returned(rows[0]) if rows[0]["outcome"] == "returned" else ended
 
-    async def _ask(self, statement: str, call: IdentifiedToolCall, *arguments: object) -> list[asyncpg.Record]:
-        return await self._transaction(lambda connection: connection.fetch(statement, *self._key(call), *arguments))
+    async def _sealed(self, connection: Connection, call_id: str, **values: str | None) -> dict[str, str | None]:
+        task = self._task
+        return await seal_columns(connection, task.tenant_id, task.session_id, TOOL_CALLS, call_id, **values)
 
-    async def _transaction(self, work: Callable[[Connection], Awaitable[list[asyncpg.Record]]]) -> list[asyncpg.Record]:
+    async def _read_rows(
+        self, connection: Connection, statement: str, call: IdentifiedToolCall, *arguments: object
+    ) -> list[dict[str, Any]]:
+        rows = await connection.fetch(statement, *self._key(call), *arguments)
+        return await open_rows(connection, self._task.tenant_id, TOOL_CALLS, rows)
+
+    async def _ask(self, statement: str, call: IdentifiedToolCall, *arguments: object) -> list[dict[str, Any]]:
+        return await self._transaction(lambda connection: self._read_rows(connection, statement, call, *arguments))
+
+    async def _transaction(self, work: Callable[[Connection], Awaitable[list[dict[str, Any]]]]) -> list[dict[str, Any]]:
         with retry_later_if_unavailable():
             async with tenant_transaction(self._pool, self._task.tenant_id) as connection:
                 return await work(connection)
@@ -153,12 +169,13 @@ class PostgresToolCalls:
 async def unrecorded_call_events(connection: Connection, task: AgentTask, shown: set[str]) -> list[AgentStateEvent]:
     """The events of the calls that no try of the task has recorded yet, but for those with a call id in `shown`. From
     now on they are recorded: the caller's transaction appends them."""
-    rows = await connection.fetch(_UNRECORDED, task.tenant_id, task.task_id)
+    found = await connection.fetch(_UNRECORDED, task.tenant_id, task.task_id)
+    rows = await open_rows(connection, task.tenant_id, TOOL_CALLS, found)
     hidden = sorted((row for row in rows if row["call_id"] not in shown), key=lambda row: row["started_at"])
     return [event for row in hidden for event in _events(task, row)]
 
 
-def _events(task: AgentTask, row: asyncpg.Record) -> list[AgentStateEvent]:
+def _events(task: AgentTask, row: dict[str, Any]) -> list[AgentStateEvent]:
     ok = row["outcome"] == "returned"
     answered = ToolResult(
         tool=row["tool"],
@@ -187,7 +204,7 @@ def _event(task: AgentTask, kind: SessionEventKind, data: JsonObject) -> AgentSt
     )
 
 
-def _returned(row: asyncpg.Record) -> CallEnd:
+def _returned(row: dict[str, Any]) -> CallEnd:
     return CallEnd(
         outcome="returned",
         call_id=row["call_id"],

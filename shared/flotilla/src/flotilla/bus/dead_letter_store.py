@@ -30,13 +30,18 @@ from flotilla.contracts.errors import Conflict, NotFound
 from flotilla.contracts.ids import IdMaker, new_id
 from flotilla.contracts.names import EVENT_FIELD, REDRIVES_STREAM, REPLY_STREAM_PREFIX
 from flotilla.contracts.values import to_storable_text
+from flotilla.encryption import Row
+from flotilla.encryption.tables import AGENT_TASKS, DEAD_LETTERS
 from flotilla.postgres import (
     UNSTORABLE,
     Connection,
     Pool,
     TaskProof,
     acting_for_task,
+    open_row,
+    open_rows,
     retry_later_if_unavailable,
+    seal_columns,
     tenant_transaction,
 )
 from flotilla.telemetry.metrics import DEAD_LETTERS_NOT_KEPT
@@ -121,10 +126,15 @@ class PostgresDeadLetters:
         return [dead_letter_announcement(lost, dead_letter_id=dead_letter_id), *failure_reply(lost)]
 
     async def _insert(self, connection: Connection, lost: UnhandledEntry, names: "_Names") -> str:
+        dead_letter_id = self._make_id()
+        stored: dict[str, Any] = {"error": to_storable_text(lost.error), "body": lost.body}
+        if names.session_id is not None:
+            place = (names.tenant, names.session_id, DEAD_LETTERS, dead_letter_id)
+            stored = await seal_columns(connection, *place, **stored)
         kept: str = await connection.fetchval(
             _KEEP,
             names.tenant,
-            self._make_id(),
+            dead_letter_id,
             lost.stream,
             lost.group,
             lost.entry.entry_id,
@@ -133,9 +143,9 @@ class PostgresDeadLetters:
             names.run_id,
             names.event_type,
             lost.reason,
-            to_storable_text(lost.error),
+            stored["error"],
             lost.entry.deliveries,
-            lost.body,
+            stored["body"],
             _fields_to_json(lost.entry.fields),
         )
         return kept
@@ -152,7 +162,8 @@ class PostgresDeadLetters:
         """Dead letters of the tenant, newest first. `before` is `(created_at, dead_letter_id)` of the last one seen."""
         created_at, dead_letter_id = before or (None, None)
         async with tenant_transaction(self._pool, tenant_id) as connection:
-            rows = await connection.fetch(_LIST, stream, closed_too, created_at, dead_letter_id, limit)
+            found = await connection.fetch(_LIST, stream, closed_too, created_at, dead_letter_id, limit)
+            rows = await open_rows(connection, tenant_id, DEAD_LETTERS, found)
         return [_record(row) for row in rows]
 
     async def get(self, tenant_id: str, dead_letter_id: str) -> DeadLetterBody:
@@ -162,9 +173,10 @@ class PostgresDeadLetters:
             NotFound: the tenant has no such dead letter.
         """
         async with tenant_transaction(self._pool, tenant_id) as connection:
-            row = await connection.fetchrow(_GET, dead_letter_id)
-        if row is None:
-            raise NotFound(f"no dead letter {dead_letter_id}")
+            found = await connection.fetchrow(_GET, dead_letter_id)
+            if found is None:
+                raise NotFound(f"no dead letter {dead_letter_id}")
+            row = await open_row(connection, tenant_id, DEAD_LETTERS, found)
         fields = {_shown(k): _shown(v) for k, v in _fields_of(row).items()}
         return DeadLetterBody(record=_record(row), body=_shown(row["body"]), fields=fields)
 
@@ -194,7 +206,8 @@ class PostgresDeadLetters:
         """
         with retry_later_if_unavailable():
             async with tenant_transaction(self._pool, tenant_id) as connection:
-                row = await connection.fetchrow(_GET_REDRIVEN, dead_letter_id)
+                found = await connection.fetchrow(_GET_REDRIVEN, dead_letter_id)
+                row = found and await open_row(connection, tenant_id, DEAD_LETTERS, found)
         return None if row is None else RedrivenEntry(row["stream"], _fields_of(row))
 
     async def redrive_stream(self, redis: Redis, tenant_id: str, stream: str) -> int:
@@ -266,8 +279,12 @@ def _held(task: ReadableTask | None) -> TaskProof | None:
 
 async def _mark_task(connection: Connection, tenant: str, lost: UnhandledEntry, task: ReadableTask) -> None:
     message = to_storable_text(f"{lost.reason}: {lost.error}")
-    failure = {"type": "DeadLetter", "message": message, "retryable": False}
-    await connection.execute(_MARK_TASK, tenant, _text(task.task_id), task.attempt, json.dumps(failure))
+    failure = json.dumps({"type": "DeadLetter", "message": message, "retryable": False})
+    task_id = _text(task.task_id)
+    if task.session_id is not None:
+        place = (tenant, _text(task.session_id), AGENT_TASKS, task_id)
+        failure = (await seal_columns(connection, *place, failure=failure))["failure"]
+    await connection.execute(_MARK_TASK, tenant, task_id, task.attempt, failure)
 
 
 async def _open_row(connection: Connection, dead_letter_id: str) -> asyncpg.Record:
@@ -280,7 +297,7 @@ async def _open_row(connection: Connection, dead_letter_id: str) -> asyncpg.Reco
     return row
 
 
-def _record(row: asyncpg.Record) -> DeadLetterRecord:
+def _record(row: Row) -> DeadLetterRecord:
     return DeadLetterRecord(
         dead_letter_id=row["dead_letter_id"],
         stream=row["stream"],
@@ -318,7 +335,7 @@ def _fields_to_json(fields: Mapping[bytes, bytes]) -> str:
     return json.dumps({base64.b64encode(k).decode(): base64.b64encode(v).decode() for k, v in rest.items()})
 
 
-def _fields_of(row: asyncpg.Record) -> dict[bytes, bytes]:
+def _fields_of(row: Row) -> dict[bytes, bytes]:
     stored: dict[str, Any] = json.loads(row["fields"])
     rest = {base64.b64decode(k): base64.b64decode(v) for k, v in stored.items()}
     return {EVENT_FIELD.encode(): row["body"], **rest} if row["body"] or not rest else rest

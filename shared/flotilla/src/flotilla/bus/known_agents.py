@@ -27,16 +27,25 @@ class KnownAgents:
         self._pool = pool
         self._redis = redis
         self._known = set(configured)
+        self._registered: set[str] = set()
 
     async def check_agent_is_known(self, agents: Sequence[str]) -> None:
         """Raise UnknownAgent for one that is not known; name those that are."""
         if self._known.issuperset(agents):
             return
-        self._known.update(row["name"] for row in await self._pool.fetch(_REGISTERED))
+        self._known.update(await self._load_registered())
         for agent in sorted(set(agents) - self._known):
             if not await self._has_stream(agent):
                 raise UnknownAgent(f"no agent {agent}: there are {self._names()}")
             self._known.add(agent)
+
+    async def are_registered(self, agents: Sequence[str]) -> bool:
+        """Whether all of these were built with the library: they register, and reach the database."""
+        return self._registered.issuperset(agents) or (await self._load_registered()).issuperset(agents)
+
+    async def _load_registered(self) -> set[str]:
+        self._registered = {row["name"] for row in await self._pool.fetch(_REGISTERED)}
+        return self._registered
 
     async def _has_stream(self, agent: str) -> bool:
         try:

@@ -11,6 +11,7 @@ from flotilla.bus.channels import RUN_MAXLEN
 from flotilla.bus.connection import AWAY, Redis
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.live import LiveData, LiveDone, LiveKind, LiveReset, LiveStep, LiveStepStatus, LiveToken
+from flotilla.encryption import Cipher, sealed_token
 
 EXPIRE_S = 3_600
 _MAX_WAITING = 1_000
@@ -24,6 +25,7 @@ class _Item:
     stream: str
     kind: LiveKind
     data: LiveData
+    cipher: Cipher | None = None
 
 
 class LiveRunWriter:
@@ -34,13 +36,15 @@ class LiveRunWriter:
         self._waiting: deque[_Item] = deque()
         self._flight: asyncio.Task[None] | None = None
 
-    async def write_token(self, stream: str, text: str, *, task_id: str, attempt: int) -> None:
-        """A piece of the answer."""
+    async def write_token(
+        self, stream: str, text: str, *, task_id: str, attempt: int, cipher: Cipher | None = None
+    ) -> None:
+        """A piece of the answer; encrypted with `cipher`, the session's, if that is given."""
         last = self._waiting[-1] if self._waiting else None
         if last and last.stream == stream and isinstance(last.data, LiveToken) and last.data.task_id == task_id:
             last.data = replace(last.data, text=last.data.text + text)
         else:
-            self._put(_Item(stream, "token", LiveToken(text=text, task_id=task_id, attempt=attempt)))
+            self._put(_Item(stream, "token", LiveToken(text=text, task_id=task_id, attempt=attempt), cipher))
         await asyncio.sleep(0)
 
     async def write_reset(self, stream: str, *, task_id: str, attempt: int) -> None:
@@ -81,7 +85,10 @@ class LiveRunWriter:
         try:
             async with self._redis.pipeline(transaction=False) as pipe:
                 for item in items:
-                    fields = {"kind": item.kind, "data": to_json(item.data)}
+                    data = item.data
+                    if isinstance(data, LiveToken):
+                        data = sealed_token(item.cipher, data, item.stream)
+                    fields = {"kind": item.kind, "data": to_json(data)}
                     pipe.xadd(item.stream, fields, maxlen=RUN_MAXLEN)  # type: ignore[arg-type]
                 for stream in {item.stream for item in items}:
                     pipe.expire(stream, EXPIRE_S)

@@ -56,6 +56,12 @@ class Conflict(FlotillaError):
     """The caller's view is out of date; read again and decide."""
 
 
+class SessionErased(Conflict):
+    """The person of the session was erased: nothing of it can be read, and nothing new begins in it."""
+
+    code = "session_erased"
+
+
 class SequenceConflict(Conflict):
     """`expected_seq` is not the session's head."""
 
@@ -74,6 +80,10 @@ class RunInProgress(Conflict):
 
 class Refused(FlotillaError):
     """The request is wrong, or its maker may not make it; repeating it changes nothing."""
+
+
+class UnreadablePayload(Refused):
+    """What Temporal holds was changed, moved, or encrypted with a key that this process has not."""
 
 
 class NotFound(Refused):

@@ -4,36 +4,58 @@ Each session has a data key. It is wrapped by the key of the person whose sessio
 and that one by a root key, which no store holds. A process looks a session's key up once a minute, on the connection
 that it works on:
 
-    cipher = await writing_cipher(connection, tenant_id, session_id)
-    stored = sealed_value(cipher, value, f"runs.result/{run_id}")
+    stored = await seal_columns(connection, tenant_id, session_id, RUNS, run_id, query=query)
+    run = await open_row(connection, tenant_id, RUNS, row)
 
-    ciphers = await reading_ciphers(connection, tenant_id, [session_id])
-    value = opened_value(ciphers.get(session_id), stored, f"runs.result/{run_id}")
-
-The second argument is the place of the value. It is authenticated with it, so that no ciphertext can be moved.
+A value is authenticated with its place (`runs.query/RUN`), so that no ciphertext can be moved. Which columns are
+encrypted is in `flotilla.encryption.tables`, which members of events in `flotilla.encryption.events`.
 """
 
 from flotilla.encryption.cipher import ERASED, UNREADABLE, DataKey, Unreadable, is_sealed
-from flotilla.encryption.events import holds_sealed, opened_event, sealed_data
+from flotilla.encryption.columns import (
+    Row,
+    SealedTable,
+    holds_sealed_columns,
+    is_readable,
+    is_wrapped,
+    opened_columns,
+    sealed_columns,
+)
+from flotilla.encryption.events import SEALED, holds_sealed, opened_event, sealed_data
 from flotilla.encryption.keyring import Cipher, Keyring, open_keyring
+from flotilla.encryption.live import may_hold_sealed_token, opened_token, sealed_token
 from flotilla.encryption.roots import KeyFile, RootKeys, create_key_file
+from flotilla.encryption.tasks import opened_task, sealed_task
 from flotilla.encryption.values import opened_value, sealed_value
 
 __all__ = [
     "ERASED",
+    "SEALED",
     "UNREADABLE",
     "Cipher",
     "DataKey",
     "KeyFile",
     "Keyring",
     "RootKeys",
+    "Row",
+    "SealedTable",
     "Unreadable",
     "create_key_file",
     "holds_sealed",
+    "holds_sealed_columns",
+    "is_readable",
     "is_sealed",
+    "is_wrapped",
+    "may_hold_sealed_token",
     "open_keyring",
+    "opened_columns",
     "opened_event",
+    "opened_task",
+    "opened_token",
     "opened_value",
+    "sealed_columns",
     "sealed_data",
+    "sealed_task",
+    "sealed_token",
     "sealed_value",
 ]

@@ -13,7 +13,8 @@ ERASED = "[erased]"
 UNREADABLE = "[unreadable]"
 """The same for text that was changed or moved, or whose key this process can't reach."""
 _NONCE_BYTES = 12
-_VERSION = "flotilla:sealed:1:"
+SEALED_PREFIX = "flotilla:sealed:1:"
+"""How encrypted text begins."""
 
 
 class Unreadable(Exception):
@@ -46,7 +47,7 @@ class DataKey:
 
     def seal_text(self, value: bytes, place: str) -> str:
         """`seal`, as text that says what it is."""
-        return _VERSION + b64encode(self.seal(value, place)).decode()
+        return SEALED_PREFIX + b64encode(self.seal(value, place)).decode()
 
     def open_text(self, text: str, place: str) -> bytes:
         """Decrypt what `seal_text` made.
@@ -55,7 +56,7 @@ class DataKey:
             Unreadable: as `open`.
         """
         try:
-            sealed = b64decode(text.removeprefix(_VERSION), validate=True)
+            sealed = b64decode(text.removeprefix(SEALED_PREFIX), validate=True)
         except (NotBase64, ValueError) as error:
             raise Unreadable(f"what is stored at {place} is no ciphertext") from error
         return self.open(sealed, place)
@@ -63,7 +64,7 @@ class DataKey:
 
 def is_sealed(value: object) -> bool:
     """Whether `value` is what `seal_text` makes."""
-    return isinstance(value, str) and value.startswith(_VERSION)
+    return isinstance(value, str) and value.startswith(SEALED_PREFIX)
 
 
 def bound_to(*names: str) -> bytes:

@@ -19,6 +19,10 @@ FORGET_S = 50.0
 _MOST_KEYS = 10_000
 _TRIES = 5
 _KEY = "SELECT * FROM flotilla.session_key($1, $2)"
+_KEYS = """
+SELECT s.session_id, k.* FROM unnest($2::text[]) AS s (session_id)
+CROSS JOIN LATERAL flotilla.session_key($1, s.session_id) AS k
+"""
 _ADD = "SELECT flotilla.add_keys($1, $2, $3, $4, $5, $6, $7)"
 
 
@@ -26,6 +30,7 @@ class Statements(Protocol):
     """What is used of a connection."""
 
     async def fetchrow(self, query: str, *args: Any) -> Any: ...
+    async def fetch(self, query: str, *args: Any) -> Any: ...
     async def execute(self, query: str, *args: Any) -> Any: ...
 
 
@@ -77,8 +82,12 @@ class Keyring:
     async def reading(
         self, connection: Statements, tenant_id: str, session_ids: Iterable[str]
     ) -> Mapping[str, Cipher | None]:
-        """The cipher of each session; None for one that has none."""
-        return {s: (await self._look_up(connection, tenant_id, s))[0] for s in session_ids}
+        """The cipher of each session; None for one that has none. At most one statement."""
+        found = {session_id: self.remembered(tenant_id, session_id) for session_id in session_ids}
+        if unknown := [session_id for session_id, cipher in found.items() if cipher is None]:
+            for row in await connection.fetch(_KEYS, tenant_id, unknown):
+                found[row["session_id"]] = await self._unwrapped(tenant_id, row["session_id"], row)
+        return found
 
     def remembered(self, tenant_id: str, session_id: str) -> Cipher | None:
         """The session's cipher, if it was looked up within the last minute."""
@@ -96,10 +105,15 @@ class Keyring:
         row = await connection.fetchrow(_KEY, tenant_id, session_id)
         if row is None:
             return None, None
+        cipher = await self._unwrapped(tenant_id, session_id, row)
+        return cipher, None if cipher else row
+
+    async def _unwrapped(self, tenant_id: str, session_id: str, row: Any) -> Cipher | None:
+        """The cipher of a session's row; None where its keys are incomplete."""
         if row["is_erased"]:
             cipher = Cipher(row["key_id"], None)
         elif row["session_key"] is None:
-            return None, row
+            return None
         else:
             person = await self._person_key(tenant_id, row)
             key = _unwrap(person, row["session_key"], _of_session(tenant_id, session_id), row["key_id"])
@@ -107,7 +121,7 @@ class Keyring:
         # One of a transaction that may yet be rolled back counts for it alone.
         if row["is_settled"]:
             self._remember((tenant_id, session_id), cipher)
-        return cipher, None
+        return cipher
 
     def _remember(self, name: tuple[str, str], cipher: Cipher) -> None:
         self._known[name] = (self._clock() + FORGET_S, cipher)

@@ -84,7 +84,17 @@ def create_key_file(path: Path) -> str:
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(path)
+    _sync_folder(path.parent)
     return _id_of(key)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the disk know the file's new name: a crash must not take a key away that was used meanwhile."""
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def _read(path: Path) -> Mapping[str, bytes]:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Literal, TypeAlias
 
 from flotilla.contracts.envelope import to_builtins, to_json
-from flotilla.contracts.errors import Conflict, Forbidden, Invalid, NotFound, RunInProgress
+from flotilla.contracts.errors import Conflict, Forbidden, Invalid, NotFound, RunInProgress, SessionErased
 from flotilla.contracts.event_builders import state_change
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.json_types import JsonObject
@@ -36,7 +36,10 @@ _WRITABLE = """
 SELECT flotilla_ops.sees_all() OR flotilla_ops.has_access(visibility, owner, writers, flotilla_ops.viewer_names())
 FROM flotilla.sessions WHERE tenant_id = $1 AND session_id = $2
 """
-_KIND = "SELECT kind FROM flotilla.sessions WHERE tenant_id = $1 AND session_id = $2"
+_KIND = """
+SELECT kind, flotilla.is_erased_session($1, $2) AS is_erased FROM flotilla.sessions
+WHERE tenant_id = $1 AND session_id = $2
+"""
 _ACCESS = "SELECT owner, visibility, readers, writers FROM flotilla.sessions WHERE tenant_id = $1 AND session_id = $2"
 _CHANGE_ACCESS = """
 UPDATE flotilla.sessions SET owner = $3, visibility = $4, readers = $5, writers = $6
@@ -116,10 +119,14 @@ async def ensure_session(
         NotFound: it exists, and the transaction's viewer may not see it.
         Forbidden: the viewer may only read it.
         Conflict: it exists, and it is, or is to be, a replay.
+        SessionErased: it exists, and its person was erased.
     """
     if not await add_session_if_new(connection, tenant_id, session_id, user_id, access, kind=kind):
         await check_may_write(connection, tenant_id, session_id)
-        if "replay" in (kind, await connection.fetchval(_KIND, tenant_id, session_id)):
+        row = await connection.fetchrow(_KIND, tenant_id, session_id)
+        if row is not None and row["is_erased"]:
+            raise SessionErased(f"session {session_id} was erased, so nothing new begins in it: use another session")
+        if "replay" in (kind, row and row["kind"]):
             raise Conflict(f"session {session_id} is a replay of a recorded run: use another session, or fork it")
 
 

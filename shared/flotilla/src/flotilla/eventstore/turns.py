@@ -6,7 +6,8 @@ Read from `flotilla.interactions`, which is written with each answer, so that a 
 from collections.abc import Iterator, Mapping
 
 from flotilla.contracts.tasks import Turn
-from flotilla.postgres import Pool, tenant_transaction
+from flotilla.encryption.tables import INTERACTIONS
+from flotilla.postgres import Pool, open_rows, tenant_transaction
 
 MAX_TURNS = 10
 MAX_CHARS = 8_000
@@ -26,7 +27,7 @@ FROM lineage AS l LEFT JOIN flotilla.session_rollbacks AS r
 """
 # The newest answers within the stretches that count, each of its own session.
 _TURNS = """
-SELECT i.query, i.answer
+SELECT i.interaction_id, i.session_id, i.query, i.answer
 FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS s (session_id, after_seq, upto_seq)
 JOIN flotilla.interactions AS i ON i.tenant_id = $1 AND i.session_id = s.session_id
     AND i.message_seq > s.after_seq AND i.message_seq <= s.upto_seq
@@ -52,7 +53,8 @@ async def earlier_turns(
             for session, (after, upto) in segments.items()
         ]
         sessions, afters, uptos = ([part[n] for part in parts] for n in range(3))
-        found = await connection.fetch(_TURNS, tenant_id, sessions, afters, uptos, limit)
+        rows = await connection.fetch(_TURNS, tenant_id, sessions, afters, uptos, limit)
+        found = await open_rows(connection, tenant_id, INTERACTIONS, rows)
     return newest_turns_within_budget([Turn(query=row["query"], answer=row["answer"]) for row in found])
 
 

@@ -17,6 +17,7 @@ from uuid import UUID, uuid4
 import structlog
 
 from flotilla.contracts.envelope import from_json, to_json
+from flotilla.encryption.tables import LLM_CALLS
 from flotilla.llm.budget import TokenBudget, TokenLimits
 from flotilla.llm.calls import StoredCallKey
 from flotilla.llm.chain import ModelChain
@@ -32,7 +33,7 @@ from flotilla.llm.money import ChargedTokens, MoneyBudget, MoneyBudgetSpent, Mon
 from flotilla.llm.observed import complete_observed
 from flotilla.llm.request_hash import hash_completion_request
 from flotilla.llm.storable_calls import escape_unsendable, escape_unstorable
-from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
+from flotilla.postgres import AWAY, Connection, Pool, open_row, seal_columns, tenant_transaction
 from flotilla.postgres.claims import CLAIM_S, keep_claim_renewed
 from flotilla.telemetry.metrics import LLM_CACHE_HITS, LLM_REFUSED
 
@@ -116,7 +117,7 @@ class StoredModelCalls:
             async with tenant_transaction(self._pool, key.tenant_id) as connection:
                 claimed = await connection.fetchval(_CLAIM, *call.claim, CLAIM_S)
                 # After the claim: its former holder stored its answer when it let go.
-                stored: str | None = await connection.fetchval(_FIND, *call.key)
+                stored = await _find(connection, call)
                 if claimed and stored is not None:
                     await connection.execute(_RELEASE, *call.claim)
                 elif claimed:
@@ -193,6 +194,11 @@ class _Call:
         return self.of.tenant_id, self.of.task_id, self.of.call_index, self.hash
 
     @property
+    def place(self) -> str:
+        """The call's place, for the ciphertext of its answer."""
+        return f"{self.of.task_id}/{self.of.call_index}/{self.hash.hex()}"
+
+    @property
     def claim(self) -> tuple[str, str, int, bytes, UUID]:
         return *self.key, self.claimed_by
 
@@ -202,11 +208,22 @@ class _Call:
         return replace(self.of, task_id=f"{self.of.task_id}/{self.hash.hex()}")
 
 
+async def _find(connection: Connection, call: _Call) -> str | None:
+    """The stored answer as JSON text."""
+    answer = await connection.fetchval(_FIND, *call.key)
+    row = {"session_id": call.of.session_id, "place": call.place, "answer": answer}
+    return answer and str((await open_row(connection, call.of.tenant_id, LLM_CALLS, row))["answer"])
+
+
 async def _store(connection: Connection, call: _Call, model: str, completion: Completion, duration_ms: float) -> None:
     usage = completion.usage
-    answer = to_json(completion).decode()
     context = (call.of.run_id, call.of.session_id, call.of.agent, model)
-    await connection.execute(_STORE, *call.key, *context, answer, usage.input_tokens, usage.output_tokens, duration_ms)
+    stored = await seal_columns(
+        connection, call.of.tenant_id, call.of.session_id, LLM_CALLS, call.place, answer=to_json(completion).decode()
+    )
+    await connection.execute(
+        _STORE, *call.key, *context, stored["answer"], usage.input_tokens, usage.output_tokens, duration_ms
+    )
 
 
 async def _reused(completion: Completion, on_token: OnToken | None) -> Completion:

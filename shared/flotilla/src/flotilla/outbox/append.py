@@ -15,7 +15,7 @@ from flotilla.contracts.event_rules import write_violation_of_data
 from flotilla.contracts.ids import Clock, IdMaker, new_id, utc_now
 from flotilla.contracts.session_events import AgentStateEvent, session_event_kind, session_event_type
 from flotilla.contracts.values import with_escaped_places
-from flotilla.encryption import Cipher, sealed_data
+from flotilla.encryption import SEALED, Cipher, holds_sealed, sealed_data
 from flotilla.kafka.lanes import lane_of
 from flotilla.postgres import Connection, is_acting_for_task, writing_cipher
 from flotilla.telemetry import current_traceparent
@@ -139,6 +139,10 @@ def _check_source(event: AgentStateEvent, session_id: str, source: str | None) -
         raise Forbidden(f"event of session {session_id}: {source} may not write in the name of {event.source}")
     if problem := write_violation_of_data(event.source, session_event_type(event.kind), event.data, session_id):
         raise Forbidden(f"event of session {session_id}: {problem}")
+    if holds_sealed(event.data):
+        raise Invalid(
+            f"event of session {session_id}: its member {SEALED!r} looks as what Flotilla encrypts: rename it"
+        )
 
 
 def _draft(

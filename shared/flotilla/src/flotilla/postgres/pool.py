@@ -6,7 +6,7 @@ agents that counts for nothing: the settings of a held task do, whose secret the
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -18,7 +18,16 @@ from asyncpg.pool import PoolConnectionProxy
 
 from flotilla.config import PostgresSettings
 from flotilla.contracts.errors import RetryLater
-from flotilla.encryption import Cipher, Keyring, open_keyring
+from flotilla.encryption import (
+    Cipher,
+    Keyring,
+    Row,
+    SealedTable,
+    holds_sealed_columns,
+    open_keyring,
+    opened_columns,
+    sealed_columns,
+)
 from flotilla.postgres.connecting import PostgresConnector
 from flotilla.postgres.limited import LimitedConnection
 from flotilla.postgres.pooler import SAY_POOLER, pooler_hint
@@ -250,6 +259,56 @@ async def reading_ciphers(
     """The cipher of each session, None for one without; none at all where this process has no root key."""
     keyring = keyring_of(connection)
     return {} if keyring is None else await keyring.reading(connection, tenant_id, session_ids)
+
+
+async def reading_cipher(pool: Pool, tenant_id: str, session_id: str) -> Cipher | None:
+    """The session's cipher, or None as `reading_ciphers`; for a caller that has no connection. No statement is made
+    where the key was looked up within the last minute."""
+    async with pool.acquire() as acquired:
+        connection = cast("LimitedConnection", acquired)
+        if (keyring := connection.keyring) is None:
+            return None
+        if (known := keyring.remembered(tenant_id, session_id)) is not None:
+            return known
+        async with connection.transaction():
+            await set_tenant(acquired, tenant_id)
+            return (await keyring.reading(acquired, tenant_id, [session_id]))[session_id]
+
+
+async def open_stored_row(pool: Pool, tenant_id: str, table: SealedTable, row: Row) -> dict[str, Any]:
+    """`open_row` for a caller that has no connection."""
+    if not holds_sealed_columns(table, row):
+        return dict(row)
+    return opened_columns(await reading_cipher(pool, tenant_id, row["session_id"]), table, row)
+
+
+async def seal_columns(
+    connection: Connection, tenant_id: str, session_id: str, table: SealedTable, key: str, **values: Any
+) -> dict[str, Any]:
+    """The values of a row's columns as they are to be stored: encrypted, if what the session records now is. JSON is
+    text.
+
+    Raises:
+        ConfigurationError, RetryLater: as `Keyring.writing`.
+    """
+    return sealed_columns(await writing_cipher(connection, tenant_id, session_id), table, key, values)
+
+
+async def open_rows(
+    connection: Connection, tenant_id: str, table: SealedTable, rows: Sequence[Row]
+) -> list[dict[str, Any]]:
+    """The rows with what is encrypted decrypted, or marked as erased or unreadable. They need their key and, where one
+    holds something encrypted, `session_id`."""
+    sessions = {row["session_id"] for row in rows if holds_sealed_columns(table, row)} - {None}
+    if not sessions:
+        return [dict(row) for row in rows]
+    ciphers = await reading_ciphers(connection, tenant_id, sorted(sessions))
+    return [opened_columns(ciphers.get(row["session_id"]), table, row) for row in rows]
+
+
+async def open_row(connection: Connection, tenant_id: str, table: SealedTable, row: Row) -> dict[str, Any]:
+    """`open_rows` for one."""
+    return (await open_rows(connection, tenant_id, table, [row]))[0]
 
 
 def reset_session_after_use(connection: Connection) -> None:

@@ -1,0 +1,177 @@
+"""Prints what encryption costs: encrypted against clear, measured in turns on one machine and one PostgreSQL.
+
+    python -m benchmarks.encryption [--rounds 15] [--events 400] [--runs 10] [--hops 5]
+
+outbox: appends, a transaction each. projection: their bodies into the projection, in one batch. replay: a long
+session's state, folded from its events. delegation: one more hop of a routing slip (benchmarks.run_latency.hops), with
+worker and agent as processes. Each round measures both, so that what slows the machine slows both; the ratio is taken
+round by round.
+"""
+
+import argparse
+import asyncio
+import secrets
+import statistics
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from audit_consumer.connections import LIVE, open_projection_pool
+from benchmarks.run_latency.hops import Version, database_of, fleet, slip_ms
+from flotilla.contracts.session_events import AgentStateEvent
+from flotilla.encryption import KeyFile, Keyring, create_key_file
+from flotilla.eventstore import AgentEventStore
+from flotilla.postgres import Pool, open_pool
+from flotilla_devstack import RunningStack, stack_for_tests
+from tests.support.audit import Projected, outbox_bodies, project_directly, records_of
+from tests.support.postgres import Database
+
+WORDS = "The harbour master inspects every mooring line at Northquay once a month, and writes down what he finds. " * 4
+Measure: TypeAlias = Callable[[], Awaitable[float]]
+"""One measurement; more is better."""
+
+
+@dataclass(frozen=True)
+class Encrypting(Version):
+    """Today's version with a root key."""
+
+    key_file: Path | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"FLOTILLA_ENCRYPTION": "on", "FLOTILLA_ENCRYPTION_KEY_FILE": str(self.key_file)}
+
+
+def said(number: int) -> AgentStateEvent:
+    """An event of about 450 bytes of text."""
+    return AgentStateEvent(kind="message", data={"role": "user", "content": f"{number}: {WORDS}"}, source="/bench")
+
+
+class Stores:
+    """Outbox, projection and replay of one database."""
+
+    def __init__(self, pool: Pool, audit: Pool, database: Database, events: int) -> None:
+        self._pool = pool
+        self._audit = audit
+        self._database = database
+        self._events = events
+        self._store = AgentEventStore(pool)
+
+    async def begin(self) -> None:
+        """A session for the replay."""
+        await self._store.ensure_session("long", "ada")
+        await self._store.append("long", [said(number) for number in range(self._events)])
+
+    async def append_rate(self) -> float:
+        """Events per second, appended one a transaction."""
+        session = secrets.token_hex(8)
+        await self._store.ensure_session(session, "ada")
+        started = time.perf_counter()
+        for number in range(self._events):
+            await self._store.append(session, [said(number)])
+        return self._events / (time.perf_counter() - started)
+
+    async def projection_rate(self) -> float:
+        """Events per second, projected in one batch."""
+        session = secrets.token_hex(8)
+        await self._store.ensure_session(session, "ada")
+        await self._store.append(session, [said(number) for number in range(self._events)])
+        bodies = [one for one in await outbox_bodies(self._database) if one[1] == session]
+        await Projected(self._database).execute("DELETE FROM audit.consumer_offsets")
+        started = time.perf_counter()
+        await project_directly(self._audit, records_of(bodies))
+        return self._events / (time.perf_counter() - started)
+
+    async def replay_rate(self) -> float:
+        """Events per second of a session whose state is folded from its beginning."""
+        started = time.perf_counter()
+        await self._store.state_at("long")
+        return self._events / (time.perf_counter() - started)
+
+
+@asynccontextmanager
+async def stores(database: Database, keyring: Keyring | None, events: int) -> AsyncIterator[Stores]:
+    """The stores of one database, encrypted if there is a keyring."""
+    async with (
+        open_pool(database.dsn(), application="bench", keyring=keyring) as pool,
+        open_projection_pool(database.dsn("flotilla_audit"), LIVE, application="bench") as audit,
+    ):
+        made = Stores(pool, audit, database, events)
+        await made.begin()
+        yield made
+
+
+async def in_turns(clear: Measure, encrypted: Measure, rounds: int) -> tuple[list[float], list[float]]:
+    """Both, round by round; the first round warms up, and who is first changes each time."""
+    found: tuple[list[float], list[float]] = ([], [])
+    for number in range(rounds + 1):
+        order = ((0, clear), (1, encrypted)) if number % 2 else ((1, encrypted), (0, clear))
+        for place, measure in order:
+            value = await measure()
+            if number:
+                found[place].append(value)
+    return found
+
+
+def report(name: str, unit: str, clear: list[float], encrypted: list[float]) -> None:
+    """Medians, and the ratio round by round with its spread."""
+    ratios = sorted(b / a for a, b in zip(clear, encrypted, strict=True))
+    low, high = ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]
+    print(
+        f"{name:<12}{statistics.median(clear):>10.1f}{statistics.median(encrypted):>12.1f} {unit:<10}"
+        f"{statistics.median(ratios):>8.3f}   {low:.3f} to {high:.3f} (half of the rounds), {ratios[0]:.3f} to "
+        f"{ratios[-1]:.3f} (all)"
+    )
+
+
+async def measure_delegation(
+    stack: RunningStack, server: str, encrypting: Encrypting, *, rounds: int, runs: int, hops: int
+) -> tuple[list[float], list[float]]:
+    """Milliseconds of one more hop, clear and encrypted."""
+    async with AsyncExitStack() as exits:
+        clients = []
+        for version in (Version("clear"), encrypting):
+            database = await exits.enter_async_context(database_of(version, server))
+            clients.append((await exits.enter_async_context(fleet(stack, version, database))).client)
+
+        def hop(place: int) -> Measure:
+            async def cost() -> float:
+                one = await slip_ms(clients[place], 1, runs)
+                return (await slip_ms(clients[place], hops, runs) - one) / (hops - 1)
+
+            return cost
+
+        return await in_turns(hop(0), hop(1), rounds)
+
+
+async def main(rounds: int, events: int, runs: int, hops: int) -> None:
+    """Measure and print."""
+    async with AsyncExitStack() as exits:
+        stack = exits.enter_context(stack_for_tests())
+        server = stack.extra_postgres().dsn("postgres")
+        key_file = stack.scratch_folder() / "root.keys"
+        create_key_file(key_file)
+        both = []
+        for keyring in (None, Keyring(KeyFile(key_file), writes=True)):
+            database = await exits.enter_async_context(database_of(Version("today"), server))
+            both.append(await exits.enter_async_context(stores(database, keyring, events)))
+        print(f"{'':<12}{'clear':>10}{'encrypted':>12} {'':<10}{'ratio':>8}")
+        for name in ("append", "projection", "replay"):
+            clear, encrypted = (getattr(one, f"{name}_rate") for one in both)
+            report("outbox" if name == "append" else name, "events/s", *await in_turns(clear, encrypted, rounds))
+        encrypting = Encrypting("encrypted", key_file=key_file)
+        found = await measure_delegation(stack, server, encrypting, rounds=rounds, runs=runs, hops=hops)
+        report("delegation", "ms", *found)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--events", type=int, default=400)
+    parser.add_argument("--runs", type=int, default=10)
+    parser.add_argument("--hops", type=int, default=5)
+    given = parser.parse_args()
+    asyncio.run(main(given.rounds, given.events, given.runs, given.hops))

@@ -1,0 +1,61 @@
+"""The keys of what Temporal keeps of a workflow: those of the session that the workflow's row names."""
+
+from collections import OrderedDict
+
+from flotilla.encryption import Cipher, Keyring, open_keyring
+from flotilla.postgres.pool import Pool, tenant_transaction
+
+_MOST = 10_000
+_SESSIONS = "SELECT * FROM flotilla.sessions_of_workflow($1)"
+
+
+class WorkflowCiphers:
+    """Looks up the keys of workflows' sessions. What was looked up within the last minute takes no statement."""
+
+    def __init__(self, pool: Pool, keyring: Keyring) -> None:
+        self._pool = pool
+        self._keyring = keyring
+        self._sessions: OrderedDict[str, tuple[str, str]] = OrderedDict()
+
+    async def session_of(self, workflow_id: str) -> tuple[str, str] | None:
+        """Tenant and session of the workflow; None where no row, or no single one, names it (yet)."""
+        known = self._sessions.get(workflow_id)
+        if known is None:
+            rows = await self._pool.fetch(_SESSIONS, workflow_id)
+            if len(rows) != 1:
+                return None
+            known = (rows[0]["tenant_id"], rows[0]["session_id"])
+            self.note(workflow_id, *known)
+        return known
+
+    def note(self, workflow_id: str, tenant_id: str, session_id: str) -> None:
+        """Remember what a workflow's payload says of itself, once it was decrypted."""
+        self._sessions[workflow_id] = (tenant_id, session_id)
+        if len(self._sessions) > _MOST:
+            self._sessions.popitem(last=False)
+
+    async def writing(self, tenant_id: str, session_id: str) -> Cipher | None:
+        """The cipher for what the session's workflows keep now; None where that stays clear."""
+        if not self._keyring.encrypts(session_id):
+            return None
+        if (known := self._keyring.remembered(tenant_id, session_id)) is not None:
+            return known
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            return await self._keyring.writing(connection, tenant_id, session_id)
+
+    async def reading(self, tenant_id: str, session_id: str) -> Cipher | None:
+        """The session's cipher; None for a session that has none."""
+        if (known := self._keyring.remembered(tenant_id, session_id)) is not None:
+            return known
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            return (await self._keyring.reading(connection, tenant_id, [session_id]))[session_id]
+
+
+def open_workflow_ciphers(settings: object, pool: Pool) -> WorkflowCiphers | None:
+    """The keys for Temporal's payloads that a service's settings ask for; None for one without keys.
+
+    Raises:
+        ConfigurationError: the file of root keys can't be used.
+    """
+    keyring = open_keyring(settings)
+    return None if keyring is None else WorkflowCiphers(pool, keyring)
