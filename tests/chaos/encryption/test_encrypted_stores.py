@@ -18,6 +18,7 @@ from tests.e2e.stores import query
 from tests.support.scratch import open_folder
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.timeout(600)
 STORES = ("postgres", "kafka", "redis", "temporal", "logs")
 
 
