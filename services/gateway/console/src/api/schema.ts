@@ -2587,6 +2587,29 @@ export interface components {
             origins: string[];
         };
         /**
+         * Payloads
+         * @description Payloads as Temporal's web page sends them, and gets them back.
+         * @example {
+         *       "payloads": [
+         *         {
+         *           "data": "e30=",
+         *           "metadata": {
+         *             "encoding": "anNvbi9wbGFpbg=="
+         *           }
+         *         }
+         *       ]
+         *     }
+         */
+        Payloads: {
+            /**
+             * Payloads
+             * @description In the JSON form of `temporal.api.common.v1.Payload`.
+             */
+            payloads: {
+                [key: string]: unknown;
+            }[];
+        };
+        /**
          * PersonBody
          * @description A person, and why.
          * @example {
