@@ -85,7 +85,7 @@ class PipelineActivities:
                 await append(connection, key.tenant_id, session_id, [finished])
 
 
-async def _store_error(connection: Connection, key: PipelineKey, session_id: str, error: ErrorRaised) -> None:
+async def _store_error(connection: Connection, key: PipelineReference, session_id: str, error: ErrorRaised) -> None:
     """Store why the pipeline failed: as the hop that failed told it, if that is the reason."""
     told = await connection.fetchrow(_FAILURE, key.tenant_id, key.task_id, error.type)
     why = to_json(error).decode()
