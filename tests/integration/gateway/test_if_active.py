@@ -217,3 +217,15 @@ async def test_fifty_messages_at_once_are_all_answered_once_each(
     assert started == finished == {run["run_id"]: 1 for run in accepted}
     bounds = [change for change, _ in seen if change in ("run_started", "run_finished")]
     assert bounds == ["run_started", "run_finished"] * len(accepted)
+
+
+async def test_people_who_ask_at_the_same_moment_wait_for_each_other(replica: Replica) -> None:
+    # Of one person the limit of open runs would let in one request after the other.
+    async with replica(session_visibility="tenant") as gateway:
+        people = [await gateway.client_of(f"p{n}", "operator", person=True) for n in range(8)]
+        assert (await people[0].post("/v1/sessions", json={"session_id": "s"})).status_code == 201
+        body = {"query": "m", "if_active": "enqueue"}
+        asked = (one.post("/v1/sessions/s/runs", json=body) for _ in range(4) for one in people)
+        answers = await asyncio.gather(*asked)
+        assert Counter(answer.status_code for answer in answers) == {202: 32}
+        assert Counter(answer.json()["status"] for answer in answers) == {"pending": 1, "queued": 31}
