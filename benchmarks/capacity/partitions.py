@@ -86,7 +86,7 @@ async def compare(dsn: str, sessions: int, months: int, repeat: int) -> None:
                 "SELECT sum(pg_indexes_size(c.oid)) FROM pg_class AS c WHERE c.relname ~ $1 AND c.relkind = 'r'",
                 f"^{table}(_[0-9]+)?$",
             )
-            print(f"| {table} | {ms:.2f} ms | {pages} | {planned:.2f} ms | {size / 1e6:.0f} MB |")
+            print(f"| {table} | {ms:.2f} ms | {pages} | {planned:.2f} ms | {int(size) / 1e6:.0f} MB |")
         began = time.perf_counter()
         await connection.execute("DELETE FROM whole WHERE occurred_at < timestamptz '2030-02-01'")
         deleted = time.perf_counter() - began
