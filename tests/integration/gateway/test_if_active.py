@@ -8,10 +8,12 @@ import httpx
 import pytest
 from temporalio.client import Client
 
+from flotilla.postgres import open_pool, tenant_transaction
 from tests.integration.gateway.conftest import Gate, Replica, answering
 from tests.support.gateway import RunningGateway
 from tests.support.waiting import eventually
 from tests.support.worker import RunningWorker
+from workflow_worker.queued_runs import open_next_run
 
 OVER = ("success", "cancelled", "error", "timeout")
 
@@ -229,3 +231,23 @@ async def test_people_who_ask_at_the_same_moment_wait_for_each_other(replica: Re
         answers = await asyncio.gather(*asked)
         assert Counter(answer.status_code for answer in answers) == {202: 32}
         assert Counter(answer.json()["status"] for answer in answers) == {"pending": 1, "queued": 31}
+
+
+async def test_a_run_that_several_would_open_at_the_same_moment_is_opened_once(
+    gateway: RunningGateway, operator: httpx.AsyncClient
+) -> None:
+    first = await ask(operator, "one")
+    second, third = [await ask(operator, text, if_active="enqueue") for text in ("two", "three")]
+    await gateway.as_superuser(f"UPDATE flotilla.runs SET status = 'error' WHERE run_id = '{first['run_id']}'")
+    async with open_pool(gateway.database.dsn("flotilla_worker"), application="test") as pool:
+
+        async def open_next() -> bool:
+            async with tenant_transaction(pool, "acme") as connection:
+                return await open_next_run(connection, "acme", "s")
+
+        opened = await asyncio.gather(*(open_next() for _ in range(6)))
+    assert Counter(opened) == {True: 1, False: 5}
+    assert (await read(operator, second))["status"] == "pending"
+    assert (await read(operator, third))["status"] == "queued"
+    started = [run_id for change, run_id in await changes(operator) if change == "run_started"]
+    assert started == [first["run_id"], second["run_id"]]
