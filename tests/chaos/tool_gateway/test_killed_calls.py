@@ -54,7 +54,7 @@ class People:
 async def service(stack: RunningStack, database: Database, redis_url: str, folder: Path) -> ServiceProcess:
     """Return the tool gateway as a process, with the server `desk`."""
     desk = {"command": sys.executable, "args": ["-m", "tests.support.mcp_server", str(folder)], "cwd": str(Path.cwd())}
-    entry = {**desk, "env": {"API_TOKEN": "${env:HOME}"}, "risk": "low", "tenants": ["acme"]}
+    entry = {**desk, "env": {"API_TOKEN": "${env:HOME}"}, "risk": "low", "tenants": ["default", "acme"]}
     (folder / "servers.json").write_text(json.dumps({"mcpServers": {"desk": entry}}), "utf-8")
     (folder / "policy.toml").write_text(POLICY, "utf-8")
     env = {
