@@ -87,6 +87,8 @@ LOCAL = {
     "backup verify",
     "backup restore",
     "privacy rotate-root",
+    "tenants export",
+    "tenants import",
 }
 
 
