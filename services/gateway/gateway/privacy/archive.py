@@ -1,5 +1,6 @@
 """A ZIP archive that is written while it is sent: files of JSON lines, and behind them an index of what there is."""
 
+import asyncio
 import hashlib
 import io
 import time
@@ -53,12 +54,19 @@ class StreamedArchive:
         """Yield the archive's bytes while a file is written from lists of lines; one without lines is left out."""
         entry, digest = ArchivedFile(name), hashlib.sha256()
         file = None
-        async for piece in pieces:
+
+        def write(piece: Iterable[bytes]) -> None:
+            nonlocal file
             for line in piece:
                 file = file or self._zip.open(zipfile.ZipInfo(name, self._when), "w", force_zip64=True)
                 file.write(line)
                 digest.update(line)
                 entry.lines += 1
+
+        async for piece in pieces:
+            await asyncio.to_thread(
+                write, piece
+            )  # a piece may have hundreds of megabytes, whose compression takes seconds
             if (data := self._sent.take()) != b"":
                 yield data
         if file is not None:
