@@ -304,6 +304,11 @@ async def test_an_import_is_all_of_what_was_signed_or_nothing(
     with pytest.raises(Refused, match="knows a tenant acme"):
         await imported(target, tmp_path / "export")
     await execute(target, "DELETE FROM flotilla_ops.tenants")
+    person = "INSERT INTO flotilla.people (tenant_id, subject, display_name, roles) VALUES ('acme', 'eve', 'Eve', '{}')"
+    await execute(target, person)
+    with pytest.raises(Refused, match="knows a tenant acme"):
+        await imported(target, tmp_path / "export")
+    await execute(target, "DELETE FROM flotilla.people")
     assert (await imported(target, tmp_path / "export")).was_done is False
     assert await fetch(target, ROWS.format("sessions")) == [(2,)]
     assert await fetch(target, ROWS.format("event_outbox")) == [(10,)]

@@ -37,6 +37,12 @@ _IS_KNOWN = """
 SELECT EXISTS (SELECT FROM flotilla_ops.tenants WHERE tenant_id = $1)
     OR EXISTS (SELECT FROM audit.session_heads WHERE tenant_id = $1)
 """
+# A tenant is there as soon as it has a person, a key or a session, also where nobody created it by name.
+_HAS_ROWS = """
+SELECT EXISTS (SELECT FROM flotilla.people WHERE tenant_id = $1)
+    OR EXISTS (SELECT FROM flotilla.api_keys WHERE tenant_id = $1)
+    OR EXISTS (SELECT FROM flotilla.sessions WHERE tenant_id = $1)
+"""
 _ADD = """
 INSERT INTO flotilla_ops.tenants (tenant_id, created_by, suspended_by, suspended_at, suspended_for, imported_from)
 VALUES ($1, 'import', 'import', now(), 'it was imported, and waits to be resumed', $2)
@@ -99,9 +105,12 @@ async def _import(
     connection: Plain, folder: Path, manifest: TenantManifest, key: tuple[str, bytes] | None, progress: Progress
 ) -> None:
     tenant_id = manifest.tenant_id
-    if await connection.fetchval(_IS_KNOWN, tenant_id):
+    is_known = await connection.fetchval(_IS_KNOWN, tenant_id)
+    if not is_known:
+        await connection.execute(_ADD, tenant_id, manifest.export_id)
+        is_known = await _as_mover(connection, _HAS_ROWS, tenant_id)
+    if is_known:
         raise Refused(f"this fleet knows a tenant {tenant_id}: flotilla tenants show {tenant_id}")
-    await connection.execute(_ADD, tenant_id, manifest.export_id)
     if key is not None:
         await _as_mover(connection, _KEY, tenant_id, *key)
     tables = in_order(manifest.tables, await read_references(connection))
@@ -164,11 +173,15 @@ def _outbox_rows(folder: Path, manifest: TenantManifest) -> Iterator[tuple[objec
         yield lane, event.session_id, event.seq, UUID(event.event_id), event.body, event.traceparent
 
 
-async def _as_mover(connection: Plain, statement: str, *arguments: object) -> None:
-    """Execute a statement with the rights of the role that row level security keeps to suspended tenants."""
+async def _as_mover(connection: Plain, statement: str, *arguments: object) -> object:
+    """Execute a statement with the rights of the role that row level security keeps to suspended tenants.
+
+    Returns its first value, if it has one.
+    """
     await connection.execute(f"SET LOCAL ROLE {MOVER}")
-    await connection.execute(statement, *arguments)
+    value: object = await connection.fetchval(statement, *arguments)
     await connection.execute("RESET ROLE")
+    return value
 
 
 async def _refuse_other_schema(connection: Plain, manifest: TenantManifest) -> None:
