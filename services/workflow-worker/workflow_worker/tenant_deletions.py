@@ -18,7 +18,7 @@ from flotilla.postgres import Pool, tenant_transaction
 
 SOURCE = "/workflow-worker"
 SETTLED_AFTER = timedelta(seconds=60)
-"""So long after the confirmation nothing of the tenant's is written any more."""
+"""So long after the confirmation requests from before have ended, and rows are removed."""
 BATCH_ROWS = 2_000
 """Of each table, in one transaction."""
 BATCHES = 20
@@ -69,6 +69,8 @@ class TenantDeletionDuty:
     async def _delete(self, row: asyncpg.Record) -> None:
         tenant_id = row["tenant_id"]
         await self._end_work(tenant_id)
+        if row["age"] < self._settled_after:
+            return  # an event that is still appended would begin a removed session again at 1
         async with tenant_transaction(self._pool, tenant_id) as connection:
             waiting = await connection.fetchval(_WAITING_EVENTS, tenant_id)
         if waiting:
@@ -76,9 +78,10 @@ class TenantDeletionDuty:
             return
         for _ in range(BATCHES):
             removed = await self._pool.fetchval(_PURGE, tenant_id, BATCH_ROWS)
-            if not removed:
-                if row["age"] > self._settled_after:
-                    await self._finish(tenant_id)
+            if removed is None:  # an event was appended meanwhile: it goes to Kafka first
+                return
+            if removed == 0:
+                await self._finish(tenant_id)
                 return
 
     async def _end_work(self, tenant_id: str) -> None:

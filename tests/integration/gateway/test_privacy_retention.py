@@ -49,6 +49,13 @@ AGE = tuple(
     )
 )
 
+SUSPEND = """
+INSERT INTO flotilla_ops.tenants (tenant_id, created_by, suspended_by, suspended_at, suspended_for)
+VALUES ('acme', '', 'otto', now(), 'it moves')
+"""
+HELD = "INSERT INTO flotilla.legal_holds VALUES ('acme', 'user/flotilla/ada', 'case 4 O 17', 'otto')"
+RENEWED = "UPDATE flotilla.documents SET updated_at = now()"
+
 
 @pytest.fixture
 async def encrypting(replica: Replica, key_file: Path) -> AsyncIterator[RunningGateway]:
@@ -160,15 +167,63 @@ async def test_a_hold_that_comes_while_retention_waits_wins(
     connection = await asyncpg.connect(encrypting.database.superuser_dsn)
     try:
         async with connection.transaction():
-            await connection.execute(
-                "INSERT INTO flotilla.legal_holds VALUES ('acme', 'user/flotilla/ada', 'case 4 O 17', 'otto')"
-            )
+            await connection.execute(HELD)
             applying = asyncio.create_task(RetentionDuty(worker_pool).run_once())
             await eventually(partial(waiting_for_a_lock, encrypting))
         await applying
     finally:
         await connection.close()
     assert await sessions_in(encrypting, "runs") == {old}
+
+
+async def test_a_suspended_tenant_loses_nothing(
+    encrypting: RunningGateway, worker_pool: Pool, unique: Callable[[str], str]
+) -> None:
+    old = unique("old")
+    await finished_run(encrypting, "ada", old)
+    ada = await encrypting.client_of("ada", "operator", person=True)
+    for place in ("/v1/documents", f"/v1/sessions/{old}/attachments"):
+        await ada.post(place, files={"file": ("a.txt", place.encode(), "text/plain")})
+    kinds = {"runs": "runs", "model_calls": "llm_calls", "dead_letters": "dead_letters", "mcp_calls": "mcp_calls"}
+    for kind in (*kinds, "documents", "sessions"):
+        await set_policy(encrypting, kind)
+    await encrypting.as_superuser(PROJECT, *AGE, SUSPEND)
+
+    async def left() -> tuple[set[str], int]:
+        await RetentionDuty(worker_pool).run_once()
+        async with open_pool(encrypting.database.dsn("flotilla_gateway"), application="test") as pool:
+            with acting_as(ITSELF):
+                await ExpiredDocumentsJob(pool, KnowledgeBase(pool)).remove_expired()
+        tables = [table for table in kinds.values() if await sessions_in(encrypting, table)]
+        return set(tables), len(await encrypting.rows("SELECT FROM flotilla.documents"))
+
+    events = "SELECT count(*) FROM flotilla.event_outbox"
+    before = await encrypting.rows(events)
+    assert await left() == (set(kinds.values()), 2)
+    assert await encrypting.rows(events) == before, "nothing is written of a tenant that may be on its way"
+    await encrypting.as_superuser("DELETE FROM flotilla_ops.tenants")
+    assert await left() == (set(), 0)
+
+
+@pytest.mark.parametrize("first", [HELD, RENEWED])
+async def test_a_document_that_is_held_or_renewed_before_its_turn_stays(
+    encrypting: RunningGateway, unique: Callable[[str], str], first: str
+) -> None:
+    ada = await encrypting.client_of("ada", "operator", person=True)
+    await finished_run(encrypting, "ada", session := unique("s"))
+    await ada.post(f"/v1/sessions/{session}/attachments", files={"file": ("a.txt", b"hers", "text/plain")})
+    await set_policy(encrypting, "documents")
+    await encrypting.as_superuser(*AGE)
+
+    class Late(KnowledgeBase):
+        async def remove(self, *given: Any) -> Any:
+            await encrypting.as_superuser(first)
+            return await super().remove(*given)
+
+    async with open_pool(encrypting.database.dsn("flotilla_gateway"), application="test") as pool:
+        with acting_as(ITSELF):
+            await ExpiredDocumentsJob(pool, Late(pool)).remove_expired()
+    assert [row[0] for row in await encrypting.rows("SELECT body FROM flotilla.documents")] == ["hers"]
 
 
 async def test_documents_go_by_age_and_with_their_session(

@@ -1,9 +1,11 @@
 """Deletion of a tenant: who may ask and confirm, what is destroyed at once, what is removed, and what stays."""
 
+import asyncio
 import json
 import secrets
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ from temporalio.client import Client
 
 from flotilla.postgres import open_pool, tenant_transaction
 from tests.integration.gateway.conftest import Replica
+from tests.integration.gateway.test_privacy import waiting_for_a_lock
 from tests.support.encryption import key_file
 from tests.support.gateway import RunningGateway
+from tests.support.waiting import eventually
 from workflow_worker import tenant_deletions
 from workflow_worker.tenant_deletions import TenantDeletionDuty
 
@@ -148,6 +152,41 @@ async def test_it_takes_two_people_of_the_operators_a_suspension_and_no_legal_ho
     assert [(await petra.post(f"{DELETION}/confirm")).status_code for _ in range(2)] == [202, 409]
     resumed = await otto.post("/v1/tenants/globex/resume")
     assert (resumed.status_code, "is deleting" in resumed.text) == (409, True)
+
+
+async def test_a_hold_that_comes_while_a_confirmation_waits_wins(gateway: RunningGateway) -> None:
+    await with_history(gateway, "s")
+    otto, petra = [await gateway.client_of(who, "admin", person=True) for who in ("otto", "petra")]
+    await otto.post("/v1/tenants/globex/suspend", json={"reason": "it ends"})
+    await otto.post(DELETION, json={"reason": "it ends"})
+    connection = await asyncpg.connect(gateway.database.superuser_dsn)
+    try:
+        async with connection.transaction():
+            await connection.execute(
+                "INSERT INTO flotilla.legal_holds VALUES ('globex', 'user/flotilla/ada', 'r', 'x')"
+            )
+            confirming = asyncio.create_task(petra.post(f"{DELETION}/confirm"))
+            await eventually(partial(waiting_for_a_lock, gateway))
+        assert (await confirming).status_code == 409
+    finally:
+        await connection.close()
+
+
+async def test_rows_wait_for_requests_from_before_and_for_events_that_come_late(
+    gateway: RunningGateway, temporal_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await with_history(gateway, "s")
+    await confirmed(gateway)
+    otto = await gateway.client_of("otto", "admin", person=True)
+    async with open_pool(gateway.database.dsn("flotilla_worker"), application="test") as pool:
+        with monkeypatch.context() as patch:
+            # As if the events came after the duty has looked for them.
+            patch.setattr(tenant_deletions, "_WAITING_EVENTS", "SELECT 0 WHERE $1 <> ''")
+            await TenantDeletionDuty(pool, temporal_client, "acme", settled_after=timedelta(0)).run_once()
+        assert (await otto.get("/v1/tenants/globex")).json()["state"] == "deleting"
+        await published(gateway)
+        await TenantDeletionDuty(pool, temporal_client, "acme").run_once()
+        assert "flotilla.sessions" in await rows_by_table(gateway, "globex"), "requests may still be under way"
 
 
 async def test_the_database_lets_no_service_delete_a_tenant_by_itself(gateway: RunningGateway) -> None:

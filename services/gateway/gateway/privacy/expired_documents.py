@@ -7,7 +7,7 @@ import asyncpg
 import structlog
 
 from flotilla.audit import admin_log
-from flotilla.contracts.errors import FlotillaError, NotFound
+from flotilla.contracts.errors import Conflict, FlotillaError, NotFound
 from flotilla.knowledge import KnowledgeBase
 from flotilla.knowledge.documents import DocumentChange
 from flotilla.postgres import AWAY, Connection, Pool
@@ -16,6 +16,7 @@ from gateway.names import SOURCE
 
 ROUND_S = 60.0
 AT_MOST = 500
+_IS_EXPIRED = "SELECT flotilla.document_is_expired($1, $2)"
 _EXPIRED = "SELECT tenant_id, document_id FROM flotilla.documents_to_expire($1)"
 log = structlog.get_logger(__name__)
 
@@ -43,11 +44,22 @@ class ExpiredDocumentsJob:
                 return
             tenant_id, document_id = row["tenant_id"], row["document_id"]
             try:
-                await self._knowledge.remove(tenant_id, document_id, partial(_note, tenant_id))
-            except NotFound:
-                continue  # another replica was faster
+                await self._knowledge.remove(
+                    tenant_id,
+                    document_id,
+                    partial(_note, tenant_id),
+                    partial(_check_is_expired, tenant_id, document_id),
+                )
+            except (NotFound, Conflict):
+                continue  # another replica was faster; or a hold, or a new version
             except FlotillaError as error:
                 log.warning("expired_documents_skipped", document_id=document_id, error=str(error))
+
+
+async def _check_is_expired(tenant_id: str, document_id: str, connection: Connection) -> None:
+    """Raises Conflict: it is to be kept, since a hold, a new version or another policy came first."""
+    if not await connection.fetchval(_IS_EXPIRED, tenant_id, document_id):
+        raise Conflict(f"document {document_id} is no longer over: it is kept")
 
 
 async def _note(tenant_id: str, connection: Connection, change: DocumentChange) -> None:

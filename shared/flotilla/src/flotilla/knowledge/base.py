@@ -16,7 +16,15 @@ from flotilla.contracts.ids import IdMaker, new_id
 from flotilla.contracts.session_events import Source
 from flotilla.contracts.tasks import Passage
 from flotilla.knowledge import indexing
-from flotilla.knowledge.documents import Document, DocumentChange, Note, ParsedDocument, StoreResult, UploadedDocument
+from flotilla.knowledge.documents import (
+    Check,
+    Document,
+    DocumentChange,
+    Note,
+    ParsedDocument,
+    StoreResult,
+    UploadedDocument,
+)
 from flotilla.knowledge.embedding import (
     SEARCH_TIMEOUT_S,
     ClosableEmbedder,
@@ -215,14 +223,20 @@ class KnowledgeBase:
             skipped=read.skipped,
         )
 
-    async def remove(self, tenant_id: str, document_id: str, note: Note = _unnoted) -> DocumentChange:
+    async def remove(
+        self, tenant_id: str, document_id: str, note: Note = _unnoted, check: Check | None = None
+    ) -> DocumentChange:
         """Remove a document and everything that finds it, in one transaction; return what it was.
+
+        `check` may refuse it by an error, while nobody else can change the document.
 
         Raises:
             NotFound: the tenant has no such document.
         """
         async with tenant_transaction(self._pool, tenant_id) as connection:
             await indexing.lock(connection, tenant_id)
+            if check is not None:
+                await check(connection)
             row = await _get(connection, tenant_id, document_id)
             await indexing.remove_passages(connection, tenant_id, document_id, row["passages"])
             await connection.execute(_DELETE, tenant_id, document_id)

@@ -71,6 +71,7 @@ class DocumentChange:
     sha256: str | None
 
 
+Check: TypeAlias = Callable[[Connection], Awaitable[None]]
 Note: TypeAlias = Callable[[Connection, DocumentChange], Awaitable[None]]
 """Records a change in its transaction."""
 
