@@ -13,6 +13,7 @@ from flotilla.audit.proof import NO_CHECKPOINT, Statement, genesis_hash, head_le
 from flotilla.audit.tree import leaf_hash
 from flotilla.config.signing import Signer, create_key_pair, load_public_keys, load_signer
 from flotilla.contracts.envelope import AgentEvent, encode_event
+from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import AUDIT_SESSION, log_origin
 from flotilla.contracts.session_events import session_event_type
 from flotilla.kafka.lanes import lane_of
@@ -52,17 +53,26 @@ def proven_to(policy: ProofPolicy, *lines: AnyLine) -> dict[str, Any]:
 
 
 def revocation(session_id: str) -> Event:
+    data: JsonObject = {"change": "signer_revoked", "details": {"fingerprint": KEY}}
+    return chained(session_id, 1, data, genesis_hash("acme", session_id))
+
+
+def event_after(event: Event) -> Event:
+    data: JsonObject = {"change": "api_key_created", "details": {}}
+    return chained(event.session, event.seq + 1, data, bytes.fromhex(event.hash))
+
+
+def chained(session_id: str, seq: int, data: JsonObject, before: bytes) -> Event:
     event = AgentEvent(
         type=session_event_type("state_change"),
         source="/gateway",
         subject=session_id,
         tenant="acme",
-        sequence=1,
-        data={"change": "signer_revoked", "details": {"fingerprint": KEY}},
+        sequence=seq,
+        data=data,
     )
     body = encode_event(event)
-    hash_ = link(genesis_hash("acme", session_id), body)
-    return Event(session=session_id, seq=1, hash=hash_.hex(), body=body.decode())
+    return Event(session=session_id, seq=seq, hash=link(before, body).hex(), body=body.decode())
 
 
 def anchor_of(event: Event, signer: Signer) -> Anchor:
@@ -145,6 +155,16 @@ def test_who_has_the_checkpoint_key_alone_proves_nothing_to_who_asks_for_witness
         with pytest.raises(CliError, match="in no tree that 1 of the given witnesses cosigned"):
             proven_to(policy, header, event, anchor, included(anchor, signer, *cosigned), end)
     assert proven_to(policy, header, event, anchor, included(anchor, signer, seen), end)["witnesses"] == 1
+
+
+def test_an_event_after_what_witnesses_cosigned_takes_no_proof_away(tmp_path: Path, signer: Signer) -> None:
+    seen = LogWitness("w.example", load_public_keys(tmp_path / "audit.pub"))
+    policy = read_proof_policy(tmp_path / "audit.pub", [seen.key.to_text()], None, ORIGIN)
+    header = header_of(Part(session=AUDIT_SESSION, parent=None, after_seq=0, upto_seq=2, signed_seq=2))
+    event = revocation(AUDIT_SESSION)
+    anchor, end = anchor_of(event, signer), End(events=2, witnesses=0, anchors=1, inclusions=1)
+    found = proven_to(policy, header, event, anchor, included(anchor, signer, seen), event_after(event), end)
+    assert (found["revoked_by_event"], found["signed_to"], found["witnesses"]) == (1, 1, 1)
 
 
 @pytest.mark.usefixtures("signer")

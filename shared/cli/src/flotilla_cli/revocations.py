@@ -83,8 +83,8 @@ def _look(gateway: GatewayClient, fingerprint: str, policy: ProofPolicy) -> dict
     place = signers.history.revocation_seq(fingerprint)
     if place is None or place > verdict.anchored_seq:
         raise _NotProven(f"it is not among the {verdict.anchored_seq} events that are signed")
-    if policy.witnesses.needed and verdict.unsigned:
-        raise _NotProven(verdict.unsigned[-1])
+    if verdict.unwitnessed:
+        raise _NotProven(verdict.unwitnessed[-1])
     return {
         "fingerprint": fingerprint,
         "tenant": tenant,

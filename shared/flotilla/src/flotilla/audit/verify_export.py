@@ -55,6 +55,8 @@ class ExportVerdict:
     """The votes were held against the tenant's log of signing keys."""
     unsigned: list[str] = field(default_factory=list)
     """What no checkpoint in the file reaches: the chain holds, but anybody can make one, and nobody signed it here."""
+    unwitnessed: list[str] = field(default_factory=list)
+    """Of `unsigned`: the sessions whose checkpoint is in no tree that enough of the asked witnesses cosigned."""
     problems: list[ChainProblem] = field(default_factory=list)
     """The first thing that is wrong; nothing behind it was looked at."""
 
@@ -189,8 +191,9 @@ def _check(
             count(events)
             verdict.last_seq, verdict.anchored_seq = reader.check.last_seq, reader.anchored_seq
         verdict.unsigned += _unsigned(part, reader.anchored_seq, header.session)
-        verdict.unsigned += _unwitnessed(part, trees, policy)
+        verdict.unwitnessed += _unwitnessed(part, trees, policy)
         witnesses, anchors = witnesses + reader.witnesses, anchors + reader.anchors
+    verdict.unsigned += verdict.unwitnessed
     end = lines.take(End, "added", "the end")
     inclusions = trees.proven if trees is not None else msgspec.UNSET
     if end != End(events=verdict.events, witnesses=witnesses, anchors=anchors, inclusions=inclusions):
