@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+import asyncpg
 import pytest
 
 from flotilla.bus import Redis, connect_redis
@@ -14,7 +15,7 @@ from flotilla.bus.connection import ask
 from flotilla.config import KnowledgeSettings
 from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.identity import user_name
-from flotilla.knowledge import KnowledgeBase, UploadedDocument
+from flotilla.knowledge import KnowledgeBase, UploadedDocument, embedding
 from flotilla.knowledge.embedding import PassageEmbedding
 from flotilla.knowledge.embedding_outside import ExternalPassageEmbedding
 from flotilla.knowledge.redis_vectors import KEYS, RedisVectors, open_vector_store
@@ -180,6 +181,24 @@ async def test_what_comes_while_the_rest_is_embedded_is_embedded_next(pool: Pool
     await job.embed_new_passages(NEVER)
     assert model.embedded == 2
     assert await _due(pool, Place(knowledge, job, model)) == set()
+
+
+async def test_a_kill_while_vectors_of_a_former_model_are_removed_leaves_the_rest_to_the_next_round(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    knowledge, former = KnowledgeBase(pool), PassageEmbedding(pool, Meaning())
+    await knowledge.add("acme", _upload("sofa", "A feline sleeps."))
+    await former.embed_new_passages(NEVER)
+    model = Meaning("meaning@2")
+    job = PassageEmbedding(pool, model)
+    with monkeypatch.context() as killed:
+        killed.setattr(embedding, "_FORGET_OTHERS", "SELECT 1 / 0 FROM flotilla.tenants_to_embed($2) WHERE $1 <> $2 OR $3 > 0")
+        with pytest.raises(asyncpg.PostgresError):
+            await job.embed_new_passages(NEVER)
+    assert await _due(pool, Place(knowledge, job, model)) == {"acme"}
+    await job.embed_new_passages(NEVER)
+    async with tenant_transaction(pool, "acme") as connection:
+        assert await connection.fetchval("SELECT array_agg(model) FROM flotilla.passage_embeddings") == [job.index]
 
 
 async def test_readers_alone_find_their_documents_and_others_still_find_theirs(place: Place) -> None:

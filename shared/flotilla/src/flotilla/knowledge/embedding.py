@@ -40,8 +40,10 @@ JOIN flotilla.passages AS p ON p.tenant_id = $1 AND p.passage_no = n.passage_no
 ORDER BY p.passage_no FOR KEY SHARE OF p
 ON CONFLICT DO NOTHING
 """
+# What another index had finished says nothing of this one: a process that is killed from here on leaves something to do.
 _SERVE = """
-UPDATE flotilla.knowledge_bases SET embedded_by = $2 WHERE tenant_id = $1 AND embedded_by IS DISTINCT FROM $2
+UPDATE flotilla.knowledge_bases SET embedded_by = $2, embedded_changes = NULL
+WHERE tenant_id = $1 AND embedded_by IS DISTINCT FROM $2
 """
 _FORGET_OTHERS = """
 DELETE FROM flotilla.passage_embeddings WHERE (tenant_id, passage_no, model) IN (
@@ -157,7 +159,9 @@ class PassageEmbedding:
             async with tenant_snapshot(self._pool, tenant_id) as connection:
                 rows = await connection.fetch(self.missing, tenant_id, last, self.index, BATCH)
             if not rows:
-                await self._serve(tenant_id)
+                await self._serve(tenant_id, stop)
+                if stop.is_set():
+                    return done
                 async with tenant_transaction(self._pool, tenant_id) as connection:
                     await connection.execute(self.finish, tenant_id, self.index, changes)
                 return done
@@ -181,13 +185,13 @@ class PassageEmbedding:
             packed = [as_halfvec(vector) for vector in vectors.values()]
             await connection.execute(_PUT, tenant_id, self.index, list(vectors), packed)
 
-    async def _serve(self, tenant_id: str) -> None:
-        """Let searches use this index, and drop the vectors of others in PostgreSQL."""
+    async def _serve(self, tenant_id: str, stop: asyncio.Event) -> None:
+        """Let searches use this index, and drop the vectors of others in PostgreSQL, until `stop`."""
         async with tenant_transaction(self._pool, tenant_id) as connection:
             await connection.execute(_SERVE, tenant_id, self.index)
         if not await self._pool.fetchval(_AVAILABLE):
             return
         forgotten = ""
-        while forgotten != "DELETE 0":
+        while forgotten != "DELETE 0" and not stop.is_set():
             async with tenant_transaction(self._pool, tenant_id) as connection:
                 forgotten = await connection.execute(_FORGET_OTHERS, tenant_id, self.index, _FORGOTTEN_AT_ONCE)

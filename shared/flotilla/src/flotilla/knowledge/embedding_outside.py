@@ -4,6 +4,7 @@ A vector is noted before it is stored and until it is removed, so whatever dies 
 do. A store that has lost vectors is filled again.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
 import structlog
@@ -107,8 +108,8 @@ class ExternalPassageEmbedding(PassageEmbedding):
             async with tenant_transaction(self._pool, tenant_id) as connection:
                 await connection.execute(_FORGET, tenant_id, self.index, gone)
 
-    async def _serve(self, tenant_id: str) -> None:
-        await super()._serve(tenant_id)
+    async def _serve(self, tenant_id: str, stop: asyncio.Event) -> None:
+        await super()._serve(tenant_id, stop)
         async with tenant_transaction(self._pool, tenant_id) as connection:
             others = [row[0] for row in await connection.fetch(_OTHERS, tenant_id, self.index)]
         for index in others:
