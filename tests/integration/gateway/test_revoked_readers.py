@@ -1,4 +1,4 @@
-"""A key that is revoked while its holder waits for an answer brings none, at whatever door."""
+"""A key that is revoked while its holder waits for an answer gets none, through any interface."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -62,6 +62,7 @@ RUNS = {
     "A2A, subscribed": Door("GET", "/a2a/workflows/rag/tasks/{id}:subscribe", starts=False),
     "MCP": called("workflow__rag", {"query": "Who?"}),
 }
+REPLAY = Door("POST", "/v1/runs/{id}/replays", {"wait_s": 60}, starts=False)
 TASKS = {
     "events": Door("GET", "/v1/tasks/{id}/events", starts=False),
     "waiting": Door("GET", "/v1/tasks/{id}?wait_s=60", starts=False),
@@ -77,13 +78,13 @@ async def feed(redis_url: str) -> AsyncIterator[LiveRunWriter]:
 
 @dataclass
 class Strict:
-    """A gateway that asks again at every look, where else it does so every five seconds."""
+    """A gateway that checks a reader's rights at every look; others do so every five seconds."""
 
     gateway: RunningGateway
     waiting: int = 0
-    """How often somebody began to wait."""
+    """How many waits began."""
     looks: int = 0
-    """How often it was asked whether somebody may read."""
+    """How many checks of a reader's rights passed or failed."""
 
 
 @pytest.fixture
@@ -162,6 +163,24 @@ async def test_a_revoked_key_reads_no_answer_of_a_run(
         [run] = await strict.gateway.rows("SELECT run_id FROM flotilla.runs")
         await revoke_all(strict.gateway)
         await strict.gateway.finish(run["run_id"], feed)
+        await eventually(lambda: reader.ended, timeout_s=20)
+    assert TEXT not in reader.text
+
+
+async def test_a_revoked_key_reads_no_answer_of_a_replay(
+    strict: Strict, feed: LiveRunWriter, unique: Callable[[str], str]
+) -> None:
+    for name in ("research", "write"):
+        await register(strict.gateway, name)
+    client = await strict.gateway.client_of("olga", "operator")
+    recorded = await started(client, f"/v1/sessions/{unique('s')}/runs", {"query": "Who?"}, "run_id")
+    await strict.gateway.finish(recorded)
+    async with reading(client, REPLAY, recorded) as reader:
+        await eventually(lambda: strict.looks > 0 or reader.ended)
+        assert not reader.ended, reader.text
+        [replay] = await strict.gateway.rows("SELECT run_id FROM flotilla.runs WHERE run_id <> $1", recorded)
+        await revoke_all(strict.gateway)
+        await strict.gateway.finish(replay["run_id"], feed)
         await eventually(lambda: reader.ended, timeout_s=20)
     assert TEXT not in reader.text
 
