@@ -158,7 +158,7 @@ async def restore_schedule(pool: Pool, tenant_id: str, schedule_id: str, former:
 
 
 async def take_back_schedule(pool: Pool, tenant_id: str, schedule_id: str) -> None:
-    """Delete a new schedule, unless somebody has changed it since."""
+    """Delete a new schedule, unless it was changed since."""
     async with tenant_transaction(pool, tenant_id) as connection:
         await connection.execute(_TAKE_BACK, tenant_id, schedule_id, FIRST_GENERATION)
 

@@ -15,26 +15,23 @@ log = structlog.get_logger(__name__)
 
 
 async def sync_to_temporal(services: GatewayServices, tenant_id: str, schedule_id: str, generation: int) -> bool:
-    """Make Temporal have the change that is `generation`, or a newer one; False when it does not have it yet: the
-    worker's leader does it then.
+    """Apply the change that is `generation`, or a newer one, in Temporal; return False when it is not there yet: the
+    worker's leader applies it then.
 
     Raises:
         ScheduleRefused: Temporal does not take this change.
     """
-    while True:
-        try:
-            schedules = await _schedules(services)
-            await schedules.sync(tenant_id, schedule_id)
-        except ScheduleRefused as refused:
-            if refused.generation == generation:
-                raise
-            if refused.generation > generation:  # another one's, who takes it back
-                return False
-        except (RPCError, RetryLater) as error:
-            log.warning("schedule_not_synced", schedule_id=schedule_id, error=str(error))
+    try:
+        schedules = await _schedules(services)
+        await schedules.sync(tenant_id, schedule_id)
+    except ScheduleRefused as refused:
+        if refused.generation > generation:  # another change, which its own request takes back
             return False
-        else:
-            return True
+        raise
+    except (RPCError, RetryLater) as error:
+        log.warning("schedule_not_synced", schedule_id=schedule_id, error=str(error))
+        return False
+    return True
 
 
 async def with_next_starts(services: GatewayServices, tenant_id: str, schedule_id: str) -> Schedule:

@@ -46,7 +46,7 @@ async def plan(ctx: TaskContext, request: PlanRequest) -> NextSteps:
         steps = [_step(call, offered) for call in completion.tool_calls]
         return NextSteps(steps=steps, planner=completion.model)
     if not completion.text.strip() and not request.must_answer:
-        raise Invalid("the model gave neither an answer nor a step")
+        raise Invalid("the model returned neither an answer nor a step")
     return NextSteps(answer=completion.text.strip(), planner=completion.model)
 
 

@@ -36,7 +36,7 @@ class ReloadingPolicyFile:
         return self._current
 
     def look(self) -> bool:
-        """Look at the file; say whether another policy is in force now.
+        """Look at the file; return whether another policy is in force now.
 
         Another content counts when two looks in a row see it, and nothing of it can be missing: it ends with `# end`,
         or a link leads to another file now, as in a mounted ConfigMap. What can't be used changes nothing.
@@ -66,7 +66,7 @@ class ReloadingPolicyFile:
         if not is_whole and found.version != self._current.version:
             raise ConfigurationError(
                 f"approval policy {self._source} has changed, and may be half written: "
-                f"write {LAST_LINE!r} as its last line"
+                f"write {LAST_LINE!r} and a line break at its end"
             )
         return path, found
 

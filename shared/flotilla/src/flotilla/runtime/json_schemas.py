@@ -1,4 +1,4 @@
-"""Checks of JSON against a schema that somebody else wrote.
+"""Checks of JSON against a schema from outside.
 
 A check can take time that is exponential in the depth of schema and data: run it in `flotilla.runtime.confined`. Its
 processes import this module and nothing of their service, so that they start in a tenth of a second.
