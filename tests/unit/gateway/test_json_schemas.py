@@ -10,6 +10,7 @@ from flotilla.contracts.errors import Invalid
 from flotilla.runtime.confined import CallLimits, ConfinedProcesses
 from flotilla.runtime.json_schemas import SCHEMA_CHECKS
 from gateway.json_schemas import check_fits_schema
+from gateway.openai.formats import check_schemas, format_violation
 
 NODE = {"$ref": "#/$defs/node"}
 SCHEMA = json.dumps(
@@ -53,3 +54,12 @@ async def test_a_schema_that_refers_elsewhere_is_named() -> None:
     async with ConfinedProcesses.open(SCHEMA_CHECKS, children=1) as confined:
         with pytest.raises(Invalid, match="the schema that the workflow's author wrote can't be used"):
             await check_fits_schema(confined.run, '{"$ref": "https://example.com/node"}', {}, "input", "workflow_input")
+
+
+async def test_schemas_that_callers_send_are_not_kept() -> None:
+    limits = CallLimits(memory_bytes=128 * 1024**2)
+    async with ConfinedProcesses.open(SCHEMA_CHECKS, children=1, limits=limits) as confined:
+        for number in range(40):
+            schema = {"type": "string", "pattern": f"(?:x{{1,300}}y{number}){{1,100}}"}
+            await check_schemas(confined.run, {"the format": schema})
+            assert await format_violation(confined.run, {"schema": schema}, f'"xy{number}"') is None

@@ -87,7 +87,8 @@ async def check_schemas(run: FunctionRunner, schemas: Mapping[str, Mapping[str, 
 async def format_violation(run: FunctionRunner, wanted: Mapping[str, Any], text: str) -> str | None:
     """Return why an answer is not what was wanted; None where it is."""
     try:
-        found = await run(json_schemas.misfits, to_json(wanted.get("schema", True)).decode(), text, 1)
+        schema = to_json(wanted.get("schema", True)).decode()
+        found = await run(json_schemas.misfits_of_callers_schema, schema, text, 1)
     except OverLimit as error:
         return f"it can't be checked against the schema: it {error}"
     return next((f"#/{'/'.join(map(str, place))}: {message}" for place, message in found), None)

@@ -30,18 +30,31 @@ def check_schemas(schemas: dict[str, str]) -> None:
     """
     for name, schema in schemas.items():
         try:
-            _validator(schema)
+            _compile(schema)
         except Invalid as error:
             raise Invalid(f"the schema of {name} is invalid: {error}") from error
 
 
 def misfits(schema: str, text: str, at_most: int) -> list[Misfit]:
-    """Return the first places where JSON text does not fit a schema.
+    """Return the first places where JSON text does not fit the schema of a workflow or tool, which stays compiled.
 
     Raises:
         Invalid: the schema can't be used.
     """
-    validator = _validator(schema)
+    return _misfits(_kept(schema), text, at_most)
+
+
+def misfits_of_callers_schema(schema: str, text: str, at_most: int) -> list[Misfit]:
+    """Return the same for a schema that a caller sent. Nothing of it is kept: a short pattern takes megabytes once it
+    is compiled, and the process works for all callers.
+
+    Raises:
+        Invalid: the schema can't be used.
+    """
+    return _misfits(_compile(schema), text, at_most)
+
+
+def _misfits(validator: Draft202012Validator, text: str, at_most: int) -> list[Misfit]:
     try:
         data = from_json(text, object)
     except Undecodable:
@@ -50,10 +63,12 @@ def misfits(schema: str, text: str, at_most: int) -> list[Misfit]:
     return [(list(error.instance_path), error.message[:_LONGEST_MESSAGE]) for error in found]
 
 
-@lru_cache(maxsize=256)
-def _validator(schema: str) -> Draft202012Validator:
-    """Patterns are matched in linear time, and references to elsewhere are not followed."""
+def _compile(schema: str) -> Draft202012Validator:
+    """Match patterns in linear time, and follow no references to elsewhere."""
     try:
         return Draft202012Validator(schema, pattern_options=RegexOptions(), offline=True)
     except (ValidationError, ReferencingError, ValueError) as error:
         raise Invalid(str(error).partition("\n")[0][:_LONGEST_MESSAGE]) from error
+
+
+_kept = lru_cache(maxsize=256)(_compile)
