@@ -192,7 +192,9 @@ async def test_a_kill_while_vectors_of_a_former_model_are_removed_leaves_the_res
     model = Meaning("meaning@2")
     job = PassageEmbedding(pool, model)
     with monkeypatch.context() as killed:
-        killed.setattr(embedding, "_FORGET_OTHERS", "SELECT 1 / 0 FROM flotilla.tenants_to_embed($2) WHERE $1 <> $2 OR $3 > 0")
+        killed.setattr(
+            embedding, "_FORGET_OTHERS", "SELECT 1 / 0 FROM flotilla.tenants_to_embed($2) WHERE $1 <> $2 OR $3 > 0"
+        )
         with pytest.raises(asyncpg.PostgresError):
             await job.embed_new_passages(NEVER)
     assert await _due(pool, Place(knowledge, job, model)) == {"acme"}

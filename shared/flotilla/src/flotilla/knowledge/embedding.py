@@ -40,7 +40,7 @@ JOIN flotilla.passages AS p ON p.tenant_id = $1 AND p.passage_no = n.passage_no
 ORDER BY p.passage_no FOR KEY SHARE OF p
 ON CONFLICT DO NOTHING
 """
-# What another index had finished says nothing of this one: a process that is killed from here on leaves something to do.
+# What another index had finished does not count for this one: a process that is killed from here on leaves work to do.
 _SERVE = """
 UPDATE flotilla.knowledge_bases SET embedded_by = $2, embedded_changes = NULL
 WHERE tenant_id = $1 AND embedded_by IS DISTINCT FROM $2
