@@ -1,16 +1,23 @@
 """Tools of MCP servers at the API: looked at, allowed by their hash, shown as changed, revoked."""
 
 import json
+import secrets
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 import httpx
 import pytest
 
-from flotilla.postgres import Pool, tenant_transaction
+from flotilla.encryption.tables import TOOL_CALLS
+from flotilla.postgres import Pool, open_rows, tenant_transaction
+from tests.integration.gateway.test_privacy import encrypting
+from tests.support.encryption import encrypting_pool, key_file, rows_with
 from tests.support.gateway import RunningGateway
-from tests.support.postgres import agent_dsn
+from tests.support.postgres import Database, agent_dsn
+
+__all__ = ["encrypting", "key_file"]
 
 
 @pytest.fixture
@@ -149,3 +156,19 @@ async def test_an_administrator_states_what_came_of_a_call_without_an_answer(
     assert json.loads(stored)["structured"] == {"sum": 3}
     [change] = [each for each in await audit_changes(pool) if each["change"] == "mcp_tool_result_accepted"]
     assert (change["details"]["tool"], change["details"]["reason"]) == ("desk.add", "seen")
+
+
+async def test_a_stated_outcome_is_encrypted_as_what_the_tool_returns_is(
+    encrypting: RunningGateway, database: Database, pool: Pool, key_file: Path
+) -> None:
+    admin, word = await encrypting.client_of("ada", "admin", person=True), secrets.token_hex(16)
+    async with tenant_transaction(pool, "acme") as connection:
+        await connection.execute(UNKNOWN, "t.desk.add.x.1.again.1", timedelta(0))
+    body = {"result": {"sum": word}, "reason": "seen"}
+    stated = await admin.put("/v1/approvals/t.desk.add.x.1.again.1/outcome", json=body)
+    assert stated.status_code == 200, stated.text
+    assert await rows_with(database, word) == []
+    async with encrypting_pool(database, key_file) as readable, tenant_transaction(readable, "acme") as connection:
+        found = await connection.fetch("SELECT session_id, call_id, result FROM flotilla.tool_calls")
+        [row] = await open_rows(connection, "acme", TOOL_CALLS, found)
+    assert json.loads(row["result"])["structured"] == {"sum": word}

@@ -58,5 +58,5 @@ async def accept_outcome(
     that once the approval, which asks whether to run it again, is rejected."""
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
         await inbox.get_approval(connection, services.current_policy, caller.tenant_id, approval_id)
-        tool = await records.accept_outcome(connection, caller, approval_id, body.result, body.reason)
+    tool = await records.accept_outcome(services.pool, caller, approval_id, body.result, body.reason)
     return AcceptedOutcome(approval_id=approval_id, tool=tool)

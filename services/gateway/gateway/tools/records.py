@@ -11,7 +11,8 @@ from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import Conflict, NotFound
 from flotilla.contracts.json_types import JsonValue
 from flotilla.contracts.mcp import MCP_AGENT, McpResult
-from flotilla.postgres import Connection
+from flotilla.encryption.tables import TOOL_CALLS
+from flotilla.postgres import ITSELF, Connection, Pool, acting_as, seal_columns, tenant_transaction
 from gateway.auth.principal import Principal
 from gateway.names import SOURCE
 from gateway.schemas.tools import Tool, ToolDefinition, ToolStatus
@@ -38,12 +39,19 @@ _REVOKE = """
 DELETE FROM flotilla.allowed_tools WHERE tenant_id = $1 AND server || '.' || tool = $2 RETURNING sha256
 """
 
+# The call that an approval asks about; callers don't see calls, so the gateway reads it for itself.
+_ASKED_ABOUT = r"""
+SELECT c.session_id, c.call_id FROM flotilla.actions AS a
+JOIN flotilla.tool_calls AS c ON c.tenant_id = a.tenant_id AND c.task_id = a.request ->> 'task_id'
+    AND a.action = 'mcp.' || c.tool AND c.start_no::text = substring(a.action_id FROM '\.again\.([0-9]+)$')
+WHERE a.tenant_id = $1 AND a.action_id = $2
+"""
 # Of a call that gave no answer, while nobody runs it.
 _ACCEPT = "SELECT flotilla.accept_call_outcome($1, $2)"
 
 
 class NoUnknownCall(Conflict):
-    """The approval does not ask about a call without an answer, or the call has one by now, or somebody runs it."""
+    """The approval does not ask about a call without an answer, or the call has one by now, or a process runs it."""
 
     code = "no_unknown_call"
 
@@ -103,9 +111,7 @@ async def withdraw_allowance(connection: Connection, caller: Principal, name: st
     await admin_log.record_admin_changes(connection, caller.tenant_id, SOURCE, ("mcp_tool_revoked", details))
 
 
-async def accept_outcome(
-    connection: Connection, caller: Principal, approval_id: str, result: JsonValue, reason: str
-) -> str:
+async def accept_outcome(pool: Pool, caller: Principal, approval_id: str, result: JsonValue, reason: str) -> str:
     """Store what a call without an answer came to, and record who stated that; return the tool's name.
 
     Raises:
@@ -113,20 +119,39 @@ async def accept_outcome(
     """
     is_text = isinstance(result, str)
     text = result if is_text else json.dumps(result, ensure_ascii=False)
-    outcome = McpResult(content=[{"type": "text", "text": text}], structured=None if is_text else result)
-    body = to_json(outcome)
-    tool: str | None = await connection.fetchval(_ACCEPT, approval_id, body.decode())
-    if tool is None:
-        raise NoUnknownCall(f"approval {approval_id} asks about no call of an MCP tool that is without an answer now")
-    details = {
-        "approval_id": approval_id,
-        "tool": tool,
-        "result_sha256": hashlib.sha256(body).hexdigest(),
-        "reason": reason,
-        **caller.by,
-    }
-    await admin_log.record_admin_changes(connection, caller.tenant_id, SOURCE, ("mcp_tool_result_accepted", details))
+    body = to_json(McpResult(content=[{"type": "text", "text": text}], structured=None if is_text else result))
+    stored = await _sealed_outcome(pool, caller.tenant_id, approval_id, body.decode())
+    async with tenant_transaction(pool, caller.tenant_id) as connection:
+        tool: str | None = await connection.fetchval(_ACCEPT, approval_id, stored)
+        if tool is None:
+            raise _no_unknown_call(approval_id)
+        details = {
+            "approval_id": approval_id,
+            "tool": tool,
+            "result_sha256": hashlib.sha256(body).hexdigest(),
+            "reason": reason,
+            **caller.by,
+        }
+        change = ("mcp_tool_result_accepted", details)
+        await admin_log.record_admin_changes(connection, caller.tenant_id, SOURCE, change)
     return tool
+
+
+async def _sealed_outcome(pool: Pool, tenant_id: str, approval_id: str, outcome: str) -> str:
+    """The outcome as the call's row holds it: encrypted, if its session is."""
+    with acting_as(ITSELF):
+        async with tenant_transaction(pool, tenant_id) as connection:
+            call = await connection.fetchrow(_ASKED_ABOUT, tenant_id, approval_id)
+            if call is None:
+                raise _no_unknown_call(approval_id)
+            stored = await seal_columns(
+                connection, tenant_id, call["session_id"], TOOL_CALLS, call["call_id"], result=outcome
+            )
+    return str(stored["result"])
+
+
+def _no_unknown_call(approval_id: str) -> NoUnknownCall:
+    return NoUnknownCall(f"approval {approval_id} asks about no call of an MCP tool that is without an answer now")
 
 
 def _tool(row: asyncpg.Record) -> Tool:
