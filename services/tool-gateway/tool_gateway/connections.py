@@ -130,7 +130,7 @@ class ServerConnection:
         return self._secrets.mask_credentials(text)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Keep the connection until `stop`."""
+        """Keep the connection until `stop`; then for as long as calls in hand take, while new ones are refused."""
         wait_s = _FIRST_WAIT_S
         while not stop.is_set():
             try:
@@ -138,6 +138,8 @@ class ServerConnection:
                     await self._look(client)
                     wait_s = _FIRST_WAIT_S
                     await self._keep(client, stop)
+                    self._client = None
+                    await self.slots.wait_idle()
             except Exception as error:  # noqa: BLE001 - whatever one server breaks, the others go on
                 log.warning("mcp_server_away", server=self.name, error=self.mask_credentials(_reason(error)))
             finally:
@@ -188,6 +190,8 @@ class ServerConnection:
     async def _keep(self, client: Client, stop: asyncio.Event) -> None:
         while not stop.is_set():
             await self._until_changed(stop)
+            if stop.is_set():
+                break
             await self._look(client)
             await sleep_or_stop(stop, LOOKS_APART_S)
 

@@ -1,5 +1,6 @@
 """How many calls a server has at a time: one that hangs takes no slot of others, and no tenant has all of a server."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ class CallSlots:
         self._total = server.max_calls
         self._per_tenant = server.max_calls_per_tenant
         self._open: Counter[str] = Counter()
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     @contextmanager
     def hold(self, tenant_id: str) -> Iterator[None]:
@@ -34,9 +37,16 @@ class CallSlots:
         if self._open.total() >= self._total:
             raise ServerBusy(f"MCP server {self._name} has no call to spare now: it is tried again")
         self._open[tenant_id] += 1
+        self._idle.clear()
         try:
             yield
         finally:
             self._open[tenant_id] -= 1
             if not self._open[tenant_id]:
                 del self._open[tenant_id]
+            if not self._open:
+                self._idle.set()
+
+    async def wait_idle(self) -> None:
+        """Wait until no call is open."""
+        await self._idle.wait()

@@ -11,6 +11,7 @@ import pytest
 
 from flotilla.bus import Redis, connect_redis
 from flotilla.postgres import Pool, tenant_transaction
+from flotilla.runtime import Runtime
 from flotilla_devstack.ports import LOOPBACK, free_port
 from tests.support.agent_service import service_running
 from tests.support.agents import open_session, publish, replies, rows, task
@@ -49,6 +50,8 @@ class Desk:
     folder: Path
     url: str
     """Where agents that hold a task call tools."""
+    runtime: Runtime | None = None
+    """Of the tool gateway, where it runs in this process."""
 
     async def call(self, tool: str, task_id: str = "t1", **arguments: Any) -> dict[str, Any]:
         """Return the reply to a call."""
@@ -130,5 +133,5 @@ async def desk(
             "http_port": port,
         }
     )
-    async with connect_redis(redis_url) as client, service_running("tool-gateway", run, settings):
-        yield Desk(pool, client, tmp_path, f"http://{LOOPBACK}:{port}")
+    async with connect_redis(redis_url) as client, service_running("tool-gateway", run, settings) as runtime:
+        yield Desk(pool, client, tmp_path, f"http://{LOOPBACK}:{port}", runtime)

@@ -12,6 +12,7 @@ import httpx2
 import pytest
 
 from flotilla.agent.mcp_calls import ToolGatewayClient, open_tool_gateway_client
+from flotilla.contracts.approvals import MAX_ARGS_BYTES
 from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.mcp import CALLS_PATH, McpCallAtOnce
 from flotilla.contracts.requests import RAGRequest
@@ -165,6 +166,8 @@ async def test_a_second_request_for_a_call_makes_it_no_second_time(desk: Desk) -
         {"task_id": "t2"},
         {"call_id": "t2.mcp." + "0" * 24},
         {"call_id": "t1"},
+        {"call_id": CALL_ID + "~1"},
+        {"call_id": CALL_ID + "0" * 300},
     ],
 )
 async def test_a_caller_that_does_not_hold_the_task_gets_nothing(desk: Desk, wrong: dict[str, Any]) -> None:
@@ -189,6 +192,25 @@ async def test_a_tool_that_is_not_allowed_or_changed_is_left_to_the_worker(desk:
     await rows(desk.pool, "UPDATE flotilla.allowed_tools SET sha256 = 'x' WHERE tool = 'add'")
     assert (await post(desk, asked()))[0] == 409
     assert desk.calls() == []
+
+
+async def test_arguments_that_the_worker_refuses_for_their_size_are_left_to_it(desk: Desk) -> None:
+    await delegated(desk)
+    assert (await post(desk, asked(arguments={"text": "x" * MAX_ARGS_BYTES})))[0] == 409
+
+
+async def test_a_call_in_hand_ends_before_the_tool_gateway_stops(desk: Desk) -> None:
+    await delegated(desk)
+    sent = asyncio.create_task(post(desk, asked("desk.slowly", arguments={"name": "a"})))
+
+    async def begun() -> bool:
+        return bool(await rows(desk.pool, "SELECT 1 FROM flotilla.tool_calls"))
+
+    await eventually(begun, timeout_s=20)
+    assert desk.runtime is not None
+    desk.runtime.request_stop("it is updated")
+    assert (await sent)[0] == 200
+    assert desk.calls() == ["slowly a"]
 
 
 async def test_a_large_request_is_refused(desk: Desk) -> None:
