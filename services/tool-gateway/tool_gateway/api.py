@@ -14,7 +14,7 @@ from flotilla.contracts.envelope import from_json, to_json
 from flotilla.contracts.errors import Forbidden, Invalid, RetryLater, Undecodable
 from flotilla.contracts.mcp import CALLS_PATH, McpCallAtOnce
 from flotilla.telemetry import span
-from tool_gateway.at_once import CallsAtOnce, LeftToWorker
+from tool_gateway.at_once import MAX_NAMED_CHARS, CallsAtOnce, LeftToWorker
 
 log = structlog.get_logger(__name__)
 MAX_BODY_BYTES = 1_000_000
@@ -43,13 +43,14 @@ async def _answer(calls: CallsAtOnce, asked: McpCallAtOnce) -> Response:
     try:
         return Response(to_json(await calls.call(asked)), media_type="application/json")
     except Forbidden as error:
-        log.warning("mcp_call_refused", tenant=asked.tenant_id, task_id=asked.task_id, tool=asked.tool)
+        log.warning("mcp_call_refused", **_named(asked))
         return _refusal(403, str(error))
     except (LeftToWorker, Invalid) as reason:
         return _refusal(409, str(reason))
     except RetryLater as error:
         return _refusal(503, str(error))
     except Exception as error:  # noqa: BLE001 - the server's answer, or its end: stored as such, and the worker's try sees it
+        log.warning("mcp_call_without_answer", **_named(asked), error=type(error).__name__)
         return _refusal(502, f"{type(error).__name__}: the call has no answer")
 
 
@@ -60,6 +61,12 @@ async def _limited_body(request: Request) -> bytes | None:
         if len(body) > MAX_BODY_BYTES:
             return None
     return bytes(body)
+
+
+def _named(asked: McpCallAtOnce) -> dict[str, str]:
+    """What the log shows of a request."""
+    names = {"tenant": asked.tenant_id, "task_id": asked.task_id, "tool": asked.tool}
+    return {what: name[:MAX_NAMED_CHARS] for what, name in names.items()}
 
 
 def _refusal(status: int, reason: str) -> Response:

@@ -20,11 +20,12 @@ from flotilla.agent.recording import EventRecorder, tool_call_data
 from flotilla.agent.tool_calls import PostgresToolCalls
 from flotilla.agent.tool_runner import ToolRunner
 from flotilla.approvals.reloading import ReloadingPolicyFile
+from flotilla.contracts.approvals import MAX_ARGS_BYTES
 from flotilla.contracts.envelope import to_builtins, to_json
 from flotilla.contracts.errors import Forbidden, Invalid
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.mcp import MCP_AGENT, McpCallAtOnce, McpResult
-from flotilla.contracts.tasks import AgentTask
+from flotilla.contracts.tasks import AgentTask, is_mcp_call_id
 from flotilla.contracts.values import to_storable, with_escaped_places
 from flotilla.encryption import sealed_columns
 from flotilla.encryption.tables import TOOL_CALLS
@@ -37,6 +38,8 @@ from tool_gateway.pins import AllowedTools
 
 TRY = 0
 """Before the worker's, which begin at 1."""
+MAX_NAMED_CHARS = 200
+"""Of what a request names, in answers and in the log: anybody who reaches the port can send any."""
 _SECRET_BYTES = 32
 # The asking task, and what its tenant allowed of the tool.
 _ASKING = "SELECT * FROM flotilla.asking_task($1, $2, $3, $4, $5, $6, $7)"
@@ -84,6 +87,10 @@ class CallsAtOnce:
             RetryLater: PostgreSQL is unavailable.
         """
         server, _, name = asked.tool.partition(".")
+        if not is_mcp_call_id(asked.task_id, asked.call_id):
+            raise Forbidden(f"task {asked.task_id[:MAX_NAMED_CHARS]} may not ask for a call of this id")
+        if len(to_json(asked.arguments)) > MAX_ARGS_BYTES:
+            raise LeftToWorker(f"its arguments have more than {MAX_ARGS_BYTES} bytes")
         asking = await self._asking(asked, server, name)
         connection = self._connections.get(server)
         offer = connection.offers.get(name) if connection is not None and connection.is_connected else None
@@ -102,7 +109,8 @@ class CallsAtOnce:
         with retry_later_if_unavailable():
             row = await self._pool.fetchrow(_ASKING, *proof, asked.call_id, server, name)
         if row is None:
-            raise Forbidden(f"task {asked.task_id}, try {asked.attempt}, is not open, or may not ask for this call")
+            named = asked.task_id[:MAX_NAMED_CHARS]
+            raise Forbidden(f"task {named}, try {asked.attempt}, is not open, or may not ask for this call")
         return _AskingTask(**row)
 
     async def _governed(self, asked: McpCallAtOnce, asking: _AskingTask, tool: GovernedMcpTool) -> McpResult:

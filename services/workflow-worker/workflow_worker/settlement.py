@@ -26,7 +26,7 @@ from flotilla.contracts.tasks import (
     Failure,
     ReplyAddress,
     hop_number,
-    mcp_call_id_prefix,
+    is_mcp_call_id,
     next_hop_id,
     root_task_id,
 )
@@ -64,8 +64,6 @@ MAX_NAMED_CHARS = 200
 _TOOL = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _MCP_TOOL = re.compile(r"mcp\.[a-z0-9_-]{1,32}\.[A-Za-z0-9_.-]{1,64}")
 _APPROVAL_ID = re.compile(r"[A-Za-z0-9._:~-]{1,300}")
-_CALL_ID = re.compile(r"[A-Za-z0-9._:-]{1,300}")
-"""No mark of a hop: a call is a task of its own."""
 
 _DELEGATED = """
 SELECT agent, slip, session_id, run_id, principal, workflow_id, workflow_run_id, activity_id, deadline, state, event
@@ -358,7 +356,7 @@ def check_requested_calls(agent: str, reply: AgentReply | AgentTask, failure: Fa
 
 def _check_calls(agent: str, reply: AgentReply | AgentTask, failure: Failure) -> None:
     for call in failure.calls:
-        if not call.call_id.startswith(mcp_call_id_prefix(reply.task_id)) or not _CALL_ID.fullmatch(call.call_id):
+        if not is_mcp_call_id(reply.task_id, call.call_id):
             raise record_refused_reply(agent, reply, "approval", f"call {call.call_id!r} is not one of this task")
         if not _MCP_TOOL.fullmatch(f"{MCP_AGENT}.{call.tool}"):
             raise record_refused_reply(

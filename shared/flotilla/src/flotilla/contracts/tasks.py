@@ -4,6 +4,7 @@ Both travel as the `data` of a CloudEvent in the field `event` of a Redis entry;
 them as JSON for other languages.
 """
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
@@ -17,6 +18,8 @@ DRAFT_COMPLETED = "flotilla.draft.completed.v1"
 DEAD_LETTERED = "flotilla.entry.dead_lettered.v1"
 
 HOP_MARK = "~"
+_CALL_ID = re.compile(r"[A-Za-z0-9._:-]{1,300}")
+"""Without the mark of a hop: a call is a task of its own."""
 MAX_TASK_INPUT_BYTES = 900_000
 """Of a task's input as JSON: a Redis entry holds 1,000,000, and the rest of the task has to fit beside it."""
 MAX_INLINE_RESULT_BYTES = 16_384
@@ -161,6 +164,11 @@ class McpCallNeeded:
 def mcp_call_id_prefix(task_id: str) -> str:
     """Return how the ids of the calls begin that a task asks for; no mark of a hop is in them."""
     return f"{task_id.replace(HOP_MARK, '-')}.mcp."
+
+
+def is_mcp_call_id(task_id: str, call_id: str) -> bool:
+    """Whether a call of that id can be one that the task asks for."""
+    return call_id.startswith(mcp_call_id_prefix(task_id)) and _CALL_ID.fullmatch(call_id) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
