@@ -77,7 +77,7 @@ async def list_callable_tools(door: Door) -> dict[str, CallableTool]:
 
 
 async def find_callable(door: Door, name: str) -> CallableTool | None:
-    """Return the one that `list_callable_tools` has under that name; None where there is none. Reads no other's definition."""
+    """Return the one that `list_callable_tools` has under that name, or None. Reads no other's definition."""
     services, tenant_id = door.services, door.caller.tenant_id
     async with tenant_transaction(services.pool, tenant_id) as connection:
         for server, tool in await connection.fetch(_ALLOWED_NAMES, tenant_id):
