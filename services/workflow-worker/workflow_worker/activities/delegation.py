@@ -87,8 +87,8 @@ class Delegation:
         """The task with its input encrypted, where all who get it can open it."""
         async with self._pool.acquire() as connection:
             cipher = await session_cipher(connection, task.tenant_id, task.session_id)
-        if cipher is None or not await self._agents.are_registered((task.agent, *task.slip)):
-            return task
+        if cipher is not None and not await self._agents.are_registered((task.agent, *task.slip)):
+            cipher = None
         return sealed_task(cipher, task)
 
     async def _open(self, task: AgentTask) -> TaskOutcome | OpenedHop:

@@ -226,8 +226,10 @@ def wrapped(cipher: Cipher, value: JsonValue, place: str) -> JsonObject:
 
 
 def is_wrapped(value: object) -> bool:
-    """Whether `value` is what `wrapped` makes."""
-    return isinstance(value, Mapping) and value.keys() == {WRAPPED}
+    """Whether `value` is what `wrapped` makes: anyone can send an object with that member."""
+    if not isinstance(value, Mapping) or value.keys() != {WRAPPED}:
+        return False
+    return value[WRAPPED] == ERASED or is_sealed(value[WRAPPED])
 
 
 def unwrapped(cipher: Cipher | None, value: JsonObject, place: str, stand_in: JsonValue) -> Any:

@@ -7,16 +7,25 @@ Redis alone has no key, so a task that visits it stays clear.
 from dataclasses import replace
 
 from flotilla.contracts.envelope import from_builtins, to_builtins
+from flotilla.contracts.errors import Invalid
 from flotilla.contracts.json_types import JsonValue
 from flotilla.contracts.tasks import AgentTask, Replay, root_task_id
 from flotilla.encryption.cipher import ERASED
-from flotilla.encryption.columns import is_wrapped, unwrapped, wrapped
+from flotilla.encryption.columns import WRAPPED, is_wrapped, unwrapped, wrapped
 from flotilla.encryption.keyring import Cipher
 
 
 def sealed_task(cipher: Cipher | None, task: AgentTask) -> AgentTask:
-    """The task with its input encrypted, and with what a replay says; as it is without a cipher."""
-    if cipher is None or is_wrapped(task.input):
+    """The task with its input encrypted, and with what a replay says; as it is without a cipher.
+
+    Raises:
+        Invalid: its input would be taken for an encrypted one.
+    """
+    if is_wrapped(task.input):
+        raise Invalid(
+            f"task {task.task_id}: its input looks like what Flotilla encrypts: rename its member {WRAPPED!r}"
+        )
+    if cipher is None:
         return task
     value: dict[str, JsonValue] = {"input": task.input}
     if task.replay is not None:
