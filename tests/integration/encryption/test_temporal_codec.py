@@ -38,6 +38,17 @@ async def test_a_payload_of_another_workflow_is_refused(codec: SessionCodec, sea
         await other.decode([renamed])
 
 
+async def test_only_workflows_of_a_schedule_take_payloads_of_a_shorter_id(
+    codec: SessionCodec, sealing: Pool, keyring: Keyring
+) -> None:
+    [sealed] = await codec.encode([said(tenant_id="default", session_id="s1", query="secret")])
+    ciphers = WorkflowCiphers(sealing, keyring)
+    assert b"secret" in (await SessionCodec(ciphers, "run-1-2026-11-30T10:00:00Z").decode([sealed]))[0].data
+    for longer in ("run-12", "run-1-2"):
+        with pytest.raises(UnreadablePayload):
+            await SessionCodec(ciphers, longer).decode([sealed])
+
+
 async def test_what_names_no_session_stays_clear(codec: SessionCodec) -> None:
     for clear in (said(n="1"), said(tenant_id="default", session_id="unknown"), Payload(data=b"\xff")):
         assert await codec.encode([clear]) == [clear]

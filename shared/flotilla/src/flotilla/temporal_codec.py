@@ -4,6 +4,7 @@ What is encrypted says in clear whose it is: tenant, session and workflow, to wh
 stay clear: names of workflows, activities and signals, times, ids. Failures' texts become payloads (`FAILURES`).
 """
 
+import re
 from collections.abc import Sequence
 from typing import Protocol, Self
 
@@ -24,6 +25,7 @@ from flotilla.encryption import Cipher, Unreadable
 ENCODING = b"binary/flotilla"
 FAILURES = DefaultFailureConverterWithEncodedAttributes
 _JSON = b"json/plain"
+_SCHEDULED_AT = re.compile(r"-\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
 class Ciphers(Protocol):
@@ -91,7 +93,7 @@ class SessionCodec(PayloadCodec, WithSerializationContext):
         if not is_encrypted(payload):
             return payload
         tenant, session, workflow_id = names_of(payload)
-        if self._workflow_id is not None and not self._workflow_id.startswith(workflow_id):
+        if self._workflow_id is not None and not _is_of(workflow_id, self._workflow_id):
             raise UnreadablePayload(f"workflow {self._workflow_id} holds a payload of workflow {workflow_id}")
         opened = await opened_payload(self._ciphers, payload)
         self._ciphers.note(workflow_id, tenant, session)
@@ -136,6 +138,12 @@ def _named_in(payload: Payload) -> tuple[str, str] | None:
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
     return (named.tenant_id, named.session_id) if named.session_id else None
+
+
+def _is_of(named: str, workflow_id: str) -> bool:
+    """Whether a payload of the workflow `named` belongs into this one: a schedule's payloads name its workflows without
+    the time that Temporal appends to their ids."""
+    return workflow_id == named or bool(_SCHEDULED_AT.fullmatch(workflow_id.removeprefix(named)))
 
 
 def _place(workflow_id: str) -> str:
