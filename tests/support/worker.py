@@ -18,7 +18,7 @@ from flotilla.contracts.names import RAG_WORKFLOW, run_workflow_id
 from flotilla.contracts.requests import RAGRequest, RAGResponse
 from flotilla.encryption import open_keyring
 from flotilla.postgres import Pool, open_pool, tenant_transaction
-from flotilla.postgres.workflow_ciphers import open_workflow_ciphers
+from flotilla.postgres.workflow_ciphers import create_workflow_ciphers
 from flotilla.runtime import Runtime
 from flotilla.votes.roots import read_vote_roots
 from tests.support.policies import UNSIGNED
@@ -95,13 +95,13 @@ async def running_worker(
         operator_tenant=operator_tenant,
         **options,
     )
-    runtime = Runtime("workflow-worker")
+    runtime, keyring = Runtime("workflow-worker"), open_keyring(settings)
     async with (
         connect_redis(redis_url) as admin,
         connect_redis(own_url) as redis,
-        open_pool(dsn, application="workflow-worker", keyring=open_keyring(settings)) as own_pool,
+        open_pool(dsn, application="workflow-worker", keyring=keyring) as own_pool,
     ):
-        temporal = TemporalConnection(settings, SdkRuntime.default(), open_workflow_ciphers(settings, own_pool))
+        temporal = TemporalConnection(settings, SdkRuntime.default(), create_workflow_ciphers(own_pool, keyring))
         await temporal.check_ready()
         deps = WorkerDependencies(
             own_pool,

@@ -14,11 +14,12 @@ from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.bus.known_agents import KnownAgents
 from flotilla.config.signing import load_public_keys
 from flotilla.contracts.identity import LOCAL_ISSUER
+from flotilla.encryption import open_keyring
 from flotilla.kafka.session_log import open_kafka_log
 from flotilla.knowledge import create_knowledge_base
 from flotilla.knowledge.redis_vectors import open_vector_store
 from flotilla.postgres import ITSELF, Pool, SuspendedTenants, acting_as, check_schema, open_service_pool
-from flotilla.postgres.workflow_ciphers import open_workflow_ciphers
+from flotilla.postgres.workflow_ciphers import create_workflow_ciphers
 from flotilla.runtime import Job, Runtime, http_server, serve
 from flotilla.runtime.confined import CallLimits, ConfinedProcesses
 from flotilla.runtime.http_limits import HttpLimits
@@ -73,9 +74,11 @@ async def serve_before_ready(settings: Settings, runtime: Runtime) -> AsyncItera
     """Serve the API at once and yield its port; until its dependencies are ready, requests get 503 with Retry-After."""
     async with AsyncExitStack() as stack:
         redis_url = settings.redis_url.get_secret_value()
-        pool = await stack.enter_async_context(open_service_pool(settings, application=SERVICE))
+        keyring = open_keyring(settings)
+        pool = await stack.enter_async_context(open_service_pool(settings, application=SERVICE, keyring=keyring))
         redis = await stack.enter_async_context(connect_redis(redis_url, name=runtime.instance))
-        services = await _services(settings, runtime, pool, redis, stack)
+        temporal = TemporalGateway(settings, settings.task_queue, create_workflow_ciphers(pool, keyring))
+        services = await _services(settings, runtime, pool, redis, stack, temporal=temporal)
         _add_checks(runtime, services)
         silence_sdk_logs()
         app = create_application(services, _guard(settings, services), runtime.health, settings.cors_origins)
@@ -108,7 +111,7 @@ async def serve_before_ready(settings: Settings, runtime: Runtime) -> AsyncItera
 
 
 async def _services(
-    settings: Settings, runtime: Runtime, pool: Pool, redis: Redis, stack: AsyncExitStack
+    settings: Settings, runtime: Runtime, pool: Pool, redis: Redis, stack: AsyncExitStack, *, temporal: TemporalGateway
 ) -> GatewayServices:
     action_argument_types()  # A package that adds a wrong one stops the start, not a request.
     knowledge = create_knowledge_base(
@@ -122,7 +125,7 @@ async def _services(
         pool=pool,
         tenants=SuspendedTenants(pool, with_finishing=True),
         redis=redis,
-        temporal=TemporalGateway(settings, settings.task_queue, open_workflow_ciphers(settings, pool)),
+        temporal=temporal,
         kafka_log=await stack.enter_async_context(open_kafka_log(settings)),
         knowledge=knowledge,
         embedding_turns=EmbeddingQueue(),

@@ -21,9 +21,10 @@ from flotilla.bus.live import LiveRunWriter
 from flotilla.config.signing import Signer, load_signer
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.names import BRIDGE_GROUP, REDRIVES_STREAM, REPLIES_STREAM, reply_stream
+from flotilla.encryption import open_keyring
 from flotilla.llm import ExtractiveModel, create_model
 from flotilla.postgres import Pool, check_schema, open_service_pool
-from flotilla.postgres.workflow_ciphers import open_workflow_ciphers
+from flotilla.postgres.workflow_ciphers import create_workflow_ciphers
 from flotilla.runtime import Job, Runtime, serve
 from flotilla.votes.roots import VoteRoots, read_vote_roots
 from flotilla.workflows.declaration import DeclaredWorkflow
@@ -78,7 +79,8 @@ STOP_MARGIN_S = 10.0
 async def run(settings: Settings, runtime: Runtime) -> None:
     """Works until `runtime.stop`, then drains."""
     async with AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(open_service_pool(settings, application=SERVICE))
+        keyring = open_keyring(settings)
+        pool = await stack.enter_async_context(open_service_pool(settings, application=SERVICE, keyring=keyring))
         redis = await stack.enter_async_context(
             # The consumer of each agent's replies holds one while it waits.
             connect_redis(
@@ -88,7 +90,7 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         temporal = TemporalConnection(
             settings,
             create_sdk_runtime(settings.metrics_host, settings.temporal_metrics_port),
-            open_workflow_ciphers(settings, pool),
+            create_workflow_ciphers(pool, keyring),
         )
         runtime.health.add_check("postgres", lambda: check_schema(pool))
         runtime.health.add_check("redis", lambda: check_redis(redis))

@@ -155,15 +155,17 @@ async def open_pool(
             pool.terminate()
 
 
-def open_service_pool(settings: PostgresSettings, *, application: str) -> AbstractAsyncContextManager[Pool]:
-    """`open_pool` as a service's settings say."""
+def open_service_pool(
+    settings: PostgresSettings, *, application: str, keyring: Keyring | None = None
+) -> AbstractAsyncContextManager[Pool]:
+    """`open_pool` as a service's settings say; with `keyring`, if the service uses that elsewhere, too."""
     return open_pool(
         settings.postgres_dsn.get_secret_value(),
         application=application,
         max_size=settings.postgres_pool_max,
         idle_in_transaction_s=settings.postgres_idle_in_transaction_s,
         ca_file=settings.postgres_ca_file,
-        keyring=open_keyring(settings),
+        keyring=keyring or open_keyring(settings),
     )
 
 
@@ -280,6 +282,14 @@ async def open_stored_row(pool: Pool, tenant_id: str, table: SealedTable, row: R
     if not holds_sealed_columns(table, row):
         return dict(row)
     return opened_columns(await reading_cipher(pool, tenant_id, row["session_id"]), table, row)
+
+
+def no_session_key(session_id: str) -> RetryLater:
+    """Return the error of a process that is to work on with what it can't decrypt."""
+    return RetryLater(
+        f"session {session_id} is encrypted, and this process does not have its key: "
+        "set FLOTILLA_ENCRYPTION_KEY_FILE to the fleet's root keys (docs/privacy.md)"
+    )
 
 
 async def seal_columns(

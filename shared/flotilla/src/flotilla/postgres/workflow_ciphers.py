@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 
-from flotilla.encryption import Cipher, Keyring, open_keyring
+from flotilla.encryption import Cipher, Keyring
 from flotilla.postgres.pool import Pool, tenant_transaction
 
 _MOST = 10_000
@@ -51,11 +51,7 @@ class WorkflowCiphers:
             return (await self._keyring.reading(connection, tenant_id, [session_id]))[session_id]
 
 
-def open_workflow_ciphers(settings: object, pool: Pool) -> WorkflowCiphers | None:
-    """The keys for Temporal's payloads that a service's settings ask for; None for one without keys.
-
-    Raises:
-        ConfigurationError: the file of root keys can't be used.
-    """
-    keyring = open_keyring(settings)
+def create_workflow_ciphers(pool: Pool, keyring: Keyring | None) -> WorkflowCiphers | None:
+    """The keys for Temporal's payloads; None without a keyring. It is that of the pool, so that a destroyed key is
+    forgotten once, for all."""
     return None if keyring is None else WorkflowCiphers(pool, keyring)
