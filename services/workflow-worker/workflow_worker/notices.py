@@ -20,7 +20,7 @@ from flotilla.contracts.errors import FlotillaError, NotFound
 from flotilla.contracts.ids import Clock, new_id, utc_now
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.notices import NoticeKind, Notify
-from flotilla.encryption import is_readable, sealed_columns
+from flotilla.encryption import ERASED, is_readable, sealed_columns
 from flotilla.encryption.tables import NOTICES, RUNS
 from flotilla.postgres import AWAY, Connection, Pool, open_row, open_stored_row, tenant_transaction, writing_cipher
 from flotilla.runtime.stopping import sleep_or_stop
@@ -181,7 +181,8 @@ class NoticeDelivery:
         try:
             row = await open_stored_row(self._pool, taken["tenant_id"], NOTICES, taken)
             if not is_readable(row["body"]):
-                return httpx.codes.GONE, f"nothing is sent: its text is {row['body'].decode()}"
+                text = row["body"].decode()
+                return httpx.codes.GONE if text == ERASED else None, f"nothing is sent: its text is {text}"
             url = parse_allowed_url(row["url"], self._receivers.hosts, SETTING)
             secret = self._receivers.signing_secret(row["tenant_id"], row["secret_ref"])
             headers = {

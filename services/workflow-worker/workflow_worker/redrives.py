@@ -27,6 +27,7 @@ from flotilla.contracts.names import (
     task_stream,
 )
 from flotilla.contracts.tasks import AgentTask
+from flotilla.encryption import is_readable
 from flotilla.postgres import UNSTORABLE, Pool, retry_later_if_unavailable, tenant_transaction
 from workflow_worker.bridge import entry_age_s
 from workflow_worker.delegations import reopen_hop, reseal_task
@@ -58,7 +59,7 @@ class RedriveHandler:
 
         Raises:
             UnknownType, Undecodable: not a request.
-            DeadLetter: nobody asked for that letter, or it was on a stream that is not the fleet's.
+            DeadLetter: nobody asked for that letter, its text was erased, or its stream is not one of the fleet's.
             RetryLater: PostgreSQL or Redis is unavailable.
         """
         if delivery.event.type != REDRIVE_REQUESTED:
@@ -68,6 +69,8 @@ class RedriveHandler:
         if entry is None:
             why = f"nobody redrove dead letter {wanted.dead_letter_id} of tenant {wanted.tenant_id}"
             raise RetryLater(why) if entry_age_s(delivery.entry_id) < MAY_BE_UNCOMMITTED_S else DeadLetter(why)
+        if not is_readable(body := entry.fields.get(_EVENT, b"")):
+            raise DeadLetter(f"dead letter {wanted.dead_letter_id} is not published: its text is {body.decode()}")
         await self._publish(wanted, entry)
         return DONE
 

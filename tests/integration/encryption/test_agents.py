@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from flotilla.bus import Redis, connect_redis
-from flotilla.encryption import KeyFile, Keyring
+from flotilla.agent import Agent
+from flotilla.bus import Consumer, Redis, connect_redis
+from flotilla.encryption import KeyFile, Keyring, sealed_task
 from flotilla.eventstore import AgentEventStore
-from flotilla.postgres import Pool, TaskProof, acting_for_task, open_pool, session_cipher
+from flotilla.postgres import Pool, TaskProof, acting_for_task, open_pool, session_cipher, tenant_transaction
 from tests.support.adder import Adder, asked
 from tests.support.agents import SESSION, delegate, open_session, publish, replies, running, session_events, task
+from tests.support.consumers import pending
 from tests.support.postgres import agent_dsn
 from tests.support.waiting import eventually
 
@@ -34,6 +36,28 @@ async def test_what_an_agent_records_is_encrypted(sealing: Pool, redis: Redis, k
     state = await AgentEventStore(sealing).state_at(SESSION)
     assert state.tool_calls[0].args
     assert state.tool_results[0].result == 3
+
+
+async def tried(redis: Redis, consumer: Consumer, agent: Agent) -> bool:
+    """Whether the consumer was given a task, and has let it go without an answer."""
+    return consumer.in_flight_count == 0 and await pending(redis, agent.stream, agent.group) > 0
+
+
+async def test_an_agent_without_the_key_leaves_an_encrypted_task_to_one_that_has_it(
+    sealing: Pool, redis: Redis, key_file: Path
+) -> None:
+    await open_session(sealing)
+    own = Keyring(KeyFile(key_file), writes=True)
+    async with tenant_transaction(sealing, "default") as connection:
+        cipher = await own.writing(connection, "default", SESSION)
+    lacking, having = Adder(), Adder()
+    async with running(lacking.agent, sealing, redis, name="c1") as consumer:
+        await publish(sealing, redis, sealed_task(cipher, asked()))
+        await eventually(lambda: tried(redis, consumer, lacking.agent))
+        async with running(having.agent, sealing, redis, name="c2", keyring=own):
+            (reply,) = await eventually(lambda: replies(redis))
+    assert reply["status"] == "done"
+    assert (lacking.runs, having.runs) == (0, 1)
 
 
 async def test_an_agent_has_the_key_of_its_tasks_session_only(sealing: Pool, key_file: Path) -> None:

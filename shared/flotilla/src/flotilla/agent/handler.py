@@ -39,6 +39,7 @@ from flotilla.postgres import (
     Pool,
     TaskProof,
     acting_for_task,
+    no_session_key,
     reading_cipher,
     retry_later_if_unavailable,
     session_cipher,
@@ -139,7 +140,10 @@ class TaskHandler:
         """The cipher of the task's session; None where that records in clear."""
         with retry_later_if_unavailable(f"task {task.task_id} stays pending"):
             if is_wrapped(task.input):
-                return await reading_cipher(self._pool, task.tenant_id, task.session_id)
+                cipher = await reading_cipher(self._pool, task.tenant_id, task.session_id)
+                if cipher is None:
+                    raise no_session_key(task.session_id)
+                return cipher
             async with self._pool.acquire() as connection:
                 return await session_cipher(connection, task.tenant_id, task.session_id)
 
