@@ -125,16 +125,13 @@ class _Follower:
 
     async def _live(self) -> AsyncIterator[ServerSentEvent]:
         while entries := await self._services.feed.read(self._run.live, self._position.entry_id):
+            cipher = None
+            if any(may_hold_sealed_token(entry.data) for entry in entries):
+                cipher = await reading_cipher(self._services.pool, self._tenant_id, self._run.session_id)
             for entry in entries:
                 self._position = replace(self._position, entry_id=entry.entry_id)
                 if entry.kind in _SHOWN:
-                    yield self._event(entry.kind, await self._opened(entry.data))
-
-    async def _opened(self, data: bytes) -> bytes:
-        if not may_hold_sealed_token(data):
-            return data
-        cipher = await reading_cipher(self._services.pool, self._tenant_id, self._run.session_id)
-        return opened_token(cipher, data, self._run.live)
+                    yield self._event(entry.kind, opened_token(cipher, entry.data, self._run.live))
 
     async def _from_log(self, *, look: bool) -> AsyncIterator[ServerSentEvent]:
         """Session events, then `done` once the run is over. The status is read first: what it says is in the log."""

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from flotilla.contracts.envelope import from_json, to_json
+from flotilla.contracts.errors import Undecodable
 from flotilla.contracts.live import LiveToken
 from flotilla.encryption.cipher import SEALED_PREFIX
 from flotilla.encryption.columns import seal, unseal
@@ -22,8 +23,16 @@ def may_hold_sealed_token(data: bytes) -> bool:
 
 
 def opened_token(cipher: Cipher | None, data: bytes, stream: str) -> bytes:
-    """The data of such an entry as it was written, or with a mark for its text."""
-    token = from_json(data, LiveToken)
+    """The data of an entry as it was written, or with a mark for its text.
+
+    What is no piece of an answer stays as it is: an agent in another language may write anything.
+    """
+    if not may_hold_sealed_token(data):
+        return data
+    try:
+        token = from_json(data, LiveToken)
+    except Undecodable:
+        return data
     return to_json(replace(token, text=str(unseal(cipher, token.text, _place(stream)))))
 
 
