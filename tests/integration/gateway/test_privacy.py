@@ -191,15 +191,14 @@ async def test_a_hold_waits_for_a_confirmation_that_came_first(
     assert refused.status_code == 409
 
 
-async def waiting_for_a_lock(gateway: RunningGateway) -> bool:
-    """Whether a statement of this database waits for a lock."""
+async def waiting_for_a_lock(gateway: RunningGateway, at_least: int = 1) -> bool:
+    """Whether so many statements of this database wait for a lock."""
     connection = await asyncpg.connect(gateway.database.superuser_dsn)
     try:
-        return bool(
-            await connection.fetchval(
-                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-            )
+        waiting: int = await connection.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         )
+        return waiting >= at_least
     finally:
         await connection.close()
 
@@ -225,6 +224,30 @@ async def test_the_policy_says_how_many_people_confirm(
         recorded = await events(petra, "flotilla:audit")
         confirmed = [e["data"]["details"] for e in recorded if e["data"].get("change") == "privacy_erasure_confirmed"]
         assert [(one["by"], one["missing"]) for one in confirmed] == [("petra", 1), ("paul", 0)]
+
+
+async def test_two_who_are_one_by_their_keys_do_not_confirm_at_the_same_time(
+    replica: Replica, key_file: Path, tmp_path: Path, unique: Callable[[str], str]
+) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text('extends = "builtin:production"\nversion = "1"\n[privacy]\nerase = 2\n')
+    async with replica(encryption="on", encryption_key_file=key_file, approval_policy=str(policy)) as gateway:
+        ada = await gateway.client_of("ada", "operator", person=True)
+        await ada.post(f"/v1/sessions/{unique('s')}/runs", json={"query": "Why?"})
+        path = f"/v1/privacy/requests/{await asked_for(gateway)}"
+        petra = await gateway.client_of("petra", "admin", person=True)
+        made = await petra.post("/v1/keys", json={"name": "puppet", "roles": ["admin"], "person": True})
+        puppet = gateway.client(made.json()["key"])
+        connection = await asyncpg.connect(gateway.database.superuser_dsn)
+        try:
+            async with connection.transaction():
+                await connection.execute("SELECT FROM flotilla.erasures FOR UPDATE")
+                both = [asyncio.create_task(who.post(f"{path}/confirm")) for who in (petra, puppet)]
+                await eventually(partial(waiting_for_a_lock, gateway, 2))
+            answers = sorted([(await answer).status_code for answer in both])
+        finally:
+            await connection.close()
+        assert (answers, len((await petra.get(path)).json()["confirmations"])) == ([202, 403], 1)
 
 
 async def test_sessions_that_are_stuck_keep_no_others_waiting(

@@ -37,6 +37,8 @@ INSERT INTO flotilla.privacy_requests (tenant_id, request_id, kind, person, deta
     confirmations_needed)
 VALUES ($1, $2, $3, $4, $5::jsonb, $6, $7, $8)
 """
+# Who confirms second sees who confirmed first, and whose keys those two issued.
+_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('flotilla:privacy:' || $1 || '/' || $2, 0))"
 _CONFIRM = "SELECT flotilla.confirm_privacy_request($1, $2, $3)"
 _CONFIRM_ERASURE = "SELECT flotilla.confirm_erasure($1, $2, $3)"
 _HELD_FOR = "SELECT reason FROM flotilla.legal_holds WHERE tenant_id = $1 AND person = $2"
@@ -74,6 +76,7 @@ async def confirm_request(connection: Connection, caller: Principal, request_id:
     """
     if not caller.is_person:
         raise Forbidden(f"{caller.subject} is a service: a further person has to confirm request {request_id}")
+    await connection.execute(_LOCK, caller.tenant_id, request_id)
     request = await get_request(connection, caller.tenant_id, request_id)
     counted = {request.requested_by, *request.confirmations}
     await check_different_people(connection, caller, counted, f"request {request_id}")
