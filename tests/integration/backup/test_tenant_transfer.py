@@ -57,6 +57,8 @@ INSERT INTO flotilla.delegations (tenant_id, task_id, attempt, root_task_id, hop
     workflow_run_id, activity_id, deadline, secret_hash)
 VALUES ('acme', 't', 1, 't', 1, 'a', '{}', 's0', 'w', 'r', 'x', now(), decode(repeat('00', 32), 'hex'))
 """
+# As a killed tool gateway leaves it, where the agent's task was cancelled meanwhile: no try comes after it.
+LEFT_OPEN = GIVEN_OUT.replace("'t', 1, 't'", "'t.mcp.0', 0, 't.mcp.0'").replace("now()", "now() - interval '3 hours'")
 OTHER_ROWS = """
 INSERT INTO flotilla.documents
     (tenant_id, document_id, uri, title, media_type, content_hash, size_bytes, body, passages)
@@ -260,6 +262,7 @@ async def test_what_is_not_settled_is_not_exported(suspended: Stores, tmp_path: 
         assert why in str(refused.value)
         assert not (tmp_path / "export").exists()
         await execute(suspended, after)
+    await execute(suspended, LEFT_OPEN)
     assert (await exported(suspended, tmp_path / "export", with_open_work=True)).open_work == 1
     steps: list[str] = []
     await execute(suspended, f"{RESUME}; {SUSPEND}")
