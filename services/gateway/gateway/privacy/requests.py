@@ -42,7 +42,16 @@ _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('flotilla:privacy:' || $1
 _CONFIRM = "SELECT flotilla.confirm_privacy_request($1, $2, $3)"
 _CONFIRM_ERASURE = "SELECT flotilla.confirm_erasure($1, $2, $3)"
 _HELD_FOR = "SELECT reason FROM flotilla.legal_holds WHERE tenant_id = $1 AND person = $2"
-_NOUN: Mapping[PrivacyKind, str] = {"erase": "erasure", "export": "export", "retention": "retention"}
+_REQUESTED: Mapping[PrivacyKind, str] = {
+    "erase": "privacy_erasure_requested",
+    "export": "privacy_export_requested",
+    "retention": "privacy_retention_requested",
+}
+_CONFIRMED: Mapping[PrivacyKind, str] = {
+    "erase": "privacy_erasure_confirmed",
+    "export": "privacy_export_confirmed",
+    "retention": "privacy_retention_confirmed",
+}
 
 
 async def add_request(
@@ -61,7 +70,7 @@ async def add_request(
     await connection.execute(_ASK, caller.tenant_id, request_id, kind, person, written, reason, caller.subject, needed)
     await connection.fetchval(_CONFIRM, caller.tenant_id, request_id, None)
     request = await get_request(connection, caller.tenant_id, request_id)
-    await record(connection, caller, f"privacy_{_NOUN[kind]}_requested", {**described(request), "reason": reason})
+    await record(connection, caller, _REQUESTED[kind], {**described(request), "reason": reason})
     return request
 
 
@@ -84,9 +93,8 @@ async def confirm_request(connection: Connection, caller: Principal, request_id:
     outcome = await connection.fetchval(statement, caller.tenant_id, request_id, caller.subject)
     request = await get_request(connection, caller.tenant_id, request_id)
     await _check_outcome(connection, caller, request, outcome)
-    change = f"privacy_{_NOUN[request.kind]}_confirmed"
     missing = max(0, request.confirmations_needed - len(request.confirmations))
-    await record(connection, caller, change, {**described(request), "missing": missing})
+    await record(connection, caller, _CONFIRMED[request.kind], {**described(request), "missing": missing})
     return request
 
 
