@@ -7,6 +7,7 @@ was begun, and asks people about a call without an answer.
 
 import secrets
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -29,7 +30,7 @@ from flotilla.contracts.tasks import AgentTask, is_mcp_call_id
 from flotilla.contracts.values import to_storable, with_escaped_places
 from flotilla.encryption import sealed_columns
 from flotilla.encryption.tables import TOOL_CALLS
-from flotilla.postgres import Pool, TaskProof, acting_for_task, retry_later_if_unavailable, session_cipher
+from flotilla.postgres import UNSTORABLE, Pool, TaskProof, acting_for_task, retry_later_if_unavailable, session_cipher
 from flotilla.postgres.claims import CLAIM_S
 from flotilla.runtime.confined import FunctionRunner
 from tool_gateway.connections import ServerConnections
@@ -106,7 +107,8 @@ class CallsAtOnce:
 
     async def _asking(self, asked: McpCallAtOnce, server: str, name: str) -> _AskingTask:
         proof = (asked.tenant_id, asked.task_id, asked.attempt, asked.secret)
-        with retry_later_if_unavailable():
+        row = None
+        with retry_later_if_unavailable(), suppress(*UNSTORABLE):  # no row holds such a value
             row = await self._pool.fetchrow(_ASKING, *proof, asked.call_id, server, name)
         if row is None:
             named = asked.task_id[:MAX_NAMED_CHARS]

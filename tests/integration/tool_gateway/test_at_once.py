@@ -166,6 +166,8 @@ async def test_a_second_request_for_a_call_makes_it_no_second_time(desk: Desk) -
         {"task_id": "t2"},
         {"call_id": "t2.mcp." + "0" * 24},
         {"call_id": "t1"},
+        {"tool": "desk.\0"},
+        {"attempt": 1 << 40},
         {"call_id": CALL_ID + "~1"},
         {"call_id": CALL_ID + "0" * 300},
     ],
