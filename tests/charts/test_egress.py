@@ -12,6 +12,7 @@ TEMPORAL, COLLECTOR = Place("198.51.100.9"), Place(namespace="observability")
 PUBLIC, PUBLIC_6 = Place("203.0.113.7"), Place("2606:4700::1")
 METADATA = Place("169.254.169.254")
 NEIGHBOUR, OTHER = Place(namespace="flotilla"), Place(namespace="elsewhere")
+TOOLS = Place(namespace="flotilla", labels={"app.kubernetes.io/name": "tool-gateway"})
 DNS = Place(namespace="kube-system")
 # Destination and port, and the services that may call it with values-production.yaml.
 ALL = frozenset({*SERVICES, "install"})
@@ -35,6 +36,7 @@ TRUTH = {
     "the cloud's metadata, TLS": (METADATA, 443, frozenset()),
     "the cloud's metadata, IPv6": (Place("fd00:ec2::254"), 443, frozenset()),
     "the API server": (Place("10.96.0.1"), 443, frozenset()),
+    "the tool gateway": (TOOLS, 8080, frozenset({"research-agent", "writer-agent"})),
     "another service": (NEIGHBOUR, 8080, frozenset()),
     "another service's metrics": (NEIGHBOUR, 9090, frozenset()),
     "another namespace": (OTHER, 5432, frozenset()),

@@ -9,6 +9,7 @@ from typing import Any
 
 import asyncpg
 from temporalio.client import Client, WorkflowHandle
+from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.runtime import Runtime as SdkRuntime
 
 from flotilla.approvals.reloading import ReloadingPolicyFile
@@ -50,6 +51,8 @@ class RunningWorker:
             id=run_workflow_id(request.run_id),
             task_queue=self.task_queue,
             result_type=RAGResponse,
+            # The worker may have found the row and started it already.
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
         )
 
     async def rows(self, tenant_id: str, query: str, *arguments: object) -> list[asyncpg.Record]:

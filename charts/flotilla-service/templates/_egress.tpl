@@ -1,6 +1,6 @@
 {{/*
 What a service may call: its usual ports, the settings that hold its address, and settings that turn it on. A public one is
-usually on the internet: then no private address is reached.
+usually on the internet: then no private address is reached. Of a service of the fleet, only its pods are reached.
 */}}
 {{- define "flotilla-service.destinations" -}}
 - {name: postgres, ports: [5432]}
@@ -10,7 +10,7 @@ usually on the internet: then no private address is reached.
 - {name: llm, ports: [443], settings: [OPENAI_BASE_URL, FLOTILLA_LLM_PROXY, HTTPS_PROXY], when: [OPENAI_API_KEY, OPENAI_BASE_URL], public: true}
 - {name: embeddings, ports: [443], settings: [FLOTILLA_EMBEDDING_URL], when: [FLOTILLA_EMBEDDING_URL], public: true}
 - {name: oidc, ports: [443], settings: [FLOTILLA_OIDC_ISSUER, FLOTILLA_OIDC_JWKS_URL], when: [FLOTILLA_OIDC_ISSUER], public: true}
-- {name: tools, ports: [8080], settings: [FLOTILLA_TOOL_GATEWAY_URL], when: [FLOTILLA_TOOL_GATEWAY_URL]}
+- {name: tools, ports: [8080], settings: [FLOTILLA_TOOL_GATEWAY_URL], when: [FLOTILLA_TOOL_GATEWAY_URL], service: tool-gateway}
 - {name: webhooks, ports: [443], settings: [FLOTILLA_APPROVAL_WEBHOOK_URLS, FLOTILLA_NOTIFY_HOSTS, FLOTILLA_AUDIT_WITNESSES, FLOTILLA_AUDIT_STAMP_URL], when: [FLOTILLA_APPROVAL_WEBHOOK_URLS, FLOTILLA_NOTIFY_HOSTS, FLOTILLA_AUDIT_WITNESSES, FLOTILLA_AUDIT_STAMP_URL], public: true}
 - {name: actions, ports: [443], settings: [FLOTILLA_ACTION_HTTP_HOSTS], when: [FLOTILLA_ACTION_HTTP_HOSTS], public: true}
 - {name: otlp, ports: [4318], settings: [OTEL_EXPORTER_OTLP_ENDPOINT], when: [OTEL_EXPORTER_OTLP_ENDPOINT]}
@@ -36,7 +36,7 @@ usually on the internet: then no private address is reached.
     {{- if $own.to }}
     {{- toYaml $own.to | nindent 4 }}
     {{- else }}
-    {{- include "flotilla-service.peersOf" (dict "addresses" $addresses "public" .public) | nindent 4 }}
+    {{- include "flotilla-service.peersOf" (dict "addresses" $addresses "public" .public "service" .service) | nindent 4 }}
     {{- end }}
   ports:
     {{- range uniq $ports }}
@@ -106,6 +106,8 @@ Where addresses are. A policy knows no names, so: an IP address is itself; `name
 */}}
 {{- define "flotilla-service.peersOf" -}}
 {{- $peers := list -}}
+{{- $pods := dict -}}
+{{- with .service }}{{ $pods = dict "matchLabels" (dict "app.kubernetes.io/name" .) }}{{ end -}}
 {{- range .addresses -}}
 {{- $labels := splitList "." .host -}}
 {{- if regexMatch "^[0-9.]+$" .host -}}
@@ -113,15 +115,17 @@ Where addresses are. A policy knows no names, so: an IP address is itself; `name
 {{- else if contains ":" .host -}}
 {{- $peers = append $peers (dict "ipBlock" (dict "cidr" (printf "%s/128" .host))) -}}
 {{- else if eq (len $labels) 1 -}}
-{{- $peers = append $peers (dict "podSelector" dict) -}}
+{{- $peers = append $peers (dict "podSelector" $pods) -}}
 {{- else if or (regexMatch "^[^.]+[.][^.]+[.]svc([.]|$)" .host) (and (not $.public) (eq (len $labels) 2)) -}}
-{{- $peers = append $peers (dict "namespaceSelector" (dict "matchLabels" (dict "kubernetes.io/metadata.name" (index $labels 1)))) -}}
+{{- $peer := dict "namespaceSelector" (dict "matchLabels" (dict "kubernetes.io/metadata.name" (index $labels 1))) -}}
+{{- if $.service }}{{ $peer = set $peer "podSelector" $pods }}{{ end -}}
+{{- $peers = append $peers $peer -}}
 {{- else -}}
 {{- $peers = concat $peers (include "flotilla-service.outside" $.public | fromYamlArray) -}}
 {{- end -}}
 {{- end -}}
 {{- if and (not $peers) .public }}{{ $peers = include "flotilla-service.outside" true | fromYamlArray }}{{ end -}}
-{{- if not $peers }}{{ $peers = list (dict "podSelector" dict) }}{{ end -}}
+{{- if not $peers }}{{ $peers = list (dict "podSelector" $pods) }}{{ end -}}
 {{- uniq $peers | toYaml -}}
 {{- end }}
 

@@ -343,7 +343,7 @@ async def test_a_policy_that_changes_holds_without_a_restart(replica: Replica, t
             return level
 
         assert await risk() == "low"
-        file.write_text('version = "2"\ndefaults.roles = ["approver"]\nactions.echo.risk = "high"\n')
+        file.write_text('version = "2"\ndefaults.roles = ["approver"]\nactions.echo.risk = "high"\n# end\n')
 
         async def is_high() -> bool:
             return await risk() == "high"

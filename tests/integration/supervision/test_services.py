@@ -21,7 +21,7 @@ CHILDREN = {
     "Consumer._keep_renewing": "ends its consumer, which is supervised",
     "PublisherConnection._reconnect": "the relay starts it again, and is not alive while it hangs",
     "ReindexingJob.run": "of the knowledge task, whose group ends with it",
-    "endpoint.<locals>.serve": "keeps the group of the MCP requests open, and only waits",
+    "serve_mcp_messages.<locals>.serve": "keeps the group of the MCP requests open, and only waits",
     "Breaker.__init__.<locals>.breakable": "the test's own",
     "JobSupervisor._work": "the work itself, which the test runs as a task of its own",
 }
