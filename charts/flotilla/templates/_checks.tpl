@@ -15,10 +15,10 @@
 {{- end -}}
 {{- end -}}
 {{- range $name := include "flotilla.ownAgents" . | fromYamlArray -}}
-{{- $_ := set $each (printf "%s-agent" $name) (include "flotilla-service.connections" (include "flotilla.agentScope" (dict "root" $ "name" $name) | fromJson) | int) -}}
+{{- $_ := set $each (printf "%s-agent" $name) (include "flotilla-service.connections" (merge (include "flotilla.agentScope" (dict "root" $ "name" $name) | fromJson) (dict "Release" $.Release)) | int) -}}
 {{- end -}}
 {{- range $name := include "flotilla.ownWorkers" . | fromYamlArray -}}
-{{- $_ := set $each (printf "%s-worker" $name) (include "flotilla-service.connections" (include "flotilla.workerScope" (dict "root" $ "name" $name) | fromJson) | int) -}}
+{{- $_ := set $each (printf "%s-worker" $name) (include "flotilla-service.connections" (merge (include "flotilla.workerScope" (dict "root" $ "name" $name) | fromJson) (dict "Release" $.Release)) | int) -}}
 {{- end -}}
 {{- toYaml $each -}}
 {{- end }}
