@@ -39,6 +39,8 @@ from tests.support.postgres import Database, cloned
 from tests.support.session_events import append_messages, read_topic, topics_named
 from tests.support.waiting import eventually
 
+EVENTS_UNDER_WAY = 20
+"""That each session of a load has before its tenant moves."""
 SUSPEND = """
 INSERT INTO flotilla_ops.tenants (tenant_id, created_by, suspended_by, suspended_at, suspended_for)
 VALUES ('acme', '', 'otto', now(), 'it moves')
@@ -152,7 +154,7 @@ class Load:
     acknowledged: dict[str, list[str]] = field(default_factory=dict)
 
     async def write(self, session: str, pool: Pool, suspended: SuspendedTenants) -> None:
-        ids = self.acknowledged.setdefault(session, [])
+        ids = self.acknowledged[session]
         while True:
             try:
                 await suspended.check_active(self.tenant)
@@ -160,11 +162,16 @@ class Load:
                 return
             ids += await append_messages(pool, session, ["under load"], self.tenant)
 
+    def is_under_way(self) -> bool:
+        """Whether each session has some events."""
+        return all(len(ids) >= EVENTS_UNDER_WAY for ids in self.acknowledged.values())
+
     @asynccontextmanager
     async def running(self, sessions: int) -> AsyncIterator[asyncio.Task[Any]]:
+        self.acknowledged = {f"load-{number}": [] for number in range(sessions)}
         async with open_pool(self.stores.database.dsn(), application="test", max_size=4) as pool:
             suspended = SuspendedTenants(pool, with_finishing=True)
-            writers = [self.write(f"load-{number}", pool, suspended) for number in range(sessions)]
+            writers = [self.write(session, pool, suspended) for session in self.acknowledged]
             task = asyncio.ensure_future(asyncio.gather(*writers))
             try:
                 yield task  # type: ignore[misc]
@@ -178,7 +185,7 @@ async def test_a_tenant_moves_under_load_without_a_lost_or_doubled_event(
 ) -> None:
     theirs, others, there = Load(source, "acme"), Load(source, "default"), Load(target, "globex")
     async with at_work(source), at_work(target), others.running(2), there.running(2), theirs.running(3) as writing:
-        await asyncio.sleep(2)
+        await eventually(lambda: all(load.is_under_way() for load in (theirs, others, there)), timeout_s=60)
         await execute(source, SUSPEND)
         await asyncio.wait_for(writing, 10)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import httpx
 import pytest
 from temporalio.client import Client
 
@@ -250,15 +251,20 @@ async def test_two_who_are_one_by_their_keys_do_not_confirm_at_the_same_time(
         assert (answers, len((await petra.get(path)).json()["confirmations"])) == ([202, 403], 1)
 
 
+async def sessions_to_erase(gateway: RunningGateway, owner: httpx.AsyncClient, names: list[str]) -> list[str]:
+    """Sessions with one finished run each, whose owner's erasure is confirmed; in order of their names."""
+    for session in names:
+        run_id = (await owner.post(f"/v1/sessions/{session}/runs", json={"query": "Why?"})).json()["run_id"]
+        await gateway.finish(run_id)
+    await confirmed(gateway)
+    return sorted(names)
+
+
 async def test_sessions_that_are_stuck_keep_no_others_waiting(
     encrypting: RunningGateway, temporal_client: Client, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ada = await encrypting.client_of("ada", "operator", person=True)
-    sessions = sorted(unique("s") for _ in range(4))
-    for session in sessions:
-        run_id = (await ada.post(f"/v1/sessions/{session}/runs", json={"query": "Why?"})).json()["run_id"]
-        await encrypting.finish(run_id)
-    await confirmed(encrypting)
+    sessions = await sessions_to_erase(encrypting, ada, [unique("s") for _ in range(4)])
     record = erasures._record
 
     async def broken(connection: Connection, tenant_id: str, erasure_id: str, session_id: str) -> None:
@@ -341,11 +347,7 @@ async def test_a_session_that_fails_keeps_no_other_waiting(
     encrypting: RunningGateway, temporal_client: Client, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ada = await encrypting.client_of("ada", "operator", person=True)
-    sessions = sorted(unique("s") for _ in range(2))
-    for session in sessions:
-        run_id = (await ada.post(f"/v1/sessions/{session}/runs", json={"query": "Why?"})).json()["run_id"]
-        await encrypting.finish(run_id)
-    await confirmed(encrypting)
+    sessions = await sessions_to_erase(encrypting, ada, [unique("s") for _ in range(2)])
     record = erasures._record
 
     async def broken(connection: Connection, tenant_id: str, erasure_id: str, session_id: str) -> None:

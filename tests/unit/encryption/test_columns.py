@@ -1,4 +1,4 @@
-"""Rows with encrypted columns: what is stored, what is read back, and what stands in for it."""
+"""Rows with encrypted columns: what is stored, what is read back, and what erased values read as."""
 
 import json
 import os

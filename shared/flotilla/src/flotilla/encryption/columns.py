@@ -69,7 +69,7 @@ class Members:
     """A column of JSON objects of which some members are encrypted, each for itself. Statements see the others."""
 
     stand_ins: Mapping[str, JsonValue]
-    """By name, or by names joined with dots, what stands in for the member."""
+    """By name, or by names joined with dots, what an erased member reads as."""
     of: str = ""
     """As in `Json`."""
 
@@ -117,7 +117,7 @@ def holds_sealed_columns(table: SealedTable, row: Row) -> bool:
 
 
 def opened_columns(cipher: Cipher | None, table: SealedTable, row: Row) -> dict[str, Any]:
-    """The row with its columns as they were written, or with what stands in for them."""
+    """The row with its columns as they were written, or what they read as once they are erased or unreadable."""
     opened = dict(row)
     for name, column in table.columns.items():
         if name in opened and _may_hold_sealed(opened[name]):
