@@ -16,6 +16,8 @@ def upload(content: bytes, uri: str = "a.txt", media_type: str = "") -> Uploaded
         ("notes/A.MD", "", MARKDOWN),
         ("a.html", "application/octet-stream", HTML),
         ("a.rst", "", PLAIN),
+        ("a.adoc", "", PLAIN),
+        ("a.mdx", "", MARKDOWN),
         ("no-ending", "text/html; charset=utf-8", HTML),
         ("a.md", "text/plain", PLAIN),
         ("a", "application/xhtml+xml", HTML),

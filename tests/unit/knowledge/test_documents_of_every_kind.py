@@ -43,6 +43,28 @@ def test_blocks_in_a_cell_stay_apart(row: str) -> None:
     assert read(f"<table><tr>{row}<td>2</table>", "a.html") == "Ann Bert | 2"
 
 
+@pytest.mark.parametrize(
+    "table",
+    [
+        "<table>\n\n<tr><td>Ann</td><td>Bert</td></tr>\n\n</table>",
+        "<table>\n<tr>\n\n<td>Ann</td>\n<td>Bert</td>\n\n</tr></table>",
+        "<table>\n\n</thead><tr><th>Ann</th><th>Bert</th></tr>\n\n</table>",
+    ],
+)
+def test_cells_of_a_table_with_blank_lines_stay_apart(table: str) -> None:
+    assert read(table) == "Ann | Bert"
+
+
+@pytest.mark.parametrize("mark", ["<sup><a href=#n>1</a></sup>", "<a href=#n><sup>1</sup></a>"])
+def test_the_mark_of_a_footnote_is_no_part_of_its_word(mark: str) -> None:
+    assert read(f"<p>The timeout{mark} is long: 5 m<sup>2</sup>.", "a.html") == "The timeout 1 is long: 5 m2."
+
+
+def test_how_characters_are_pronounced_does_not_cut_words() -> None:
+    page = "<p><ruby>東<rp>(</rp><rt>とう</rt><rp>)</rp>京<rt>きょう</rt></ruby>の倉庫</p>"
+    assert read(page, "a.html") == "東京の倉庫"
+
+
 def test_a_tag_inside_a_word_does_not_cut_it() -> None:
     assert read("un<b>break</b>able H<sub>2</sub>O super<wbr>long") == "unbreakable H2O superlong"
 
@@ -124,6 +146,8 @@ def test_what_a_click_opens_is_text(accordion: str) -> None:
 def test_what_stays_hidden_and_the_names_of_commands_are_not_text() -> None:
     page = "<main><p>Seen.<button>Copy</button></p><div hidden>secret</div><nav>menu</nav></main><footer>(c)</footer>"
     assert read(page, "a.html") == "Seen."
+    drawn = "<title>t</title><defs><text>d</text></defs><clipPath><text>c</text></clipPath><style>s</style>"
+    assert read(f"<p>Seen.</p><svg>{drawn}</svg>", "a.html") == "Seen."
 
 
 @pytest.mark.parametrize(
@@ -141,6 +165,9 @@ def test_what_stays_hidden_and_the_names_of_commands_are_not_text() -> None:
         "<p>Open.</p><figure><figcaption>Hot steam.</figcaption></figure>",
         "<p>Open.</p><blockquote>So<footer>Hot steam.</footer></blockquote>",
         "<p>Open.</p><math><mtext>Hot steam.</mtext></math>",
+        "<p>Open.</p><svg><title>secret</title><g><text>Hot steam.</text></g></svg>",
+        "<p>Open.</p><svg><text><tspan>Hot</tspan><tspan>steam.</tspan></text></svg>",
+        "<p>Open.</p><svg><foreignObject><p>Hot steam.</p></foreignObject></svg>",
     ],
 )
 def test_all_that_a_reader_sees_of_a_page_is_text(page: str) -> None:
@@ -190,6 +217,7 @@ def test_a_footnote_of_one_word_is_text() -> None:
         ("<meta charset=euc-kr><p>승인".encode("cp949"), "", "승인"),
         (b"<meta charset=punycode><p>plain", "", "plain"),
         (b"<meta charset=rot13><p>plain", "", "plain"),
+        (b"<meta charset=utf-8><p>\x80 40 f\xfcr Gr\xfcn", "", "€ 40 für Grün"),
     ],
 )
 def test_a_page_is_read_in_the_encoding_that_a_browser_finds(content: bytes, media_type: str, text: str) -> None:
@@ -239,6 +267,7 @@ def test_text_that_is_not_in_its_encoding_is_refused_and_not_stored_as_garbage(c
     [
         ("Reise\u00adkosten\u00ader\u00adstattung", "Reisekostenerstattung"),
         ("Reise&shy;kosten", "Reisekosten"),
+        ("Die Reise\u00ad kosten", "Die Reise kosten"),
         ("max\u200bRetry\u2060Count\ufeff", "maxRetryCount"),
         ("Ju\u0308rgen Cre\u0300me", "Jürgen Crème"),
         ("acct\u202e42\u202c \U000e0041x", "acct\u202e42\u202c x"),
@@ -252,3 +281,7 @@ def test_text_that_is_not_in_its_encoding_is_refused_and_not_stored_as_garbage(c
 def test_text_is_composed_and_without_what_nobody_sees(document: str, text: str) -> None:
     assert read(document) == text
     assert read(f"<p>{document}", "a.html") == text
+
+
+def test_a_word_that_a_soft_hyphen_cuts_at_the_end_of_a_line_is_whole() -> None:
+    assert read("Die Reise\u00ad \n  kosten.", "a.txt") == "Die Reisekosten."

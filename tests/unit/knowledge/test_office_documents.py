@@ -12,6 +12,8 @@ import pptx
 import pytest
 from docx.oxml import parse_xml
 from pypdf import PdfReader, PdfWriter
+from pypdf.annotations import FreeText
+from pypdf.generic import ArrayObject, DictionaryObject, NameObject, TextStringObject
 from reportlab.pdfgen.canvas import Canvas
 
 from flotilla.contracts.errors import Invalid
@@ -153,6 +155,44 @@ def test_a_pdf_that_needs_a_password_is_refused_and_one_that_only_forbids_printi
     assert text_of(pdf(["One."], owner="secret"), "a.pdf") == "One."
 
 
+def test_what_was_filled_into_a_form_or_written_on_a_page_is_text() -> None:
+    stream = BytesIO()
+    canvas = Canvas(stream)
+    canvas.drawString(72, 780, "Name:")
+    canvas.acroForm.textfield(name="n", tooltip="Full name", value="Odalys", x=120, y=770)
+    canvas.acroForm.checkbox(name="c", checked=True, x=120, y=700)
+    canvas.showPage()
+    canvas.save()
+    writer = PdfWriter(clone_from=PdfReader(stream))
+    writer.add_annotation(0, FreeText(text="Approved on Monday.", rect=(50, 550, 200, 650)))
+    assert text_of(saved_by(writer.write), "a.pdf") == "Name:\n\nFull name: Odalys\n\nApproved on Monday."
+
+
+def test_a_page_whose_fonts_say_no_characters_is_named_and_not_stored_as_noise() -> None:
+    writer = PdfWriter(clone_from=PdfReader(BytesIO(pdf(["Readable."], ["Noise."]))))
+    order = DictionaryObject({NameObject("/Ordering"): TextStringObject("Identity")})
+    inner = DictionaryObject({NameObject("/Subtype"): NameObject("/CIDFontType2"), NameObject("/CIDSystemInfo"): order})
+    font = {
+        "/Type": NameObject("/Font"),
+        "/Subtype": NameObject("/Type0"),
+        "/Encoding": NameObject("/Identity-H"),
+        "/DescendantFonts": ArrayObject([inner]),
+    }
+    only = DictionaryObject({NameObject("/F1"): DictionaryObject({NameObject(k): v for k, v in font.items()})})
+    writer.pages[1][NameObject("/Resources")] = DictionaryObject({NameObject("/Font"): only})
+    content = saved_by(writer.write)
+    assert text_of(content, "a.pdf") == "Readable."
+    assert parsed(content, "a.pdf")[1].skipped == ("pages whose fonts do not say which characters they show: 2",)
+    writer.remove_page(0)
+    with pytest.raises(Invalid, match=r"do not say which characters .* \(OCR\)"):
+        parsed(saved_by(writer.write), "a.pdf")
+
+
+@pytest.mark.parametrize("hyphen", ["-", "\u00ad"])
+def test_a_word_that_is_cut_at_the_end_of_a_line_of_a_pdf_is_whole(hyphen: str) -> None:
+    assert "Reisekosten steigen" in text_of(pdf([f"Die Reise{hyphen}", "kosten steigen weiter."]), "a.pdf")
+
+
 def test_a_word_document_has_its_headings_and_tables() -> None:
     media_type, document = parsed(word(), "a.docx")
     assert (media_type, document.title) == (DOCX, "Harbour")
@@ -174,6 +214,7 @@ def test_a_word_document_has_its_headings_and_tables() -> None:
         f"<w:tbl {W}><w:tr><w:tc><w:tbl><w:tr><w:tc>{HOT}</w:tc></w:tr></w:tbl></w:tc></w:tr></w:tbl>",
         f"<w:p {W}><w:smartTag><w:r><w:t>Hot steam.</w:t></w:r></w:smartTag></w:p>",
         f'<w:p {W} xmlns:wp="urn:x"><w:r><w:drawing><wp:docPr descr="Hot steam."/></w:drawing></w:r></w:p>',
+        f'<w:p {W} xmlns:v="urn:x"><w:r><w:pict><v:textpath string="Hot steam."/></w:pict></w:r></w:p>',
     ],
 )
 def test_all_that_a_reader_sees_of_a_word_document_is_text(xml: str) -> None:
@@ -187,10 +228,37 @@ def test_all_that_a_reader_sees_of_a_word_document_is_text(xml: str) -> None:
         f"<w:p {W}><w:moveFrom><w:r><w:t>secret</w:t></w:r></w:moveFrom></w:p>",
         f"<w:p {W}><w:r><w:rPr><w:vanish/></w:rPr><w:t>secret</w:t></w:r></w:p>",
         f"<w:p {W}><w:r><w:instrText>secret</w:instrText></w:r></w:p>",
+        f"<w:tbl {W}><w:tr><w:trPr><w:del/></w:trPr><w:tc>{HOT}</w:tc></w:tr></w:tbl>",
     ],
 )
 def test_what_is_deleted_or_hidden_is_not_text(xml: str) -> None:
     assert word_with(xml) == "First."
+
+
+CHART = '<c:chart xmlns:c="urn:c" xmlns:a="urn:a"><a:p><a:r><a:t>Catch</a:t></a:r></a:p><c:v>East</c:v></c:chart>'
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "seen", "skipped"),
+    [
+        ("chart", CHART, "First.\n\nCatch | East", ()),
+        ("comments", f"<w:comments {W}>{HOT}</w:comments>", "First.", ("comments",)),
+        ("aFChunk", "<p>Hot steam.", "First.", ("text that is embedded in another format",)),
+    ],
+)
+def test_charts_of_a_word_document_are_read_and_what_is_not_is_named(
+    kind: str, body: str, seen: str, skipped: tuple[str, ...]
+) -> None:
+    related = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    entry = f'<Relationship Id="rId99" Type="{related}/{kind}" Target="more.xml"/></Relationships>'.encode()
+    document = docx.Document()
+    document.add_paragraph("First.")
+    content = changed(saved(document), "word/_rels/document.xml.rels", b"</Relationships>", entry)
+    with_part = BytesIO(content)
+    with ZipFile(with_part, "a") as archive:
+        archive.writestr("word/more.xml", body)
+    assert text_of(with_part.getvalue(), "a.docx") == seen
+    assert parsed(with_part.getvalue(), "a.docx")[1].skipped == skipped
 
 
 def test_slides_are_places_with_titles_tables_and_notes() -> None:
@@ -235,6 +303,14 @@ def test_a_sheet_is_read_whatever_size_it_says_it_has(said: bytes) -> None:
     assert "Name: Odalys | Role: Pilot | Share: 50%" in text_of(content, "a.xlsx")
 
 
+def test_a_formula_stands_for_a_value_that_no_program_has_computed() -> None:
+    content = workbook(Prices=[["Item", "Net", "Tax"], ["Crane", 10, "=B2*0.2"], ["Tug", 20, 4]])
+    assert "Item: Crane | Net: 10 | Tax: =B2*0.2" in text_of(content, "a.xlsx")
+    assert "Item: Tug | Net: 20 | Tax: 4" in text_of(content, "a.xlsx")
+    computed = changed(content, "xl/worksheets/sheet1.xml", b"</f><v></v>", b"</f><v>2</v>")
+    assert "Item: Crane | Net: 10 | Tax: 2" in text_of(computed, "a.xlsx")
+
+
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 def test_rows_of_values_are_read_whatever_separates_them(separator: str) -> None:
     rows = (("Name", "Role"), ("Odalys", '"Pilot, first class; | harbour"'), ("Bertrand", "Cook"))
@@ -253,6 +329,10 @@ def test_rows_of_values_are_read_whatever_separates_them(separator: str) -> None
         (b"one column\nof words", "of words"),
         (b'a,b\n"two\nlines",x', "a: two lines | b: x"),
         (b"a,b\n1,2,3", "a: 1 | b: 2 | 3"),
+        (b"Boat;2024;2025\nMarlin;12;15", "Boat: Marlin | 2024: 12 | 2025: 15"),
+        (b"Marlin;2024;12\nPerch;2025;15", "Perch | 2025 | 15"),
+        (b"Boat;30 days;1 year\nMarlin;12,50;90", "Boat: Marlin | 30 days: 12,50 | 1 year: 90"),
+        (b"Ann;12 Main St\nBert;13 Oak St", "Bert | 13 Oak St"),
     ],
 )
 def test_odd_tables_lose_nothing(content: bytes, expected: str) -> None:
@@ -277,6 +357,33 @@ def test_of_two_forms_of_a_message_one_is_read() -> None:
     assert text_of(both, "a.eml").count("boards") == 1
     only = mail(text="", html="<p>The pilot boards at <b>dawn</b>.</p>").as_bytes()
     assert "boards at dawn." in text_of(only, "a.eml")
+
+
+def test_a_plain_form_that_only_says_that_there_is_a_page_is_not_read() -> None:
+    page = f"<p>The pilot boards at dawn. {'And mind the buoy. ' * 9}</p>"
+    both = mail(text="Your program shows no HTML.", html=page).as_bytes()
+    assert "boards at dawn." in text_of(both, "a.eml")
+    assert "Your program" not in text_of(both, "a.eml")
+
+
+def test_what_is_attached_to_a_form_that_is_not_read_is_read() -> None:
+    message = mail(html="<p>The pilot boards at dawn.</p>")
+    form = list(message.iter_parts())[1]
+    assert isinstance(form, EmailMessage)
+    form.make_mixed()
+    form.add_attachment(b"Boat,Rate\nMarlin,9", maintype="text", subtype="csv", filename="rates.csv")
+    text = text_of(message.as_bytes(), "a.eml")
+    assert text.count("boards at dawn.") == 1
+    assert "Boat: Marlin | Rate: 9" in text
+
+
+@pytest.mark.parametrize(
+    ("charset", "codec"),
+    [("unknown-8bit", "utf-8"), ("utf-8", "latin-1"), ("us-ascii", "cp1252"), ("x-nope", "cp1252")],
+)
+def test_a_message_is_read_whatever_encoding_its_program_named(charset: str, codec: str) -> None:
+    head = f"Subject: Pilot\nContent-Type: text/plain; charset={charset}\n\n".encode()
+    assert text_of(head + "Der Lotse für Köln.".encode(codec), "a.eml").endswith("Der Lotse für Köln.")
 
 
 def test_a_forwarded_message_is_read() -> None:

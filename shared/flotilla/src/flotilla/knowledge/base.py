@@ -47,7 +47,7 @@ from flotilla.knowledge.vector_store import VectorStore
 from flotilla.postgres import Connection, Pool, tenant_snapshot, tenant_transaction
 from flotilla.runtime.confined import FunctionRunner, OverLimit
 
-READER_VERSION = "3"
+READER_VERSION = "4"
 """Part of every content hash: raise it when parsing or splitting changes, and documents that are added again are read
 again."""
 DEFAULT_LANGUAGE = "en"

@@ -67,6 +67,8 @@ def detect_encoding(content: bytes, media_type: str, *, is_page: bool) -> TextEn
         raise NotText(f"encoding {label!r} is unknown: send it as UTF-8")
     if name is None and is_page:
         name = _own_label(content)
+        if name == _UTF8 and not _is_utf8(content):  # a program's habit, not a fact
+            name = None
     return _fitting(name, content)
 
 

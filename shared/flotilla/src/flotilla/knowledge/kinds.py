@@ -17,12 +17,15 @@ MEDIA_TYPES = (MARKDOWN, HTML, PLAIN, CSV, PDF, MAIL, DOCX, PPTX, XLSX)
 _BY_ENDING = {
     ".md": MARKDOWN,
     ".markdown": MARKDOWN,
+    ".mdx": MARKDOWN,
     ".html": HTML,
     ".htm": HTML,
     ".xhtml": HTML,
     ".txt": PLAIN,
     ".text": PLAIN,
     ".rst": PLAIN,
+    ".adoc": PLAIN,
+    ".org": PLAIN,
     ".csv": CSV,
     ".tsv": CSV,
     ".pdf": PDF,
@@ -95,7 +98,8 @@ def _said_by(upload: UploadedDocument) -> str:
         ending = PurePosixPath(upload.uri).suffix.lower()
         if ending in _BY_ENDING:
             return _BY_ENDING[ending]
-        raise Invalid(f"{upload.uri}: can't tell its type from {ending or 'a name without ending'!r}: {_SUPPORTED}")
+        name = repr(ending) if ending else "a name without ending"
+        raise Invalid(f"{upload.uri}: can't tell its type from {name}: {_SUPPORTED}")
     media_type = _SAME.get(said, said)
     if media_type not in MEDIA_TYPES:
         raise Invalid(f"{upload.uri}: media type {said} is not supported: {_SUPPORTED}")

@@ -17,6 +17,9 @@ MAX_UNPACKED_BYTES = 512 * 1024 * 1024
 """What the parts say that they unpack to; zipfile reads no more of a part than it says."""
 _DAMAGED = (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError)
 """What zipfile raises for archives that are damaged, encrypted or packed by a method that it does not know."""
+DRAWN = frozenset(("chart", "diagramData"))
+"""Kinds of parts that are drawings with words."""
+_INLINE = frozenset(("t", "br", "tab", "p", "tc"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,26 @@ def find_child(element: Element | None, *path: str) -> Element | None:
     for name in path:
         element = next((one for one in element if local_name(one) == name), None) if element is not None else None
     return element
+
+
+def text_of_paragraphs(element: Element) -> str:
+    """The text of a paragraph or cell of a drawing (DrawingML), in one line."""
+    parts = (
+        inner.text or "" if local_name(inner) == "t" else " "
+        for inner in element.iter()
+        if local_name(inner) in _INLINE
+    )
+    return " ".join("".join(parts).split())
+
+
+def drawn_text(root: Element) -> str:
+    """The words and values of a chart or diagram, each once."""
+    texts = dict.fromkeys(
+        text_of_paragraphs(element) if local_name(element) == "p" else (element.text or "").strip()
+        for element in root.iter()
+        if local_name(element) in ("p", "v")
+    )
+    return " | ".join(filter(None, texts))
 
 
 def _related(element: Element, folder: str) -> RelatedPart:

@@ -4,20 +4,24 @@ from collections.abc import Iterable, Iterator
 from xml.etree.ElementTree import Element
 
 from flotilla.knowledge.documents import ParsedDocument, TextBlock
-from flotilla.knowledge.package import OfficePackage, find_attribute, find_child, local_name
+from flotilla.knowledge.package import DRAWN, OfficePackage, drawn_text, find_attribute, find_child, local_name
 
 _UNSEEN = frozenset(
     ("del", "moveFrom", "Fallback", "instrText", "delText", "rt", "pPr", "tblPr", "trPr", "tcPr", "sectPr", "sdtPr")
 )
 """Deletions, fields' formulas, the older form of a drawing, pronunciation, properties."""
 _GAPS = frozenset(("tab", "br", "cr", "ptab"))
+_SAID_BY = {"docPr": "descr", "textpath": "string"}
+"""Pictures and decorated text, by the attribute that has their words."""
 _BOX = "txbxContent"
 _NOTES = ("footnotes", "endnotes")
+_LEFT_OUT = {"comments": "comments", "aFChunk": "text that is embedded in another format"}
+"""What a document may refer to that is not read, by the kind of the part."""
 _LEVELS = 6
 
 
 def parse_docx(package: OfficePackage) -> ParsedDocument:
-    """Blocks of the text, then those of headers, footers and notes that are not in it already."""
+    """Blocks of the text, then those of headers, footers and notes that are not in it already, and of drawings."""
     main = package.main or ""
     levels = _heading_levels(package, main)
     blocks = list(_blocks(package.xml(main), levels))
@@ -27,7 +31,10 @@ def parse_docx(package: OfficePackage) -> ParsedDocument:
             more = [block for block in _blocks(root, {}) if block.text.strip() and block.text not in seen]
             seen.update(block.text for block in more)
             blocks += more
-    return ParsedDocument(blocks, next((block.text for block in blocks if block.level), ""))
+    related = package.related_parts(main)
+    blocks += [TextBlock(drawn_text(package.xml(one.target))) for one in related if one.kind in DRAWN]
+    skipped = dict.fromkeys(_LEFT_OUT[one.kind] for one in related if one.kind in _LEFT_OUT)
+    return ParsedDocument(blocks, next((block.text for block in blocks if block.level), ""), tuple(skipped))
 
 
 def _heading_levels(package: OfficePackage, main: str) -> dict[str, int]:
@@ -82,7 +89,8 @@ def _blocks(root: Iterable[Element], levels: dict[str, int]) -> Iterator[TextBlo
             for box in _boxes(element):
                 yield from _blocks(box, levels)
         elif name == "tr":
-            yield TextBlock(" | ".join(_cells(element)))
+            if find_child(element, "trPr", "del") is None:
+                yield TextBlock(" | ".join(_cells(element)))
         elif name not in _UNSEEN:
             yield from _blocks(element, levels)
 
@@ -120,8 +128,8 @@ def _text(paragraph: Element) -> str:
             parts.append(" ")
         elif name == "noBreakHyphen":
             parts.append("-")
-        elif name == "docPr":
-            parts.append(f" {element.get('descr', '')} ")
+        elif name in _SAID_BY:
+            parts.append(f" {element.get(_SAID_BY[name], '')} ")
         elif name != _BOX and name not in _UNSEEN and not _is_hidden(element):
             stack.extend(list(element)[::-1])
     return " ".join("".join(parts).split())

@@ -31,8 +31,8 @@ _TABLES = frozenset(("table", "caption", "thead", "tbody", "tfoot", "tr", "td", 
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _CELLS = frozenset(("td", "th"))
 _BLOCKS = _SECTIONS | _TEXTS | _LISTS | _TABLES | _HEADINGS.keys()
-_APART = frozenset(("br", "button", "label", "legend", "option", "textarea"))
-"""Elements inside a line whose text is words of its own."""
+_APART = frozenset(("br", "button", "label", "legend", "option", "textarea", "text", "tspan"))
+"""Elements inside a line or an SVG picture whose text is words of its own."""
 _MAIN = "main, [role=main]"
 _MAIN_SHARE = 4
 """The main part holds at least a quarter of the page's text; in less there is hardly what the page is about."""
@@ -118,7 +118,7 @@ class _Walk:
         if node.id:
             self._anchors.append(node.id)
         self._within[tag] += 1
-        self._text.append("\n" if tag == "br" and self._pre else self._gap(tag))
+        self._text.append("\n" if tag == "br" and self._pre else self._gap(tag) or " " * _is_footnote_mark(node))
         self._text.append(image_alternative_text(node))
         return _children(node)
 
@@ -160,6 +160,13 @@ def _is_block(tag: str) -> bool:
 def _is_apart(tag: str) -> bool:
     """Whether words end where the element does. A custom element may be anything; most are laid out as blocks."""
     return tag in _APART or tag in _BLOCKS or "-" in tag
+
+
+def _is_footnote_mark(node: LexborNode) -> bool:
+    """Whether a raised number is a link, and not part of the word before it, as in H₂O or m²."""
+    inner = node.first_child
+    around = (inner, node.parent)
+    return node.tag == "sup" and any(one is not None and one.tag == "a" for one in around)
 
 
 def _children(node: LexborNode) -> Iterator[LexborNode]:

@@ -1,6 +1,6 @@
 """Mail as it is saved to a file (RFC 5322, MIME): who wrote what to whom, and what is attached."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from email import message_from_bytes
 from email.message import Message
@@ -18,6 +18,8 @@ MAX_DEPTH = 10
 _HEADERS = ("From", "To", "Cc", "Date")
 _BODIES = ("text/plain", "text/html")
 _MESSAGE = "message/rfc822"
+_FULLER = 4
+"""A page with so many times the characters of the plain text is not another form of it."""
 
 ParsePart: TypeAlias = Callable[[UploadedDocument], ParsedDocument]
 """How the content of a part is read; raises Invalid."""
@@ -55,19 +57,56 @@ class _Reading:
             raise Invalid(f"has more than {MAX_PARTS} parts, or more than {MAX_DEPTH} within each other")
         kind = part.get_content_type()
         inner = _inner(part)
-        if inner:
-            for one in _chosen(inner) if kind == "multipart/alternative" else inner:
+        if kind == "multipart/alternative" and inner:
+            chosen = self._chosen(inner)
+            self._part(chosen, depth + 1)
+            for other in inner:
+                if other is not chosen:
+                    self._attachments_of(other, depth + 1)
+        elif inner:
+            for one in inner:
                 (self.message if kind == _MESSAGE else self._part)(one, depth + 1)
         elif kind in _BODIES and part.get_content_disposition() != "attachment":
             self._body(part)
         else:
             self._attachment(part)
 
+    def _chosen(self, parts: list[Message]) -> Message:
+        """Of forms of the same text the plain one, unless it only says that there is another; else the page, and
+        where there is none the last, which is the richest."""
+        plain = next((part for part in parts if part.get_content_type() == "text/plain" and _bytes(part).strip()), None)
+        pages = ((part, page) for part in parts for page in part.walk() if page.get_content_type() == "text/html")
+        rich, page = next(pages, (parts[-1], None))
+        if plain is None or (page and _FULLER * len(_bytes(plain)) < self._size(page)):
+            return rich
+        return plain
+
+    def _size(self, part: Message) -> int:
+        """How many characters of text a part has; 0 for one that can't be read."""
+        try:
+            return sum(len(block.text) for block in self._read_body(part))
+        except Invalid:
+            return 0
+
+    def _attachments_of(self, part: Message, depth: int) -> None:
+        """Read what is attached to a form of the text that is not chosen: Apple's Mail puts files between its lines."""
+        if part.get_content_disposition() == "attachment":
+            self._part(part, depth)
+        elif part.is_multipart():
+            for one in _inner(part):
+                self._attachments_of(one, depth + 1)
+
     def _body(self, part: Message) -> None:
         try:
-            self.blocks += self.parse_part(_upload(part, "")).blocks
+            self.blocks += self._read_body(part)
         except Invalid as error:
-            self.skipped.append(f"a part of the message: {error}")
+            self.skipped.append(f"a part of the message: {str(error).removeprefix(': ')}")
+
+    def _read_body(self, part: Message) -> list[TextBlock]:
+        try:
+            return self.parse_part(_upload(part, "")).blocks
+        except Invalid:  # mail programs name encodings that there are not, or another than they used
+            return self.parse_part(replace(_upload(part, ""), media_type=part.get_content_type())).blocks
 
     def _attachment(self, part: Message) -> None:
         name = (part.get_filename() or part.get_content_type())[:MAX_NAME_CHARACTERS]
@@ -79,14 +118,6 @@ class _Reading:
         self.blocks.append(TextBlock(name, 1, place=BlockPlace(f"attachment {name}")))
         self.blocks += [replace(block, place=_within(name, block.place)) for block in parsed.blocks]
         self.skipped += [f"attachment {name}: {one}" for one in parsed.skipped]
-
-
-def _chosen(parts: list[Message]) -> Iterator[Message]:
-    """Of forms of the same text the plain one, unless it is empty; else the last, which is the richest."""
-    plain = (part for part in parts if part.get_content_type() == "text/plain" and _bytes(part).strip())
-    best = next(plain, parts[-1] if parts else None)
-    if best is not None:
-        yield best
 
 
 def _inner(part: Message) -> list[Message]:

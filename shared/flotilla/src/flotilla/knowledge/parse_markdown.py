@@ -1,5 +1,6 @@
 """Markdown (CommonMark with tables), by markdown-it."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
@@ -13,6 +14,8 @@ from flotilla.knowledge.parse_html import inline_tag_text, parse_html
 
 _MAX_NESTING = 100
 _FOOTNOTE = "^"
+_PART_OF_TABLE = re.compile(r"\s*</?(?:tr|td|th|thead|tbody|tfoot|caption)\b", re.IGNORECASE)
+"""Blank lines cut HTML into blocks, and the parts of a table say nothing without it."""
 
 
 def parse_markdown(text: str) -> ParsedDocument:
@@ -44,7 +47,8 @@ def _blocks(tokens: Sequence[Token]) -> list[TextBlock]:
         elif token.type in ("fence", "code_block"):
             blocks.append(TextBlock(token.content.strip("\n").expandtabs()))
         elif token.type == "html_block":
-            blocks.extend(parse_html(token.content).blocks)
+            table = "<table>" if _PART_OF_TABLE.match(token.content) else ""
+            blocks.extend(parse_html(table + token.content).blocks)
     return blocks
 
 

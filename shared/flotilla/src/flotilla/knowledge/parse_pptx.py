@@ -5,13 +5,20 @@ from dataclasses import replace
 from xml.etree.ElementTree import Element
 
 from flotilla.knowledge.documents import BlockPlace, ParsedDocument, TextBlock
-from flotilla.knowledge.package import OfficePackage, find_attribute, find_child, local_name
+from flotilla.knowledge.package import (
+    DRAWN,
+    OfficePackage,
+    drawn_text,
+    find_attribute,
+    find_child,
+    local_name,
+    text_of_paragraphs,
+)
 
 _TITLES = frozenset(("title", "ctrTitle"))
 _FURNITURE = frozenset(("sldNum", "dt", "ftr", "hdr", "sldImg"))
 """Placeholders of what is on every slide."""
 _UNSEEN = frozenset(("Fallback",))
-_DRAWN = frozenset(("chart", "diagramData"))
 
 
 def parse_pptx(package: OfficePackage) -> ParsedDocument:
@@ -40,8 +47,8 @@ def _relation(entry: Element) -> str:
 def _slide(package: OfficePackage, part: str, root: Element) -> Iterator[TextBlock]:
     yield from _title_first([block for block in _shapes(root) if block.text])
     for one in package.related_parts(part):
-        if one.kind in _DRAWN:
-            yield from _drawn(package.xml(one.target))
+        if one.kind in DRAWN:
+            yield TextBlock(drawn_text(package.xml(one.target)))
         elif one.kind == "notesSlide":
             yield from (replace(block, level=0) for block in _shapes(package.xml(one.target)) if block.text)
 
@@ -57,9 +64,9 @@ def _shapes(element: Element) -> Iterator[TextBlock]:
     for inner in element:
         name = local_name(inner)
         if name == "p":
-            yield TextBlock(_text(inner))
+            yield TextBlock(text_of_paragraphs(inner))
         elif name == "tr":
-            yield TextBlock(" | ".join(_text(cell) for cell in inner if local_name(cell) == "tc"))
+            yield TextBlock(" | ".join(text_of_paragraphs(cell) for cell in inner if local_name(cell) == "tc"))
         elif name == "cNvPr":
             yield TextBlock(inner.get("descr", "").strip())
         elif name not in _UNSEEN:
@@ -74,22 +81,3 @@ def _within(element: Element, kind: str) -> Iterator[TextBlock]:
 def _placeholder(shape: Element) -> str:
     mark = find_child(shape, "nvSpPr", "nvPr", "ph")
     return find_attribute(mark, "type") if mark is not None else ""
-
-
-def _text(element: Element) -> str:
-    parts = (
-        inner.text or "" if local_name(inner) == "t" else " "
-        for inner in element.iter()
-        if local_name(inner) in _INLINE
-    )
-    return " ".join("".join(parts).split())
-
-
-_INLINE = frozenset(("t", "br", "tab", "p", "tc"))
-
-
-def _drawn(root: Element) -> Iterator[TextBlock]:
-    """The words and values of a chart or diagram, each once."""
-    texts = dict.fromkeys(_text(element) if local_name(element) == "p" else (element.text or "").strip()
-                          for element in root.iter() if local_name(element) in ("p", "v"))  # fmt: skip
-    yield TextBlock(" | ".join(filter(None, texts)))

@@ -14,6 +14,7 @@ MAX_MARKS = 30
 # Control characters that are not spaces; soft hyphens, zero-width spaces, language tags. Joiners (U+200C, U+200D) and
 # marks of direction stay: words, emoji and lines that run both ways are written with them.
 _UNSEEN = re.compile(
+    "\xad[ \t]*\n[ \t]*|"  # a word that was cut at the end of a line
     "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u180e\u200b\u2060-\u2064\u206a-\u206f\ufeff\ufff9-\ufffb"
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0001-\U000e007f]+"
 )

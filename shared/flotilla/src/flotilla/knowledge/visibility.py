@@ -6,7 +6,12 @@ from itertools import islice
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-_NOT_TEXT = frozenset(("head", "script", "style", "template", "noscript", "svg", "annotation", "annotation-xml"))
+_NOT_TEXT = frozenset(
+    ("head", "script", "style", "template", "noscript", "annotation", "annotation-xml", "rt", "rp", "rtc")
+)
+"""The last ones say how the characters before them are pronounced, in the middle of a word."""
+_NOT_DRAWN = frozenset(("title", "desc", "metadata", "defs", "symbol", "clippath", "mask", "marker", "pattern"))
+"""What of an SVG picture is not where it stands."""
 _NOT_CONTENT = frozenset(("nav", "select", "iframe", "object", "canvas", "audio", "video"))
 _WITH_FOOTERS = frozenset(("main", "article", "blockquote", "figure"))
 _HEADS = ("h1", "h2", "h3", "h4", "h5", "h6", "summary", "dt")
@@ -41,6 +46,8 @@ class HtmlVisibility:
         tag = node.tag or ""
         if tag in _NOT_TEXT or tag in _NOT_CONTENT:
             return _is_labelled_picture(node)
+        if within["svg"] and tag.lower() in _NOT_DRAWN:
+            return False
         if ("hidden" in node.attributes and not self._opens(node)) or self._is_navigation(node):
             return False
         if tag == "footer":
