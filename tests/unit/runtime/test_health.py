@@ -1,3 +1,4 @@
+import socket
 import time
 
 import httpx
@@ -79,3 +80,12 @@ async def test_a_taken_port_is_an_error_and_not_a_hang(health: Health) -> None:
         with pytest.raises(ConfigurationError, match=str(port)):
             async with health_server(health, "127.0.0.1", port).serving():
                 pass
+
+
+async def test_answers_do_not_wait_until_the_client_has_acknowledged_what_came_before(health: Health) -> None:
+    server = health_server(health, "127.0.0.1", 0)
+    async with server.serving() as port, httpx.AsyncClient() as client:
+        await client.get(f"http://127.0.0.1:{port}/livez")
+        [connection] = server.server_state.connections
+        accepted = connection.transport.get_extra_info("socket")
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
