@@ -47,15 +47,16 @@ _EVENTS = f"""
 unnest($1::text[], $2::text[], $3::bigint[], $4::uuid[], $5::text[], $6::timestamptz[], $7::text[], $8::text[],
     $9::bigint[], $10::text[], $11::integer[], $12::bigint[], $13::bytea[], $14::bytea[]) AS e ({_EVENT_COLUMNS})
 """
+# The copy for queries is without ciphertext, which no query can read: with it twice, rows would need TOAST.
 INSERT = f"""
 INSERT INTO session_events ({_EVENT_COLUMNS}, event)
-SELECT {_EVENT_COLUMNS}, convert_from(body, 'UTF8')::jsonb FROM {_EVENTS}
+SELECT {_EVENT_COLUMNS}, convert_from(body, 'UTF8')::jsonb #- '{{data,sealed}}' FROM {_EVENTS}
 """  # noqa: S608 - constants
 # For batches with JSON that jsonb can't hold; checks each document, so it is slower.
 INSERT_CAREFULLY = f"""
 INSERT INTO session_events ({_EVENT_COLUMNS}, event)
 SELECT {_EVENT_COLUMNS}, CASE WHEN pg_input_is_valid(convert_from(body, 'UTF8'), 'jsonb')
-    THEN convert_from(body, 'UTF8')::jsonb END FROM {_EVENTS}
+    THEN convert_from(body, 'UTF8')::jsonb #- '{{data,sealed}}' END FROM {_EVENTS}
 """  # noqa: S608 - constants
 _SET_HEADS = """
 INSERT INTO session_heads AS h (tenant_id, session_id, kafka_partition, first_seq, first_offset, parent_session_id, seq,

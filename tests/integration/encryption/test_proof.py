@@ -120,3 +120,22 @@ async def test_an_export_of_a_person_carries_proofs_that_others_check(
     assert canary in archive.read("events/plain.jsonl").decode()
     own = [json.loads(line) for line in archive.read("events/fork.jsonl").splitlines()]
     assert {event["subject"] for event in own} == {"fork"}  # its parent's are in the parent's file
+
+
+async def test_the_copy_for_queries_is_without_ciphertext(recorder: Recorder, projected: Projected) -> None:
+    await recorder.store.ensure_session("plain", "ada")
+    await recorder.store.append("plain", used("words"))
+    await recorder.project()
+    copies = await projected.fetch("SELECT event -> 'data' AS data, body FROM audit.session_events")
+    assert all(b'"sealed":"' in row["body"] for row in copies)
+    assert [json.loads(row["data"]).keys() for row in copies] == [
+        {"tool", "call_id", "agent"},
+        {"tool", "call_id", "agent", "ok", "duration_ms"},
+    ]
+    verifier = Verifier(recorder.pool, "default", recorder.keys())
+    assert (await verifier.verify(None)).ok
+    # Those of a former version have it.
+    await projected.execute("UPDATE audit.session_events SET event = convert_from(body, 'UTF8')::jsonb")
+    assert (await verifier.verify(None)).ok
+    await projected.execute("UPDATE audit.session_events SET event = jsonb_set(event, '{data,tool}', '\"other\"')")
+    assert not (await verifier.verify(None)).ok

@@ -21,7 +21,7 @@ from flotilla.encryption.columns import (
     opened_columns,
     sealed_columns,
 )
-from flotilla.encryption.events import SEALED, holds_sealed, opened_event, sealed_data
+from flotilla.encryption.events import SEALED, holds_sealed, opened_data, sealed_data
 from flotilla.encryption.keyring import Cipher, Keyring, open_keyring
 from flotilla.encryption.live import may_hold_sealed_token, opened_token, sealed_token
 from flotilla.encryption.roots import KeyFile, RootKeys, create_key_file
@@ -49,7 +49,7 @@ __all__ = [
     "may_hold_sealed_token",
     "open_keyring",
     "opened_columns",
-    "opened_event",
+    "opened_data",
     "opened_task",
     "opened_token",
     "opened_value",

@@ -26,12 +26,12 @@ class DataKey:
 
     def __init__(self, key: bytes, *context: str) -> None:
         self._cipher = AESGCM(key)
-        self._context = context
+        self._context = bound_to(*context)
 
     def seal(self, value: bytes, place: str) -> bytes:
         """Encrypt `value` for its place. Each call draws a nonce of 96 random bits."""
         nonce = os.urandom(_NONCE_BYTES)
-        return nonce + self._cipher.encrypt(nonce, value, bound_to(*self._context, place))
+        return nonce + self._cipher.encrypt(nonce, value, self._context + bound_to(place))
 
     def open(self, sealed: bytes, place: str) -> bytes:
         """Decrypt what `seal` made for this place.
@@ -41,7 +41,7 @@ class DataKey:
         """
         nonce, ciphertext = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
         try:
-            return self._cipher.decrypt(nonce, ciphertext, bound_to(*self._context, place))
+            return self._cipher.decrypt(nonce, ciphertext, self._context + bound_to(place))
         except (InvalidTag, ValueError) as error:
             raise Unreadable(f"what is stored at {place} can't be decrypted: it was changed or moved") from error
 
@@ -70,4 +70,4 @@ def is_sealed(value: object) -> bool:
 def bound_to(*names: str) -> bytes:
     """Names as bytes of which no two lists have the same: each after its length."""
     parts = [name.encode(errors="surrogatepass") for name in names]
-    return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+    return b"".join([len(part).to_bytes(4, "big") + part for part in parts])

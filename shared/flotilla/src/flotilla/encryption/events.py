@@ -6,7 +6,6 @@ hidden steers a session.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -43,6 +42,7 @@ CLEAR_DETAILS = frozenset(
 )
 """The members of `details` that stay clear, of the changes that only the fleet's services write."""
 _NOTHING: tuple[Any, ...] = (None, "", [], {})
+_decode_members = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def sealed_data(kind: SessionEventKind, data: JsonObject, key: DataKey | None, event_id: str) -> JsonObject:
@@ -53,27 +53,28 @@ def sealed_data(kind: SessionEventKind, data: JsonObject, key: DataKey | None, e
     return clear
 
 
-def opened_event(event: AgentEvent, key: DataKey | None, *, is_erased: bool) -> AgentEvent:
-    """The event with its data as it was recorded; without a key, or if it was tampered with, marked."""
+def opened_data(event: AgentEvent, key: DataKey | None, *, is_erased: bool) -> JsonObject:
+    """The event's data as it was recorded; without a key, or if it was tampered with, marked."""
     kind = session_event_kind(event.type)
-    if kind is None or not holds_sealed(event.data):
-        return event
-    clear = {name: value for name, value in event.data.items() if name != SEALED}
-    mark = ERASED if is_erased else UNREADABLE
-    sealed = event.data[SEALED]
+    sealed = event.data.get(SEALED)
+    if kind is None or not _is_hidden(sealed):
+        return event.data
     if key is None or sealed == ERASED:
-        return replace(event, data=_marked(kind, clear, ERASED if sealed == ERASED else mark))
+        return _marked(kind, event.data, ERASED if is_erased or sealed == ERASED else UNREADABLE)
     try:
-        personal = msgspec.json.decode(key.open_text(str(sealed), place_of(event.id)), type=dict[str, Any])
+        personal = _decode_members(key.open_text(str(sealed), place_of(event.id)))
     except (Unreadable, msgspec.MsgspecError):
-        return replace(event, data=_marked(kind, clear, UNREADABLE))
-    return replace(event, data=_joined(kind, clear, personal))
+        return _marked(kind, event.data, UNREADABLE)
+    return _joined(kind, event.data, personal)
 
 
 def holds_sealed(data: Mapping[str, object]) -> bool:
     """Whether part of an event's data is encrypted, or was dropped since its key was destroyed."""
-    sealed = data.get(SEALED)
-    return sealed == ERASED or is_sealed(sealed)
+    return _is_hidden(data.get(SEALED))
+
+
+def _is_hidden(sealed: object) -> bool:
+    return is_sealed(sealed) or sealed == ERASED
 
 
 def place_of(event_id: str) -> str:
@@ -92,9 +93,13 @@ def _parted(kind: SessionEventKind, data: JsonObject) -> tuple[dict[str, Any], d
     return clear, personal
 
 
-def _joined(kind: SessionEventKind, clear: dict[str, Any], personal: dict[str, Any]) -> JsonObject:
-    both = {**_split(personal, CLEAR[kind])[1], **clear}
-    hidden, shown = personal.get("details"), clear.get("details")
+def _joined(kind: SessionEventKind, data: JsonObject, personal: dict[str, Any]) -> JsonObject:
+    """Both parts of an event's data. Where both have a member, the clear one counts."""
+    names = CLEAR[kind]
+    both: dict[str, Any] = {name: value for name, value in personal.items() if name not in names}
+    both.update(data)
+    del both[SEALED]
+    hidden, shown = personal.get("details"), data.get("details")
     if kind == "state_change" and isinstance(hidden, dict) and isinstance(shown, dict):
         both["details"] = {**_split(hidden, CLEAR_DETAILS)[1], **shown}
     return both
@@ -106,8 +111,9 @@ def _split(data: Mapping[str, Any], names: frozenset[str]) -> tuple[dict[str, An
     return named, {name: value for name, value in data.items() if name not in names}
 
 
-def _marked(kind: SessionEventKind, clear: dict[str, Any], mark: str) -> JsonObject:
+def _marked(kind: SessionEventKind, data: JsonObject, mark: str) -> JsonObject:
     """Data of this kind in which `mark` takes the place of what can't be read."""
+    clear: dict[str, Any] = {name: value for name, value in data.items() if name != SEALED}
     match kind:
         case "message":
             return {**clear, "content": mark}

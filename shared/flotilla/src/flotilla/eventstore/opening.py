@@ -4,11 +4,12 @@ What is stored, chained, signed and exported stays as it was recorded. Who may r
 events are read; its key is no second decision.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from flotilla.contracts.envelope import AgentEvent, decode_event, encode_event
-from flotilla.encryption import Cipher, holds_sealed, opened_event
-from flotilla.postgres import Pool, reading_ciphers, tenant_transaction
+from flotilla.contracts.json_types import JsonObject
+from flotilla.encryption import Cipher, holds_sealed, opened_data
+from flotilla.postgres import Pool, reading_cipher
 
 _HINT = b'"sealed":"'
 
@@ -16,26 +17,18 @@ _HINT = b'"sealed":"'
 async def decrypt_event_bodies(pool: Pool, tenant_id: str, bodies: Sequence[bytes]) -> list[bytes]:
     """The events with encrypted data decrypted, all others byte for byte as they are."""
     sealed = {place: event for place, body in enumerate(bodies) if (event := _sealed_event(body)) is not None}
-    if not sealed:
-        return list(bodies)
-    opened = await decrypt_events(pool, tenant_id, sealed.values())
-    shown = dict(zip(sealed, opened, strict=True))
-    return [encode_event(shown[place]) if place in shown else body for place, body in enumerate(bodies)]
+    names = sorted({event.subject for event in sealed.values()})
+    ciphers = {name: await reading_cipher(pool, tenant_id, name) for name in names}
+    shown = list(bodies)
+    for place, event in sealed.items():
+        shown[place] = encode_event(event, _opened(event, ciphers[event.subject]))
+    return shown
 
 
-async def decrypt_events(pool: Pool, tenant_id: str, events: Iterable[AgentEvent]) -> list[AgentEvent]:
-    """The events, in their order, with encrypted data decrypted."""
-    sealed = list(events)
-    names = sorted({event.subject for event in sealed})
-    async with tenant_transaction(pool, tenant_id) as connection:
-        ciphers = await reading_ciphers(connection, tenant_id, names)
-    return [_opened(event, ciphers.get(event.subject)) for event in sealed]
-
-
-def _opened(event: AgentEvent, cipher: Cipher | None) -> AgentEvent:
+def _opened(event: AgentEvent, cipher: Cipher | None) -> JsonObject:
     if cipher is None:
-        return opened_event(event, None, is_erased=False)
-    return opened_event(event, cipher.key, is_erased=cipher.is_erased)
+        return opened_data(event, None, is_erased=False)
+    return opened_data(event, cipher.key, is_erased=cipher.is_erased)
 
 
 def _sealed_event(body: bytes) -> AgentEvent | None:
