@@ -10,7 +10,7 @@ from flotilla.actions.arguments import action_argument_types, canonical_numbers,
 from flotilla.approvals.events import action_submitted_event
 from flotilla.approvals.policy import ApprovalPolicy
 from flotilla.contracts.envelope import from_json, to_json
-from flotilla.contracts.errors import NotFound
+from flotilla.contracts.errors import no_such
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import APPROVAL_WORKFLOW, action_workflow_id
 from flotilla.contracts.requests import ActionRequest
@@ -167,5 +167,5 @@ def action_from_row(row: Mapping[str, Any]) -> Action:
 async def _get(connection: Connection, tenant_id: str, action_id: str) -> Action:
     row = await connection.fetchrow(_GET, tenant_id, action_id)
     if row is None:
-        raise NotFound(f"no action {action_id}")
+        raise no_such("action", action_id)
     return action_from_row(await open_row(connection, tenant_id, ACTIONS, row))

@@ -12,7 +12,7 @@ from flotilla.actions.arguments import action_argument_types
 from flotilla.approvals.policy import ApprovalPolicy
 from flotilla.contracts.approvals import ApprovalRequirement, SignatureRule, canonical_content
 from flotilla.contracts.envelope import from_json
-from flotilla.contracts.errors import NotFound
+from flotilla.contracts.errors import no_such
 from flotilla.contracts.json_types import JsonObject
 from flotilla.encryption.tables import APPROVALS
 from flotilla.postgres import Connection, Pool, open_row, open_rows, tenant_transaction
@@ -57,7 +57,7 @@ async def get_approval(connection: Connection, policy: ApprovalPolicy, tenant_id
     """
     row = await connection.fetchrow(_GET, tenant_id, approval_id)
     if row is None:
-        raise NotFound(f"no approval {approval_id}")
+        raise no_such("approval", approval_id)
     return approval_from_row(await open_row(connection, tenant_id, APPROVALS, row), policy)
 
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from flotilla.contracts.envelope import to_json
-from flotilla.contracts.errors import Conflict, NotFound
+from flotilla.contracts.errors import Conflict, no_such
 from flotilla.contracts.event_builders import state_change
 from flotilla.contracts.names import ORDER_WORKFLOW, order_workflow_id
 from flotilla.contracts.requests import OrderRequest
@@ -148,5 +148,5 @@ def order_from_row(row: Mapping[str, Any]) -> Order:
 async def _get(connection: Connection, tenant_id: str, order_id: str) -> Order:
     row = await connection.fetchrow(_GET, tenant_id, order_id)
     if row is None:
-        raise NotFound(f"no order {order_id}")
+        raise no_such("order", order_id)
     return order_from_row(await open_row(connection, tenant_id, ORDERS, row))

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, TypeAlias
 
 from flotilla.contracts.envelope import from_json, to_json
-from flotilla.contracts.errors import NotFound
+from flotilla.contracts.errors import no_such
 from flotilla.contracts.event_builders import state_change
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import PIPELINE_WORKFLOW, task_workflow_id
@@ -175,7 +175,7 @@ async def read_recorded_end(pool: Pool, tenant_id: str, task_id: str) -> str | N
     async with tenant_transaction(pool, tenant_id) as connection:
         row = await connection.fetchrow(_RECORDED_END, tenant_id, task_id)
     if row is None:
-        raise NotFound(f"no task {task_id}")
+        raise no_such("task", task_id)
     status: str | None = row["status"]
     return status
 
@@ -218,7 +218,7 @@ async def mark_running(pool: Pool, tenant_id: str, task_id: str) -> None:
 async def _get(connection: Connection, tenant_id: str, task_id: str) -> Task:
     row = await connection.fetchrow(_GET, tenant_id, task_id)
     if row is None:
-        raise NotFound(f"no task {task_id}")
+        raise no_such("task", task_id)
     [opened] = await _opened(connection, tenant_id, [row])
     return task_from_row(opened)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from flotilla.audit.export import export_session
-from flotilla.contracts.errors import Conflict, Forbidden, NotFound, RetryLater
+from flotilla.contracts.errors import Conflict, Forbidden, NotFound, RetryLater, no_such
 from flotilla.contracts.identity import LOCAL_ISSUER, parse_identity_name
 from flotilla.eventstore.log import PublishedEventLog, SessionLog
 from flotilla.postgres import ITSELF, Connection, Pool, acting_as, tenant_transaction
@@ -41,7 +41,7 @@ async def begin_export(connection: Connection, caller: Principal, request_id: st
     """
     request = await get_request(connection, caller.tenant_id, request_id)
     if request.kind != "export" or request.person is None:
-        raise NotFound(f"no export {request_id}")
+        raise no_such("export", request_id)
     if request.requested_by != caller.subject:
         raise Forbidden(f"{request.requested_by} asked for export {request_id}: nobody else fetches it")
     if request.confirmed_at is None:

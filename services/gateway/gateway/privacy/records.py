@@ -1,6 +1,6 @@
 """The rows of erasures and legal holds, and their events in the tenant's audit session."""
 
-from flotilla.contracts.errors import Conflict, NotFound
+from flotilla.contracts.errors import Conflict, NotFound, no_such
 from flotilla.contracts.identity import user_name
 from flotilla.contracts.ids import new_id
 from flotilla.postgres import Connection
@@ -83,7 +83,7 @@ async def get_erasure(connection: Connection, tenant_id: str, erasure_id: str) -
     """
     row = await connection.fetchrow(_GET, tenant_id, erasure_id)
     if row is None:
-        raise NotFound(f"no erasure {erasure_id}")
+        raise no_such("erasure", erasure_id)
     return Erasure(**dict(row))
 
 

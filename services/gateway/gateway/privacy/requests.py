@@ -7,7 +7,7 @@ import asyncpg
 
 from flotilla.approvals.policy import PrivacyKind
 from flotilla.audit import admin_log
-from flotilla.contracts.errors import Conflict, Forbidden, NotFound
+from flotilla.contracts.errors import Conflict, Forbidden, no_such
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.json_types import JsonValue
 from flotilla.postgres import Connection
@@ -106,7 +106,7 @@ async def get_request(connection: Connection, tenant_id: str, request_id: str) -
     """
     row = await connection.fetchrow(_GET, tenant_id, request_id)
     if row is None:
-        raise NotFound(f"no privacy request {request_id}")
+        raise no_such("privacy request", request_id)
     return _request(row)
 
 

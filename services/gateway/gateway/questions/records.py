@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from flotilla.contracts.errors import NotFound
+from flotilla.contracts.errors import no_such
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.questions import QuestionStatus
 from flotilla.encryption.tables import QUESTIONS
@@ -33,7 +33,7 @@ async def get_question(connection: Connection, tenant_id: str, question_id: str)
     """
     row = await connection.fetchrow(_GET, tenant_id, question_id)
     if row is None:
-        raise NotFound(f"no question {question_id}: GET /v1/questions lists those that you see")
+        raise no_such("question", question_id)
     return await open_row(connection, tenant_id, QUESTIONS, row)
 
 

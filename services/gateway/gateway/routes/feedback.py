@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from fastapi import Query
 
 from flotilla.contracts.envelope import from_json
-from flotilla.contracts.errors import NotFound
+from flotilla.contracts.errors import no_such
 from flotilla.encryption.tables import FEEDBACK, RUNS
 from flotilla.postgres import Connection, open_rows, seal_columns, tenant_transaction
 from gateway.auth.principal import EVERYONE
@@ -102,5 +102,5 @@ def _without(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
 async def _session_of(connection: Connection, tenant_id: str, run_id: str) -> str:
     row = await connection.fetchrow(_RUN, tenant_id, run_id)
     if row is None:
-        raise NotFound(f"no run {run_id}")
+        raise no_such("run", run_id)
     return str(row["session_id"])

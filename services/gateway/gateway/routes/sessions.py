@@ -10,7 +10,7 @@ from fastapi import Query, Response
 from fastapi.responses import StreamingResponse
 
 from flotilla.contracts.envelope import to_json
-from flotilla.contracts.errors import Conflict, NotFound
+from flotilla.contracts.errors import Conflict, no_such
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.names import AUDIT_SESSION
 from flotilla.eventstore import sessions as stored
@@ -143,7 +143,7 @@ async def get_lineage(services: Wired, caller: Caller, session_id: SessionId) ->
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
         rows = await connection.fetch(_LINEAGE, caller.tenant_id, session_id, MAX_LINEAGE)
     if not rows:
-        raise NotFound(f"no session {session_id}")
+        raise no_such("session", session_id)
     return Lineage(sessions=[_session(row) for row in rows])
 
 

@@ -6,7 +6,7 @@ from operator import itemgetter
 
 import asyncpg
 
-from flotilla.contracts.errors import NotFound
+from flotilla.contracts.errors import no_such
 from gateway.auth.principal import EVERYONE
 from gateway.guard import allow, guarded_router
 from gateway.routes.documented import documented_errors
@@ -32,7 +32,7 @@ async def get_workflow(services: Wired, _caller: Caller, name: ResourceId) -> Wo
     """One workflow, with the JSON schemas of its input and output."""
     rows = await load_workflow_rows(services.pool, name)
     if not rows:
-        raise NotFound(f"no workflow {name}: GET /v1/workflows lists those that are served")
+        raise no_such("workflow", name)
     return _workflow(rows)
 
 

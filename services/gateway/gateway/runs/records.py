@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import asyncpg
 
 from flotilla.contracts.envelope import to_json
-from flotilla.contracts.errors import Conflict, NotFound, RunInProgress
+from flotilla.contracts.errors import Conflict, NotFound, RunInProgress, no_such
 from flotilla.contracts.event_builders import run_finished_event, run_opening_events
 from flotilla.contracts.names import QUESTION, RAG_WORKFLOW, run_stream, run_workflow_id
 from flotilla.contracts.notices import Notify
@@ -284,7 +284,7 @@ def run_from_row(row: Mapping[str, Any]) -> Run:
 
 def run_not_found(run_id: str) -> NotFound:
     """Says that the tenant has no such run."""
-    return NotFound(f"no run {run_id}")
+    return no_such("run", run_id)
 
 
 async def _get(connection: Connection, tenant_id: str, run_id: str) -> Run:

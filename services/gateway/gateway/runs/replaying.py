@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from flotilla.contracts.envelope import AgentEvent, from_builtins, from_json, to_json
-from flotilla.contracts.errors import Conflict, Invalid, NotFound
+from flotilla.contracts.errors import Conflict, Invalid, no_such
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.requests import OPEN_RUN_STATUSES, RAGRequest
 from flotilla.contracts.session_events import ToolCall, ToolResult, session_event_type
@@ -75,7 +75,7 @@ async def start(services: GatewayServices, run_id: str, body: ReplayRequest, cla
 async def _recorded(connection: Connection, tenant_id: str, run_id: str) -> Mapping[str, Any]:
     row = await connection.fetchrow(_RECORDED, tenant_id, run_id)
     if row is None:
-        raise NotFound(f"no run {run_id}")
+        raise no_such("run", run_id)
     if row["status"] in OPEN_RUN_STATUSES:
         raise Conflict(f"run {run_id} is {row['status']}: wait for its end, then replay it")
     if "workflow" in from_json(row["request"], dict):

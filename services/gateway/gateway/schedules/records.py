@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 
 from flotilla.contracts.envelope import from_json, to_builtins, to_json
-from flotilla.contracts.errors import Conflict, Forbidden, NotFound
+from flotilla.contracts.errors import Conflict, Forbidden, NotFound, no_such
 from flotilla.contracts.names import QUESTION
 from flotilla.contracts.requests import RAGRequest, WorkflowRequest, read_run_request
 from flotilla.contracts.schedules import When
@@ -259,4 +259,4 @@ def _stored(row: asyncpg.Record) -> StoredSchedule:
 
 
 def _no_schedule(schedule_id: str) -> NotFound:
-    return NotFound(f"no schedule {schedule_id}: GET /v1/schedules lists those that you see")
+    return no_such("schedule", schedule_id)

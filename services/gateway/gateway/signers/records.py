@@ -7,7 +7,7 @@ import asyncpg
 
 from flotilla.audit import admin_log as tenant_audit
 from flotilla.contracts.envelope import from_json, to_builtins, to_json
-from flotilla.contracts.errors import Conflict, Invalid, NotFound
+from flotilla.contracts.errors import Conflict, Invalid, NotFound, no_such
 from flotilla.contracts.ids import new_id, utc_now
 from flotilla.contracts.json_types import JsonValue
 from flotilla.contracts.votes import Signed, SignerStatement
@@ -155,7 +155,7 @@ async def get_signer(connection: Connection, tenant_id: str, signer_id: str) -> 
     """
     row = await connection.fetchrow(_GET, tenant_id, signer_id)
     if row is None:
-        raise NotFound(f"no signer {signer_id}")
+        raise no_such("signer", signer_id)
     return signer_from_row(row)
 
 
@@ -199,7 +199,7 @@ def _proven(signer: Signed, approval: Signed, roots: VoteRoots) -> VerifiedSigne
 async def _locked(connection: Connection, tenant_id: str, signer_id: str) -> asyncpg.Record:
     row = await connection.fetchrow(_LOCK, tenant_id, signer_id)
     if row is None:
-        raise NotFound(f"no signer {signer_id}")
+        raise no_such("signer", signer_id)
     return row
 
 

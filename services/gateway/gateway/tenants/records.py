@@ -3,7 +3,7 @@
 import asyncpg
 
 from flotilla.audit import admin_log
-from flotilla.contracts.errors import Conflict, Invalid, NotFound
+from flotilla.contracts.errors import Conflict, Invalid, no_such
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import join_id_parts
 from flotilla.postgres import Connection, set_tenant
@@ -83,7 +83,7 @@ async def get_tenant(connection: Connection, tenant_id: str) -> TenantDetails:
     await set_tenant(connection, tenant_id)
     row = await connection.fetchrow(_GET, tenant_id)
     if row is None:
-        raise NotFound(f"no tenant {tenant_id}: GET /v1/tenants lists those that are known")
+        raise no_such("tenant", tenant_id)
     counts = await connection.fetchrow(_COUNTS, tenant_id)
     assert counts is not None  # noqa: S101 - it counts
     return TenantDetails(**_tenant(row).model_dump(), **dict(counts))

@@ -8,7 +8,7 @@ import asyncpg
 
 from flotilla.audit import admin_log
 from flotilla.contracts.envelope import to_json
-from flotilla.contracts.errors import Conflict, NotFound
+from flotilla.contracts.errors import Conflict, NotFound, no_such
 from flotilla.contracts.json_types import JsonValue
 from flotilla.contracts.mcp import MCP_AGENT, McpResult
 from flotilla.encryption.tables import TOOL_CALLS
@@ -75,7 +75,7 @@ async def get_tool(connection: Connection, tenant_id: str, name: str) -> Tool:
     """
     row = await connection.fetchrow(_LIST, tenant_id, name)
     if row is None:
-        raise NotFound(f"no tool {name}: GET /v1/tools lists those that MCP servers offer")
+        raise no_such("tool", name)
     return _tool(row)
 
 

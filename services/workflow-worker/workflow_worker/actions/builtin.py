@@ -7,7 +7,7 @@ from flotilla.actions import ActionContext
 from flotilla.actions.arguments import EchoArgs, HttpRequestArgs, PublishAnswerArgs
 from flotilla.approvals.events import action_event
 from flotilla.config.hosts import parse_allowed_url
-from flotilla.contracts.errors import Invalid, NotFound, RetryLater
+from flotilla.contracts.errors import Invalid, RetryLater, no_such
 from flotilla.contracts.json_types import JsonObject, JsonValue
 from flotilla.outbox import append
 from flotilla.postgres import tenant_transaction
@@ -70,7 +70,7 @@ async def publish_answer(context: ActionContext, args: PublishAnswerArgs) -> Jso
     async with tenant_transaction(context.pool, tenant_id) as connection:
         run = await connection.fetchrow(_ANSWER, tenant_id, args.run_id)
         if run is None:
-            raise NotFound(f"no run {args.run_id}")
+            raise no_such("run", args.run_id)
         if run["status"] != "success":
             raise Invalid(f"run {args.run_id} has no answer: it is {run['status']}")
         added = await connection.fetchrow(_PUBLISH, tenant_id, args.run_id, context.action_id, run["result"])

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 import asyncpg
 
 from flotilla.audit.admin_log import record_admin_changes
-from flotilla.contracts.errors import Conflict, Forbidden, Invalid, NotFound
+from flotilla.contracts.errors import Conflict, Forbidden, Invalid, NotFound, no_such
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.json_types import JsonObject
 from flotilla.postgres import Pool, tenant_transaction
@@ -298,7 +298,7 @@ async def get_request(pool: Pool, tenant_id: str, request_id: str) -> AuditReque
     async with tenant_transaction(pool, tenant_id) as connection:
         row = await connection.fetchrow(_GET, tenant_id, request_id)
     if row is None:
-        raise NotFound(f"no audit request {request_id}")
+        raise no_such("audit request", request_id)
     return _shown(row)
 
 

@@ -26,7 +26,7 @@ from flotilla.contracts.dead_letters import (
     RedriveRequested,
 )
 from flotilla.contracts.envelope import AgentEvent, to_builtins
-from flotilla.contracts.errors import Conflict, NotFound
+from flotilla.contracts.errors import Conflict, no_such
 from flotilla.contracts.ids import IdMaker, new_id
 from flotilla.contracts.names import EVENT_FIELD, REDRIVES_STREAM, REPLY_STREAM_PREFIX
 from flotilla.contracts.values import to_storable_text
@@ -175,7 +175,7 @@ class PostgresDeadLetters:
         async with tenant_transaction(self._pool, tenant_id) as connection:
             found = await connection.fetchrow(_GET, dead_letter_id)
             if found is None:
-                raise NotFound(f"no dead letter {dead_letter_id}")
+                raise no_such("dead letter", dead_letter_id)
             row = await open_row(connection, tenant_id, DEAD_LETTERS, found)
         fields = {_shown(k): _shown(v) for k, v in _fields_of(row).items()}
         return DeadLetterBody(record=_record(row), body=_shown(row["body"]), fields=fields)
@@ -290,7 +290,7 @@ async def _mark_task(connection: Connection, tenant: str, lost: UnhandledEntry, 
 async def _open_row(connection: Connection, dead_letter_id: str) -> asyncpg.Record:
     row = await connection.fetchrow(_LOCK, dead_letter_id)
     if row is None:
-        raise NotFound(f"no dead letter {dead_letter_id}")
+        raise no_such("dead letter", dead_letter_id)
     if row["redriven_at"] or row["discarded_at"]:
         done = "redriven" if row["redriven_at"] else "discarded"
         raise Conflict(f"dead letter {dead_letter_id} was {done} at {row['redriven_at'] or row['discarded_at']}")

@@ -90,6 +90,21 @@ class NotFound(Refused):
     """No such thing, or not this tenant's."""
 
 
+_LISTS = {
+    "dead letter": "dead-letters",
+    "erasure": "privacy/erasures",
+    "export": "privacy/requests",
+    "privacy request": "privacy/requests",
+    "audit request": "audit/requests",
+}
+
+
+def no_such(kind: str, name: str) -> NotFound:
+    """The error for a `kind`, such as `session` or `dead letter`, that the tenant has not or the caller may not see: it
+    names the route that lists the others."""
+    return NotFound(f"no {kind} {name}: GET /v1/{_LISTS.get(kind, f'{kind}s')} lists those that you may see")
+
+
 class Forbidden(Refused):
     """The caller is known but may not do this."""
 

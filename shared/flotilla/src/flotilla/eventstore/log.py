@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Protocol
 
-from flotilla.contracts.errors import Invalid, NotFound, Parked, RetryLater
+from flotilla.contracts.errors import Invalid, Parked, RetryLater, no_such
 from flotilla.eventstore.opening import decrypt_event_bodies
 from flotilla.kafka.lanes import lane_of
 from flotilla.kafka.records import LoggedEvent
@@ -149,7 +149,7 @@ class SessionLog:
         async with tenant_transaction(self._pool, self._tenant_id) as connection:
             rows = await connection.fetch(_READ, self._tenant_id, session_id, first_seq, last_seq)
         if not rows:
-            raise NotFound(f"no session {session_id}")
+            raise no_such("session", session_id)
         lineage = sorted((row for row in rows if row["depth"] is not None), key=itemgetter("depth"))
         segments = [LineageSegment(row["session_id"], row["after_seq"], row["upto_seq"]) for row in lineage]
         return _Found(segments, first_seq, last_seq, {row[3]: row[4] for row in rows if row[0] is None})

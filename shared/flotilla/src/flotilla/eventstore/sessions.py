@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Literal, TypeAlias
 
 from flotilla.contracts.envelope import to_builtins, to_json
-from flotilla.contracts.errors import Conflict, Forbidden, Invalid, NotFound, RunInProgress, SessionErased
+from flotilla.contracts.errors import Conflict, Forbidden, Invalid, RunInProgress, SessionErased, no_such
 from flotilla.contracts.event_builders import state_change
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.json_types import JsonObject
@@ -166,7 +166,7 @@ async def check_may_write(connection: Connection, tenant_id: str, session_id: st
     """
     writable = await connection.fetchval(_WRITABLE, tenant_id, session_id)
     if writable is None:
-        raise NotFound(f"no session {session_id}")
+        raise no_such("session", session_id)
     if not writable:
         raise Forbidden(f"session {session_id}: you may read it, not write to it; ask its owner to share it with you")
 
@@ -179,7 +179,7 @@ async def load_access(connection: Connection, tenant_id: str, session_id: str, *
     """
     row = await connection.fetchrow(f"{_ACCESS} FOR UPDATE" if lock else _ACCESS, tenant_id, session_id)
     if row is None:
-        raise NotFound(f"no session {session_id}")
+        raise no_such("session", session_id)
     return SessionAccess(**dict(row))
 
 
@@ -202,7 +202,7 @@ async def get_session(connection: Connection, tenant_id: str, session_id: str, *
     """
     row = await connection.fetchrow(_LOCK if lock else _GET, tenant_id, session_id)
     if row is None:
-        raise NotFound(f"no session {session_id}")
+        raise no_such("session", session_id)
     return Session(**{**dict(row), "metadata": json.loads(row["metadata"])})
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 import asyncpg
 import structlog
 
-from flotilla.contracts.errors import Forbidden, Invalid, NotFound, RetryLater
+from flotilla.contracts.errors import Forbidden, Invalid, RetryLater, no_such
 from flotilla.contracts.ids import IdMaker, new_id
 from flotilla.contracts.session_events import Source
 from flotilla.contracts.tasks import Passage
@@ -253,7 +253,7 @@ class KnowledgeBase:
         names = None if readers is None else list(readers)
         async with tenant_transaction(self._pool, tenant_id) as connection:
             if await connection.fetchval(_LET_READ, tenant_id, document_id, names) is None:
-                raise NotFound(f"no document {document_id}")
+                raise no_such("document", document_id)
 
     async def unreadable_and_missing_documents(
         self, tenant_id: str, document_ids: Iterable[str]
@@ -276,7 +276,7 @@ class KnowledgeBase:
         async with tenant_transaction(self._pool, tenant_id) as connection:
             text: str | None = await connection.fetchval(_TEXT, tenant_id, document_id)
         if text is None:
-            raise NotFound(f"no document {document_id}")
+            raise no_such("document", document_id)
         return text
 
     async def document(self, tenant_id: str, document_id: str) -> tuple[Document, str]:
@@ -288,7 +288,7 @@ class KnowledgeBase:
         async with tenant_transaction(self._pool, tenant_id) as connection:
             row = await connection.fetchrow(_ONE, tenant_id, document_id)
         if row is None:
-            raise NotFound(f"no document {document_id}")
+            raise no_such("document", document_id)
         fields = dict(row)
         return Document(**{name: value for name, value in fields.items() if name != "body"}), fields["body"]
 
@@ -366,7 +366,7 @@ def _refusing_hidden(uri: str) -> Iterator[None]:
 async def _get(connection: Connection, tenant_id: str, document_id: str) -> asyncpg.Record:
     row = await connection.fetchrow(_FIND_BY_ID, tenant_id, document_id)
     if row is None:
-        raise NotFound(f"no document {document_id}")
+        raise no_such("document", document_id)
     return row
 
 
