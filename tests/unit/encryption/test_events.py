@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from flotilla.contracts.envelope import AgentEvent, from_builtins, to_json
+from flotilla.contracts.envelope import from_builtins, to_json
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import DATA_OF_KIND, SESSION_EVENT_KINDS, SessionEventKind, session_event_type
 from flotilla.encryption import DataKey, opened_data, sealed_data
@@ -28,22 +28,18 @@ DATA: dict[SessionEventKind, list[dict[str, Any]]] = {
 ALL = [(kind, data) for kind in SESSION_EVENT_KINDS for data in DATA[kind]]
 
 
-def event(kind: SessionEventKind, data: JsonObject, event_id: str = "e") -> AgentEvent:
-    return AgentEvent(id=event_id, type=session_event_type(kind), source="/agents/a", subject="s", data=data)
-
-
 @pytest.mark.parametrize(("kind", "data"), ALL)
 def test_words_are_encrypted_and_shown_again(kind: SessionEventKind, data: dict[str, Any]) -> None:
     sealed = sealed_data(kind, data, KEY, "e")
     assert CANARY.encode() not in to_json(sealed)
-    assert opened_data(event(kind, sealed), KEY, is_erased=False) == data
+    assert opened_data(session_event_type(kind), "e", sealed, KEY, is_erased=False) == data
 
 
 @pytest.mark.parametrize(("kind", "data"), ALL)
 @pytest.mark.parametrize("mark", ["[erased]", "[unreadable]"])
 def test_without_the_key_a_mark_takes_their_place(kind: SessionEventKind, data: dict[str, Any], mark: str) -> None:
     sealed = sealed_data(kind, data, KEY, "e")
-    shown = opened_data(event(kind, sealed), None, is_erased=mark == "[erased]")
+    shown = opened_data(session_event_type(kind), "e", sealed, None, is_erased=mark == "[erased]")
     from_builtins(shown, DATA_OF_KIND[kind])
     assert mark.encode() in to_json(shown)
     assert CANARY.encode() not in to_json(shown)
@@ -53,13 +49,13 @@ def test_without_the_key_a_mark_takes_their_place(kind: SessionEventKind, data: 
 def test_what_is_recorded_after_the_erasure_is_dropped(kind: SessionEventKind, data: dict[str, Any]) -> None:
     dropped = sealed_data(kind, data, None, "e")
     assert CANARY.encode() not in to_json(dropped)
-    assert b"[erased]" in to_json(opened_data(event(kind, dropped), KEY, is_erased=False))
+    assert b"[erased]" in to_json(opened_data(session_event_type(kind), "e", dropped, KEY, is_erased=False))
 
 
 @pytest.mark.parametrize(("kind", "data"), ALL)
 def test_data_of_another_event_is_not_read(kind: SessionEventKind, data: dict[str, Any]) -> None:
-    moved = event(kind, sealed_data(kind, data, KEY, "e"), "other")
-    assert b"[unreadable]" in to_json(opened_data(moved, KEY, is_erased=False))
+    moved = sealed_data(kind, data, KEY, "e")
+    assert b"[unreadable]" in to_json(opened_data(session_event_type(kind), "other", moved, KEY, is_erased=False))
 
 
 def test_what_queries_and_proofs_need_stays_clear() -> None:
@@ -86,11 +82,11 @@ def test_nothing_that_is_hidden_steers_a_session() -> None:
     hidden = {"change": "rolled_back", "role": "user", "details": {"to_seq": 1}, "content": "x"}
     ciphertext = KEY.seal_text(to_json(hidden), "event/e")
     sealed: JsonObject = {"sealed": ciphertext, "change": "run_finished", "details": {"run_id": "r"}}
-    shown = opened_data(event("state_change", sealed), KEY, is_erased=False)
+    shown = opened_data(session_event_type("state_change"), "e", sealed, KEY, is_erased=False)
     assert (shown["change"], shown["details"]) == ("run_finished", {"run_id": "r"})
-    assert "role" not in opened_data(event("message", {"sealed": ciphertext}), KEY, is_erased=False)
+    assert "role" not in opened_data(session_event_type("message"), "e", {"sealed": ciphertext}, KEY, is_erased=False)
 
 
 def test_text_that_an_agent_calls_sealed_is_shown_as_it_is() -> None:
     data = {"change": "noted", "sealed": "my own word"}
-    assert opened_data(event("state_change", data), KEY, is_erased=False) == data
+    assert opened_data(session_event_type("state_change"), "e", data, KEY, is_erased=False) == data

@@ -51,15 +51,13 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(AgentEvent)
 
 
-def encode_event(event: AgentEvent, data: JsonObject | None = None) -> bytes:
-    """The event as one JSON document, with `data` in place of its own; attributes without a value are left out."""
+def encode_event(event: AgentEvent) -> bytes:
+    """The event as one JSON document; attributes without a value are left out."""
     document: dict[str, Any] = {}
     for name in _ATTRIBUTES:
         value = getattr(event, name)
         if value is not None:
             document[name] = value
-    if data is not None:
-        document["data"] = data
     return _encoder.encode(document)
 
 

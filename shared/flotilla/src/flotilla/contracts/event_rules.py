@@ -120,12 +120,13 @@ def write_violation_of_data(source: str, wire_type: str, data: object, session_i
 
 def _plain(name: str) -> str:
     """The name without what makes it only look different: case, compatibility forms, marks, invisible characters."""
-    if name.isascii() and name.islower() and name.replace("_", "").isalnum():
-        return name
+    if name.isascii():
+        return name.lower().translate(_NOT_PLAIN)
     # Without the marks first: a run of them is sorted in time that grows with the square of its length.
     unmarked = "".join(char for char in name if not unicodedata.combining(char))
     folded = unicodedata.normalize("NFKC", unmarked).casefold()
     return "".join(char for char in folded if char.isalnum() or char == "_")
 
 
+_NOT_PLAIN = {code: None for code in range(128) if not (chr(code).isalnum() or chr(code) == "_")}
 _read_claims = msgspec.json.Decoder(EventClaims).decode

@@ -1,8 +1,9 @@
 """AES-256-GCM (NIST SP 800-38D), with what a ciphertext is bound to: the key's tenant and session, and its place."""
 
 import os
-from base64 import b64decode, b64encode
+from base64 import b64encode
 from binascii import Error as NotBase64
+from binascii import a2b_base64
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -56,7 +57,7 @@ class DataKey:
             Unreadable: as `open`.
         """
         try:
-            sealed = b64decode(text.removeprefix(SEALED_PREFIX), validate=True)
+            sealed = a2b_base64(text.removeprefix(SEALED_PREFIX), strict_mode=True)
         except (NotBase64, ValueError) as error:
             raise Unreadable(f"what is stored at {place} is no ciphertext") from error
         return self.open(sealed, place)

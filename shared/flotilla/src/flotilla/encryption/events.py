@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from flotilla.contracts.envelope import AgentEvent, to_json
+from flotilla.contracts.envelope import to_json
 from flotilla.contracts.event_rules import RESERVED_CHANGES
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import SessionEventKind, session_event_kind
@@ -53,19 +53,21 @@ def sealed_data(kind: SessionEventKind, data: JsonObject, key: DataKey | None, e
     return clear
 
 
-def opened_data(event: AgentEvent, key: DataKey | None, *, is_erased: bool) -> JsonObject:
-    """The event's data as it was recorded; without a key, or if it was tampered with, marked."""
-    kind = session_event_kind(event.type)
-    sealed = event.data.get(SEALED)
+def opened_data(
+    event_type: str, event_id: str, data: JsonObject, key: DataKey | None, *, is_erased: bool
+) -> JsonObject:
+    """An event's data as it was recorded; without a key, or if it was tampered with, marked."""
+    kind = session_event_kind(event_type)
+    sealed = data.get(SEALED)
     if kind is None or not _is_hidden(sealed):
-        return event.data
+        return data
     if key is None or sealed == ERASED:
-        return _marked(kind, event.data, ERASED if is_erased or sealed == ERASED else UNREADABLE)
+        return _marked(kind, data, ERASED if is_erased or sealed == ERASED else UNREADABLE)
     try:
-        personal = _decode_members(key.open_text(str(sealed), place_of(event.id)))
+        personal = _decode_members(key.open_text(str(sealed), place_of(event_id)))
     except (Unreadable, msgspec.MsgspecError):
-        return _marked(kind, event.data, UNREADABLE)
-    return _joined(kind, event.data, personal)
+        return _marked(kind, data, UNREADABLE)
+    return _joined(kind, data, personal)
 
 
 def holds_sealed(data: Mapping[str, object]) -> bool:
