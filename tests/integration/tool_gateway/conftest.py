@@ -99,7 +99,7 @@ def configuration(tmp_path: Path) -> dict[str, Any]:
         "env": {"API_TOKEN": "${file:" + str(tmp_path / "token") + "}"},
         "risk": "low",
         "tenants": ["default", "acme"],
-        "timeoutS": 5,
+        "timeoutS": 30,
         "maxMessageBytes": 200_000,
         "maxResultBytes": 50_000,
     }

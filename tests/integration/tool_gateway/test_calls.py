@@ -83,13 +83,6 @@ async def test_a_call_without_an_answer_waits_for_people_and_is_not_made_again(d
     assert desk.calls() == ["die"]
 
 
-async def test_a_hanging_tool_meets_its_deadline(desk: Desk) -> None:
-    await desk.allow_all()
-    reply = await desk.call("desk.hang")
-    assert reply["failure"]["message"] == "MCP server desk: no answer within 5 s"
-    assert (await desk.call("desk.add", "t2", a=1, b=2))["status"] == "done"
-
-
 async def test_a_large_result_is_cut_and_a_flood_ends_the_connection_alone(desk: Desk) -> None:
     await desk.allow_all()
     cut = await desk.call("desk.flood", size=60_000)
@@ -116,6 +109,18 @@ async def test_credentials_reach_the_server_and_nobody_else(desk: Desk, capfd: p
     assert not [name for name in names if name.startswith(("FLOTILLA_", "PG"))]
     logged = capfd.readouterr()
     assert SECRET not in logged.out + logged.err + json.dumps(await session_events(desk.pool))
+
+
+class TestShortDeadline:
+    @pytest.fixture
+    def configuration(self, configuration: dict[str, Any]) -> dict[str, Any]:
+        return {**configuration, "timeoutS": 5}
+
+    async def test_a_hanging_tool_meets_its_deadline(self, desk: Desk) -> None:
+        await desk.allow_all()
+        reply = await desk.call("desk.hang")
+        assert reply["failure"]["message"] == "MCP server desk: no answer within 5 s"
+        assert (await desk.call("desk.add", "t2", a=1, b=2))["status"] == "done"
 
 
 class TestOneServerHangs:
