@@ -1,12 +1,15 @@
 """Documents that not everybody may read, through the API: found, listed, cited and attached."""
 
+import asyncio
 import json
+from functools import partial
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.support.gateway import ANSWER, RunningGateway
+from tests.support.waiting import eventually
 
 PAY = b"# Pay\n\nThe director earns 9,000 euros of salary."
 
@@ -68,16 +71,22 @@ async def test_a_reader_that_is_none_is_refused(operator: httpx.AsyncClient, rea
     assert "user:NAME" in answer.text
 
 
+async def cite(gateway: RunningGateway, document_id: str) -> dict[str, Any]:
+    """End all runs with an answer that cites the document; return the source."""
+    source = {"document_id": document_id, "title": "Pay", "uri": "pay.md", "passage_id": "1", "start": 0,
+              "end": 9, "score": 1.0, "quote": "The director earns 9,000 euros of salary."}  # fmt: skip
+    result = json.dumps({**ANSWER, "sources": [source]})
+    await gateway.as_superuser(f"UPDATE flotilla.runs SET status = 'success', result = '{result}'")
+    return source
+
+
 async def test_who_may_read_the_run_but_not_the_document_sees_no_quote_of_it(
     gateway: RunningGateway, operator: httpx.AsyncClient, carol: httpx.AsyncClient
 ) -> None:
     added = await add(operator, "pay.md", PAY, readers=["user:olga"])
     await open_session(operator, "tenant")
     run = (await operator.post("/v1/sessions/s1/runs", json={"query": "Who earns what?"})).json()
-    source = {"document_id": added["document_id"], "title": "Pay", "uri": "pay.md", "passage_id": "1", "start": 0,
-              "end": 9, "score": 1.0, "quote": "The director earns 9,000 euros of salary."}  # fmt: skip
-    result = json.dumps({**ANSWER, "sources": [source]})
-    await gateway.as_superuser(f"UPDATE flotilla.runs SET status = 'success', result = '{result}'")
+    source = await cite(gateway, added["document_id"])
     path = f"/v1/runs/{run['run_id']}"
     assert (await operator.get(path)).json()["result"]["sources"][0]["quote"] == source["quote"]
     [shown] = (await carol.get(path)).json()["result"]["sources"]
@@ -87,6 +96,33 @@ async def test_who_may_read_the_run_but_not_the_document_sees_no_quote_of_it(
     assert "9,000" not in json.dumps(listed)
     [row] = await gateway.rows("SELECT reads_as FROM flotilla.runs")
     assert row["reads_as"] == ["user/flotilla/olga"]
+
+
+async def test_a_repeated_question_shows_no_quote_of_a_document_that_its_asker_may_no_longer_read(
+    operator: httpx.AsyncClient, gateway: RunningGateway
+) -> None:
+    added = await add(operator, "pay.md", PAY, readers=["user:olga"])
+    messages = [{"role": "user", "content": "Who earns what?"}]
+    questions: list[tuple[str, dict[str, Any]]] = [
+        ("/v1/sessions/s1/runs", {"query": "Who earns what?", "wait_s": 30}),
+        ("/openai/v1/chat/completions", {"model": "flotilla/rag", "messages": messages}),
+    ]
+    key = {"Idempotency-Key": "once"}
+    for number, (path, body) in enumerate(questions, start=1):
+        asking = asyncio.create_task(operator.post(path, json=body, headers=key))
+        await eventually(partial(has_runs, gateway, number))
+        await cite(gateway, added["document_id"])
+        assert "9,000" in (await asking).text
+    others = {"readers": [{"name": "carol"}]}
+    assert (await operator.put(f"/v1/documents/{added['document_id']}/readers", json=others)).status_code == 200
+    for path, body in questions:
+        again = await operator.post(path, json=body, headers=key)
+        assert (again.status_code, "9,000" in again.text, "A document that you" in again.text) == (200, False, True)
+    assert await has_runs(gateway, len(questions))
+
+
+async def has_runs(gateway: RunningGateway, count: int) -> bool:
+    return len(await gateway.rows("SELECT run_id FROM flotilla.runs")) == count
 
 
 async def test_an_attachment_is_found_in_its_session_by_those_who_read_it(

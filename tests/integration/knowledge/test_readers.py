@@ -8,7 +8,7 @@ import pytest
 
 from flotilla.contracts.errors import Forbidden, NotFound
 from flotilla.contracts.identity import group_name, user_name
-from flotilla.knowledge import KnowledgeBase, UploadedDocument
+from flotilla.knowledge import KnowledgeBase, UploadedDocument, unreadable_and_missing_documents
 from flotilla.knowledge.embedding import PassageEmbedding
 from flotilla.postgres import ITSELF, Pool, Viewer, acting_as, tenant_transaction
 
@@ -62,7 +62,12 @@ async def test_only_its_readers_find_it(knowledge: KnowledgeBase) -> None:
         assert await found(knowledge) == {"pay.md", "rules.md"}
 
 
-async def test_nobody_else_reads_it_lists_it_or_changes_it(knowledge: KnowledgeBase) -> None:
+async def hidden_and_missing(pool: Pool, *document_ids: str) -> tuple[set[str], set[str]]:
+    async with tenant_transaction(pool, "acme") as connection:
+        return await unreadable_and_missing_documents(connection, "acme", document_ids)
+
+
+async def test_nobody_else_reads_it_lists_it_or_changes_it(knowledge: KnowledgeBase, pool: Pool) -> None:
     [secret] = [one for one in await knowledge.list("acme") if one.uri == "pay.md"]
     assert secret.readers == [ALICE, FINANCE]
     with seen_by(BOB):
@@ -78,13 +83,10 @@ async def test_nobody_else_reads_it_lists_it_or_changes_it(knowledge: KnowledgeB
                 await call
         with pytest.raises(Forbidden, match="may not read"):
             await knowledge.add("acme", UploadedDocument(uri="pay.md", content=b"Bob earns more salary."))
-        assert await knowledge.unreadable_and_missing_documents("acme", [secret.document_id, "unknown"]) == (
-            {secret.document_id},
-            {"unknown"},
-        )
+        assert await hidden_and_missing(pool, secret.document_id, "unknown") == ({secret.document_id}, {"unknown"})
     with seen_by(ALICE):
         assert "9,000" in await knowledge.text("acme", secret.document_id)
-        assert await knowledge.unreadable_and_missing_documents("acme", [secret.document_id]) == (set(), set())
+        assert await hidden_and_missing(pool, secret.document_id) == (set(), set())
 
 
 async def test_the_tables_show_no_row_of_it(knowledge: KnowledgeBase, pool: Pool) -> None:

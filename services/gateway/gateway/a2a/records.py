@@ -90,7 +90,7 @@ async def load_task_run(services: GatewayServices, tenant_id: str, agent: RunTar
         if found is None:
             raise run_not_found(run_id)
         row = await open_row(connection, tenant_id, RUNS, found)
-    [run] = await with_cited_documents(services.knowledge, tenant_id, [run_from_row(row)])
+        [run] = await with_cited_documents(connection, tenant_id, [run_from_row(row)])
     return run
 
 
@@ -108,7 +108,8 @@ async def list_task_runs(
     async with tenant_transaction(services.pool, tenant_id) as connection:
         rows = await open_rows(connection, tenant_id, RUNS, await connection.fetch(_LIST, *place, limit, *before))
         count = await connection.fetchval(_COUNT, *place)
-    return rows, await with_cited_documents(services.knowledge, tenant_id, [run_from_row(row) for row in rows]), count
+        runs = await with_cited_documents(connection, tenant_id, [run_from_row(row) for row in rows])
+    return rows, runs, count
 
 
 async def list_push_receivers(services: GatewayServices, tenant_id: str, run_id: str) -> list[PushReceiver]:

@@ -29,7 +29,8 @@ from gateway.mcp.results import Json
 from gateway.pipelines import starting as pipelines
 from gateway.pipelines.records import get_task
 from gateway.runs import cancelling, starting
-from gateway.runs.records import get_run, load_followed_run
+from gateway.runs.cited import get_readable_run
+from gateway.runs.records import load_followed_run
 from gateway.runs.waiting import wait_for_finished_run, wait_for_finished_task
 from gateway.schemas.pipelines import Task, TaskBody
 from gateway.schemas.runs import Run, RunRequest
@@ -164,7 +165,7 @@ async def wait_for_call(
     if call.kind == "task":
         return await wait_for_finished_task(services, tenant_id, call.call_id, within_s, admission)
     run = await wait_for_finished_run(services, tenant_id, call.call_id, within_s, admission) if within_s > 0 else None
-    return run or await get_run(services.pool, tenant_id, call.call_id)
+    return run or await get_readable_run(services.pool, tenant_id, call.call_id)
 
 
 def is_over(work: Task | Run) -> bool:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -21,10 +21,10 @@ from gateway.openai.conversations import assistant_message, tool_call
 from gateway.openai.errors import openai_error_body
 from gateway.openai.following import RunFollower, answer_text_of_run
 from gateway.problems import problem_from_error
+from gateway.runs.cited import EndNote
 from gateway.schemas.runs import Run
 
 Json: TypeAlias = dict[str, Any]
-Answered: TypeAlias = Callable[[Run], Awaitable[None]]
 _FINISH = {"stop": "stop", "length": "length", "refusal": "content_filter", "tool_calls": "stop"}
 
 
@@ -61,20 +61,21 @@ def completion_from_run(run: Run, model: str, calls: Sequence[ProposedCall] = ()
 
 
 async def completion_chunks(
-    following: RunFollower, model: str, *, include_usage: bool, answered: Answered
+    following: RunFollower, model: str, *, include_usage: bool, note: EndNote
 ) -> AsyncIterator[ServerSentEvent]:
-    """Yield the answer's chunks, then `[DONE]`; an error in the middle is the last chunk. `answered` is called with the
-    run before the end is sent.
+    """Yield the answer's chunks, then `[DONE]`; an error in the middle is the last chunk. `note` is called before the
+    end is sent.
     """
     head = _head(following.run, model, "chat.completion.chunk")
     try:
         yield _chunk(head, {"role": "assistant", "content": ""})
-        async for text in following.stream_text():
-            if text:
-                yield _chunk(head, {"content": text})
-        run = await following.current_run()
+        run = following.run
+        async for part in following.stream_answer(note):
+            if isinstance(part, Run):
+                run = part
+            elif part:
+                yield _chunk(head, {"content": part})
         answer = answer_text_of_run(run)
-        await answered(run)
         calls = following.calls(run)
         for number, call in enumerate(calls):
             for delta in _call_deltas(number, call):

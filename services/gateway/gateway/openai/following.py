@@ -18,8 +18,9 @@ from gateway.openai.errors import RunFailed, StillRunning
 from gateway.openai.functions import calls_of
 from gateway.openai.models import QUESTIONS
 from gateway.openai.outputs import run_for_caller
+from gateway.runs.cited import EndNote, get_readable_run
 from gateway.runs.events import StreamPosition, stream_run_events
-from gateway.runs.records import get_run, load_followed_run
+from gateway.runs.records import load_followed_run
 from gateway.runs.waiting import wait_for_finished_run
 from gateway.schemas.runs import Run
 from gateway.services import GatewayServices
@@ -39,24 +40,24 @@ class RunFollower:
     parameters: Mapping[str, Any]
     """What the client sent with the request."""
 
-    async def current_run(self) -> Run:
-        """Return the run as the client is shown it."""
-        run = await get_run(self.services.pool, self.caller.tenant_id, self.run.run_id)
+    async def current_run(self, note: EndNote | None = None) -> Run:
+        """Return the run as the client is shown it, after `note` where it has ended."""
+        run = await get_readable_run(self.services.pool, self.caller.tenant_id, self.run.run_id, note)
         return await run_for_caller(self.services, self.caller.tenant_id, run, self.parameters)
 
-    async def wait_for_answer(self) -> Run:
-        """Return the run once it has its answer.
+    async def wait_for_answer(self, note: EndNote | None = None) -> Run:
+        """Return the run once it has its answer and `note` was called.
 
         Raises:
             RunFailed: it ended without one.
             StillRunning: it takes longer than a request may.
         """
-        run = await self.wait_for_end()
+        run = await self.wait_for_end(note)
         answer_text_of_run(run)
         return run
 
-    async def wait_for_end(self) -> Run:
-        """Return the run once it has ended.
+    async def wait_for_end(self, note: EndNote | None = None) -> Run:
+        """Return the run once it has ended and `note` was called.
 
         Raises:
             StillRunning: it takes longer than a request may.
@@ -65,7 +66,7 @@ class RunFollower:
         admission = stream_access_check(
             self.request, self.caller, partial(load_followed_run, self.services.pool, tenant_id, run_id)
         )
-        run = await wait_for_finished_run(self.services, tenant_id, run_id, WAIT_S, admission)
+        run = await wait_for_finished_run(self.services, tenant_id, run_id, WAIT_S, admission, note=note)
         if run is None:
             place = f"run {self.run.run_id} continues: GET /v1/runs/{self.run.run_id}"
             raise StillRunning(HTTPStatus.GATEWAY_TIMEOUT, f"no answer within {WAIT_S:g} s; {place}")
@@ -75,8 +76,8 @@ class RunFollower:
         """Return the functions that the client is to run before more is said."""
         return calls_of(run, self.parameters)
 
-    async def stream_text(self) -> AsyncIterator[str]:
-        """Yield the answer's text in parts, as it is written; ends when the run has its answer.
+    async def stream_answer(self, note: EndNote | None = None) -> AsyncIterator[str | Run]:
+        """Yield the answer's text in parts, as it is written, then the run that has it, after `note`.
 
         Raises:
             RunFailed: it ended without one.
@@ -87,7 +88,9 @@ class RunFollower:
         if self.run.status in OPEN_RUN_STATUSES:
             async for text in self._live(answer):
                 yield text
-        yield answer.unsent_answer_text(answer_text_of_run(await self.current_run()).answer)
+        run = await self.current_run(note)
+        yield answer.unsent_answer_text(answer_text_of_run(run).answer)
+        yield run
 
     async def _live(self, answer: StreamedAnswer) -> AsyncIterator[str]:
         read = partial(load_followed_run, self.services.pool, self.caller.tenant_id, self.run.run_id)

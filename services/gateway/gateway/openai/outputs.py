@@ -10,7 +10,6 @@ from flotilla.contracts.tasks import TokenUsage
 from flotilla.postgres import tenant_transaction
 from gateway.openai.formats import format_violation
 from gateway.openai.functions import calls_of, reply_of
-from gateway.runs.cited import with_cited_documents
 from gateway.schemas.runs import Run
 from gateway.services import GatewayServices
 
@@ -20,17 +19,23 @@ FROM flotilla.llm_calls WHERE tenant_id = $1 AND run_id = $2
 """
 
 
+def with_answer(run: Run, parameters: Mapping[str, Any]) -> Run:
+    """Return the run with what a workflow returned as its answer; as failed where that is no reply."""
+    if run.result is not None or run.output is None:
+        return run
+    try:
+        return run.model_copy(update={"result": _answer_of(run, parameters)})
+    except ValueError as error:
+        return _wrong(run, f"the workflow's output is no reply: {error}")
+
+
 async def run_for_caller(services: GatewayServices, tenant_id: str, run: Run, parameters: Mapping[str, Any]) -> Run:
-    """Return the run with no source that the caller may not read, what a workflow returned as its answer, and as failed
-    where that is not of the format that the client wanted."""
-    [run] = await with_cited_documents(services.knowledge, tenant_id, [run])
-    wanted = parameters.get("format")
-    if run.result is None and run.output is not None:
-        try:
-            answer = _answer_of(run, parameters)
-        except ValueError as error:
-            return _wrong(run, f"the workflow's output is no reply: {error}")
-        answer = replace(answer, usage=await _usage(services, tenant_id, run))
+    """Return the run with what a workflow returned as its answer, and as failed where that is not of the format that
+    the client wanted."""
+    wanted, is_output = parameters.get("format"), run.result is None
+    run = with_answer(run, parameters)
+    if is_output and run.result is not None:
+        answer = replace(run.result, usage=await _usage(services, tenant_id, run))
         run = run.model_copy(update={"result": answer})
     if wanted is None or run.result is None or calls_of(run, parameters):
         return run

@@ -83,13 +83,12 @@ async def ask(services: GatewayServices, caller: Principal, question: OpenAIQues
     return await _start(services, caller, question, f"chat-{new_id()}")
 
 
-async def record_conversation_end(services: GatewayServices, tenant_id: str, run_id: str, conversation: bytes) -> None:
+async def record_conversation_end(connection: Connection, tenant_id: str, run_id: str, conversation: bytes) -> None:
     """Note up to where the conversation has come, so that its next question finds its session.
 
-    The answer does not wait for the disk: after a crash of the server the conversation goes on in a new session.
+    The answer need not wait for the disk: after a crash of the server the conversation goes on in a new session.
     """
-    async with tenant_transaction(services.pool, tenant_id, durable=False) as connection:
-        await connection.execute(_NOTE_ANSWER, tenant_id, run_id, conversation)
+    await connection.execute(_NOTE_ANSWER, tenant_id, run_id, conversation)
 
 
 async def load_request_parameters(services: GatewayServices, tenant_id: str, run_id: str) -> dict[str, Any]:

@@ -110,10 +110,13 @@ async def _events(following: RunFollower) -> AsyncIterator[Json]:
     begun = _base(following.run, parameters) | {"status": "queued" if parameters.get("background") else "in_progress"}
     yield message.event("response.created", response=begun)
     yield message.event("response.in_progress", response={**begun, "status": "in_progress"})
-    pieces = DeltaSplitter()
+    pieces, run = DeltaSplitter(), following.run
     try:
-        async for text in following.stream_text():
-            for event in message.texts(pieces.feed(text)):
+        async for part in following.stream_answer():
+            if isinstance(part, Run):
+                run = part
+                continue
+            for event in message.texts(pieces.feed(part)):
                 yield event
     except (AnswerRestarted, Forbidden) as error:
         yield message.error(error)
@@ -126,7 +129,6 @@ async def _events(following: RunFollower) -> AsyncIterator[Json]:
         status = _STATUS[run.status]
         yield message.event(f"response.{status}", response=response_from_run(run, parameters))
         return
-    run = await following.current_run()
     for event in (*message.texts(pieces.end()), *message.end(run), *message.calls(run, following.calls(run))):
         yield event
     response = response_from_run(run, parameters)

@@ -10,6 +10,7 @@ from sse_starlette import EventSourceResponse
 
 from flotilla.contracts.errors import Invalid, NotFound
 from flotilla.contracts.requests import OPEN_RUN_STATUSES
+from flotilla.postgres import Connection
 from gateway.auth.principal import EVERYONE, OPERATORS
 from gateway.guard import allow, guarded_router
 from gateway.names import EVENT_STREAM_MEDIA_TYPE
@@ -17,12 +18,13 @@ from gateway.openai import chat, responses
 from gateway.openai.auxiliary import answer_to_client_housekeeping
 from gateway.openai.conversations import asked_in, assistant_message, conversation_request, said_before
 from gateway.openai.errors import PREFIX, documented_errors
-from gateway.openai.following import RunFollower, answer_text_of_run
+from gateway.openai.following import RunFollower
 from gateway.openai.formats import check_format_schema
 from gateway.openai.functions import check_none_needed, functions_of, takes_conversation
 from gateway.openai.headers import QuestionHeaders
 from gateway.openai.messages import InputMessage, items_of
 from gateway.openai.models import find_model_target, model_id, model_ids
+from gateway.openai.outputs import with_answer
 from gateway.openai.records import ask, load_request_parameters, record_conversation_end
 from gateway.openai.requests import (
     RESPONSE_ID,
@@ -35,6 +37,7 @@ from gateway.openai.requests import (
 from gateway.questions.records import open_questions
 from gateway.runs.askable import QUESTIONS, RunTarget
 from gateway.runs.cancelling import cancel_run_and_agents
+from gateway.runs.cited import EndNote
 from gateway.runs.pending_approvals import list_pending_approvals
 from gateway.runs.records import get_run
 from gateway.runs.waiting import wait_for_finished_run
@@ -132,19 +135,23 @@ async def create_chat_completion(
         services.streams.check_slot_free(caller.tenant_id)
         include_usage = bool(body.stream_options and body.stream_options.include_usage)
         events = chat.completion_chunks(
-            following, body.model, include_usage=include_usage, answered=_noting(following, body)
+            following, body.model, include_usage=include_usage, note=_noting(following, body)
         )
         return EventSourceResponse(events, headers=answered, sep="\n")
-    run = await following.wait_for_answer()
-    await _noting(following, body)(run)
+    run = await following.wait_for_answer(_noting(following, body))
     return JSONResponse(chat.completion_from_run(run, body.model, following.calls(run)), headers=answered)
 
 
-def _noting(following: RunFollower, body: ChatRequest) -> chat.Answered:
-    async def note(run: Run) -> None:
-        answer = assistant_message(answer_text_of_run(run).answer, following.calls(run))
+def _noting(following: RunFollower, body: ChatRequest) -> EndNote:
+    """What notes up to where the conversation has come, if the run has an answer."""
+
+    async def note(connection: Connection, run: Run) -> None:
+        run = with_answer(run, following.parameters)
+        if run.result is None:
+            return
+        answer = assistant_message(run.result.answer, following.calls(run))
         digest = conversation_digest(body.user, [*body.messages, InputMessage.model_validate(answer)])
-        await record_conversation_end(following.services, following.caller.tenant_id, run.run_id, digest)
+        await record_conversation_end(connection, following.caller.tenant_id, run.run_id, digest)
 
     return note
 

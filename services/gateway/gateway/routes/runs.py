@@ -11,6 +11,7 @@ from flotilla.contracts.errors import Invalid
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.requests import OPEN_RUN_STATUSES, OutsideEvent, RunStatus
 from flotilla.contracts.values import why_not_storable
+from flotilla.postgres import tenant_transaction
 from gateway.auth.principal import EVERYONE, OPERATORS, Principal
 from gateway.guard import allow, guarded_router
 from gateway.idempotency import IdempotencyClaim, IdempotencyKey
@@ -19,7 +20,7 @@ from gateway.names import EVENT_STREAM_MEDIA_TYPE
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
 from gateway.routes.documented import documented_errors
 from gateway.runs import cancelling, outside_events, records, starting
-from gateway.runs.cited import with_cited_documents
+from gateway.runs.cited import get_readable_run, with_cited_documents
 from gateway.runs.events import read_stream_position, stream_run_events
 from gateway.runs.notices import list_notices
 from gateway.runs.steps import list_steps
@@ -122,8 +123,10 @@ async def list_runs(
         created_after=created_after,
         created_before=created_before,
     )
-    rows = await records.list_runs(services.pool, caller.tenant_id, only, limit=limit, before=read_time_cursor(cursor))
-    runs = await with_cited_documents(services.knowledge, caller.tenant_id, [records.run_from_row(row) for row in rows])
+    before = read_time_cursor(cursor)
+    async with tenant_transaction(services.pool, caller.tenant_id) as connection:
+        rows = await records.list_runs(connection, caller.tenant_id, only, limit=limit, before=before)
+        runs = await with_cited_documents(connection, caller.tenant_id, [records.run_from_row(row) for row in rows])
     return RunList(runs=runs, next_cursor=next_time_cursor(rows, limit, "run_id"))
 
 
@@ -144,12 +147,11 @@ def _metadata_in(request: Request) -> dict[str, str]:
 @allow(EVERYONE, for_others=True, browsers="read")
 async def get_run(services: Wired, caller: Caller, request: Request, run_id: RunId, wait_s: WaitS = 0) -> Run:
     """One run: its answer, or why there is none."""
-    run = await records.get_run(services.pool, caller.tenant_id, run_id)
+    run = await get_readable_run(services.pool, caller.tenant_id, run_id)
     if wait_s and run.status in OPEN_RUN_STATUSES:
         services.streams.check_slot_free(caller.tenant_id)
         finished = await _finished(services, caller, request, run_id, wait_s)
-        run = finished or await records.get_run(services.pool, caller.tenant_id, run_id)
-    [run] = await with_cited_documents(services.knowledge, caller.tenant_id, [run])
+        run = finished or await get_readable_run(services.pool, caller.tenant_id, run_id)
     return run
 
 

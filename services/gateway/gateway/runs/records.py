@@ -132,7 +132,7 @@ async def store_run(
     async with tenant_transaction(pool, tenant_id) as connection:
         earlier = await claim.take(connection, run_id)
         if earlier is not None:
-            return StartedRun(await _get(connection, tenant_id, earlier))
+            return StartedRun(await load_run(connection, tenant_id, earlier))
         await open_work.check_may_start(connection, caller)
         await ensure_session(connection, tenant_id, session_id, request.user_id, access, kind=kind_for(request))
         if isinstance(request, WorkflowRequest):
@@ -213,30 +213,42 @@ async def get_run(pool: Pool, tenant_id: str, run_id: str) -> Run:
         NotFound: the tenant has no such run.
     """
     async with tenant_transaction(pool, tenant_id) as connection:
-        return await _get(connection, tenant_id, run_id)
+        return await load_run(connection, tenant_id, run_id)
+
+
+async def load_run(connection: Connection, tenant_id: str, run_id: str) -> Run:
+    """`get_run` in the caller's transaction."""
+    row = await connection.fetchrow(_GET, tenant_id, run_id)
+    if row is None:
+        raise run_not_found(run_id)
+    return run_from_row(await open_row(connection, tenant_id, RUNS, row))
 
 
 async def list_runs(
-    pool: Pool, tenant_id: str, only: RunFilter, *, limit: int, before: tuple[datetime | None, str | None]
+    connection: Connection,
+    tenant_id: str,
+    only: RunFilter,
+    *,
+    limit: int,
+    before: tuple[datetime | None, str | None],
 ) -> list[dict[str, Any]]:
     """Rows of a page, newest first."""
-    async with tenant_transaction(pool, tenant_id) as connection:
-        rows = await connection.fetch(
-            _LIST,
-            tenant_id,
-            only.session_id,
-            only.status,
-            limit,
-            *before,
-            only.user_id,
-            only.workflow,
-            to_json(only.metadata).decode() if only.metadata else None,
-            only.created_after,
-            only.created_before,
-            only.schedule_id,
-            only.parent_run_id,
-        )
-        return await open_rows(connection, tenant_id, RUNS, rows)
+    rows = await connection.fetch(
+        _LIST,
+        tenant_id,
+        only.session_id,
+        only.status,
+        limit,
+        *before,
+        only.user_id,
+        only.workflow,
+        to_json(only.metadata).decode() if only.metadata else None,
+        only.created_after,
+        only.created_before,
+        only.schedule_id,
+        only.parent_run_id,
+    )
+    return await open_rows(connection, tenant_id, RUNS, rows)
 
 
 async def load_followed_run(pool: Pool, tenant_id: str, run_id: str) -> FollowedRun:
@@ -285,13 +297,6 @@ def run_from_row(row: Mapping[str, Any]) -> Run:
 def run_not_found(run_id: str) -> NotFound:
     """Says that the tenant has no such run."""
     return no_such("run", run_id)
-
-
-async def _get(connection: Connection, tenant_id: str, run_id: str) -> Run:
-    row = await connection.fetchrow(_GET, tenant_id, run_id)
-    if row is None:
-        raise run_not_found(run_id)
-    return run_from_row(await open_row(connection, tenant_id, RUNS, row))
 
 
 def over(run: Run) -> Conflict:

@@ -8,7 +8,8 @@ from gateway.live.admission import CHECK_EVERY_S, StreamAccessCheck
 from gateway.live.wakeup import FollowerWakeup
 from gateway.pipelines.ending import with_current_status
 from gateway.pipelines.records import get_task
-from gateway.runs.records import get_run, load_followed_run
+from gateway.runs.cited import EndNote, get_readable_run
+from gateway.runs.records import load_followed_run
 from gateway.schemas.pipelines import Task
 from gateway.schemas.runs import Run
 from gateway.services import PAUSE_S, GatewayServices
@@ -18,9 +19,16 @@ FIRST_PAUSE_S = 0.01
 
 
 async def wait_for_finished_run(
-    services: GatewayServices, tenant_id: str, run_id: str, timeout_s: float, admission: StreamAccessCheck | None = None
+    services: GatewayServices,
+    tenant_id: str,
+    run_id: str,
+    timeout_s: float,
+    admission: StreamAccessCheck | None = None,
+    *,
+    note: EndNote | None = None,
 ) -> Run | None:
-    """The run once it is over; None when that takes longer than `timeout_s`. Takes the place of an open stream.
+    """The run as the caller may see it, once it is over and `note` was called; None when that takes longer than
+    `timeout_s`. Takes the place of an open stream.
 
     Raises:
         Forbidden: `admission` says that who waits may not read it any more.
@@ -37,7 +45,7 @@ async def wait_for_finished_run(
             pending = await wakeup.wait(min(CHECK_EVERY_S, max(0.0, deadline - loop.time())))
             if admission is not None:
                 await admission.check_may_read(f"run {run_id}")
-            run = await get_run(services.pool, tenant_id, run_id) if pending.end else None
+            run = await get_readable_run(services.pool, tenant_id, run_id, note) if pending.end else None
             if run is not None and run.status not in OPEN_RUN_STATUSES:
                 return run
             if loop.time() >= deadline:

@@ -1,6 +1,6 @@
 """The knowledge base: documents in, ranked passages out."""
 
-from flotilla.knowledge.base import KnowledgeBase
+from flotilla.knowledge.base import KnowledgeBase, unreadable_and_missing_documents
 from flotilla.knowledge.documents import Document, StoreResult, UploadedDocument
 from flotilla.knowledge.ranking import RankingOptions
 from flotilla.knowledge.retriever import DocumentRetriever
@@ -17,4 +17,5 @@ __all__ = [
     "UploadedDocument",
     "create_knowledge_base",
     "search_tool",
+    "unreadable_and_missing_documents",
 ]

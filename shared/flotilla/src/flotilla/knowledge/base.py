@@ -97,6 +97,18 @@ _TEXT = "SELECT body FROM flotilla.documents WHERE tenant_id = $1 AND document_i
 log = structlog.get_logger(__name__)
 
 
+async def unreadable_and_missing_documents(
+    connection: Connection, tenant_id: str, document_ids: Iterable[str]
+) -> tuple[set[str], set[str]]:
+    """Return those of `document_ids` that the caller may not read, and those that the tenant has no document of."""
+    asked = set(document_ids)
+    if not asked:
+        return set(), set()
+    rows = await connection.fetch(_STANDING, tenant_id, sorted(asked))
+    hidden = {row["document_id"] for row in rows if row["is_hidden"]}
+    return hidden, asked - {row["document_id"] for row in rows}
+
+
 async def _unnoted(_connection: Connection, _change: DocumentChange) -> None:
     """Record nothing."""
 
@@ -254,18 +266,6 @@ class KnowledgeBase:
         async with tenant_transaction(self._pool, tenant_id) as connection:
             if await connection.fetchval(_LET_READ, tenant_id, document_id, names) is None:
                 raise no_such("document", document_id)
-
-    async def unreadable_and_missing_documents(
-        self, tenant_id: str, document_ids: Iterable[str]
-    ) -> tuple[set[str], set[str]]:
-        """Return those of `document_ids` that the caller may not read, and those that the tenant has no document of."""
-        asked = set(document_ids)
-        if not asked:
-            return set(), set()
-        async with tenant_transaction(self._pool, tenant_id) as connection:
-            rows = await connection.fetch(_STANDING, tenant_id, sorted(asked))
-        hidden = {row["document_id"] for row in rows if row["is_hidden"]}
-        return hidden, asked - {row["document_id"] for row in rows}
 
     async def text(self, tenant_id: str, document_id: str) -> str:
         """The document's text, in which the `start` and `end` of sources count characters.
