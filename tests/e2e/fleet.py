@@ -115,6 +115,26 @@ class Fleet:
         process = self.process(name)
         return process["pid"] not in (None, old_pid) and process["state"] == "running"
 
+    @contextmanager
+    def replica(self, name: str) -> Iterator[str]:
+        """A further process of a service that speaks HTTP, set up as the first one is; its URL."""
+        pid = int(self.process(name)["pid"])
+        command, environ = (Path(f"/proc/{pid}/{file}").read_text().split("\0")[:-1] for file in ("cmdline", "environ"))
+        port = free_port()
+        ports = {"FLOTILLA_HTTP_PORT": str(port), "FLOTILLA_METRICS_PORT": str(free_port())}
+        process = subprocess.Popen(
+            command,
+            env={**dict(line.split("=", 1) for line in environ), **ports},
+            cwd=Path(f"/proc/{pid}/cwd").readlink(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
+
     def metrics(self, name: str) -> str:
         """What the process shows on its metrics port."""
         port = self.process(name)["ports"]["metrics"]

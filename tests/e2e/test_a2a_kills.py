@@ -1,8 +1,9 @@
-"""A2A tasks of a whole fleet while its services are killed: each state follows the one before, on any replica."""
+"""A2A tasks of a whole fleet while its services are killed: each state follows the one before, once."""
 
+import asyncio
+import itertools
 import json
-import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -15,11 +16,10 @@ from tests.e2e.stub_endpoint import StubEndpoint
 from tests.support.catalog import SERVICES
 from tests.support.waiting import eventually
 
-ROUNDS = 6
-SEED = 20261130
+REASON = "read it twice"
 AWAY = (httpx.TransportError, httpx.HTTPStatusError)
 OVER = {"COMPLETED", "FAILED", "CANCELED"}
-Kill: TypeAlias = Callable[[], Awaitable[None]]
+Kill: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 
 @dataclass
@@ -30,7 +30,7 @@ class FollowedRun:
     agent: str
     task: dict[str, Any]
     states: list[str] = field(default_factory=list)
-    """Without repetitions."""
+    """Without what a subscription begins with, where that was known."""
     text: str = ""
 
     async def until(self, *states: str) -> str:
@@ -86,7 +86,7 @@ class FollowedRun:
         if "task" in update and found.get("artifacts"):
             self.text = text_of(found["artifacts"][0])
         state = state_of(found)
-        if not self.states or self.states[-1] != state:
+        if "statusUpdate" in update or not self.states or self.states[-1] != state:
             self.states.append(state)
 
 
@@ -183,6 +183,21 @@ async def cancelled(house: House, name: str) -> FollowedRun:
 
 async def approved(house: House, name: str) -> FollowedRun:
     """AUTH_REQUIRED, WORKING, COMPLETED: people decide elsewhere."""
+    task = await decided(house, name, "approve")
+    assert await task.until("COMPLETED") == "COMPLETED"
+    return task
+
+
+async def rejected(house: House, name: str) -> FollowedRun:
+    """AUTH_REQUIRED, WORKING, FAILED with their reason: people reject what the workflow needs."""
+    task = await decided(house, name, "reject")
+    assert await task.until("FAILED") == "FAILED"
+    assert REASON in text_of((await task.read())["status"]["message"])
+    return task
+
+
+async def decided(house: House, name: str, decision: str) -> FollowedRun:
+    """AUTH_REQUIRED, and a decision, each before a kill."""
     question = {"query": f"What do the documents say about {name}?"}
     with house.stub.acting("ok"):
         task = await send(house.alice, "/a2a/workflows/announce", json.dumps(question), name)
@@ -191,27 +206,47 @@ async def approved(house: House, name: str) -> FollowedRun:
     message = (await task.read())["status"]["message"]
     (approval,) = next(part["data"] for part in message["parts"] if "data" in part)["approvals"]
 
-    async def decided() -> bool:
+    async def is_decided() -> bool:
         try:
             found = (await house.bob.get(f"/v1/approvals/{approval['approval_id']}")).raise_for_status().json()
-            body = {"decision": "approve", "reason": "read it", "content_hash": found["content_hash"]}
+            body = {"decision": decision, "reason": REASON, "content_hash": found["content_hash"]}
             answer = await house.bob.post(f"{approval['decide_at']}/decision", json=body)
         except AWAY:
             return False
         return answer.is_success or answer.status_code == httpx.codes.CONFLICT
 
-    await eventually(decided, timeout_s=120)
+    await eventually(is_decided, timeout_s=120)
     await house.kill()
-    assert await task.until("COMPLETED") == "COMPLETED"
     return task
 
 
-TRANSITIONS = (answered, asked, cancelled, approved, failed)
-ORDERS = {
+async def refused(house: House, name: str) -> None:
+    """No task: an input that the workflow does not take is an error, during an outage, too, and again after it."""
+    killing = asyncio.create_task(house.kill())
+    await asyncio.sleep(0)  # it sends the signal
+    message = {"messageId": name, "role": "ROLE_USER", "parts": [{"text": '{"roles": "all"}'}]}
+
+    async def answer() -> httpx.Response | None:
+        try:
+            answer = await house.alice.post("/a2a/workflows/choose/message:send", json={"message": message})
+        except httpx.TransportError:
+            return None
+        return answer if answer.status_code < 500 else None
+
+    for _ in range(2):
+        found: httpx.Response = await eventually(answer, timeout_s=120)
+        assert found.status_code == httpx.codes.BAD_REQUEST, found.text
+        assert "roles" in found.text
+    await killing
+
+
+Transition: TypeAlias = Callable[[House, str], Coroutine[Any, Any, FollowedRun]]
+ORDERS: dict[Transition, str] = {
     answered: "SUBMITTED WORKING COMPLETED",
     asked: "SUBMITTED WORKING INPUT_REQUIRED WORKING COMPLETED",
     cancelled: "SUBMITTED WORKING INPUT_REQUIRED WORKING CANCELED",
     approved: "SUBMITTED WORKING AUTH_REQUIRED WORKING COMPLETED",
+    rejected: "SUBMITTED WORKING AUTH_REQUIRED WORKING FAILED",
     failed: "SUBMITTED WORKING FAILED",
 }
 """What may be seen, in this order; a client that was cut off misses some."""
@@ -223,32 +258,41 @@ def is_within(seen: list[str], order: list[str]) -> bool:
     return all(state in left for state in seen)
 
 
-@pytest.mark.chaos
-@pytest.mark.timeout(3600)
-async def test_every_transition_of_a_task_survives_the_death_of_any_service(
-    llm_fleet: Fleet, stub_llm: StubEndpoint
-) -> None:
-    choose = random.Random(SEED)  # noqa: S311
-    killed: list[str] = []
+@pytest.fixture
+async def house(llm_fleet: Fleet, stub_llm: StubEndpoint) -> AsyncIterator[House]:
+    killed = itertools.cycle(SERVICES)
 
     async def kill() -> None:
-        killed.append(choose.choice(SERVICES))
-        await llm_fleet.kill(killed[-1])
+        await llm_fleet.kill(next(killed))
 
-    headers = {"A2A-Version": "1.0"}
     async with llm_fleet.client("alice") as alice, llm_fleet.client("bob") as bob:
-        alice.headers.update(headers)
-        house = House(alice, bob, stub_llm, kill)
-        for number in range(ROUNDS):
-            for transition in TRANSITIONS:
-                name = f"{transition.__name__}-{number}"
-                task = await transition(house, name)
-                assert is_within(task.states, ORDERS[transition].split()), (name, killed[-2:], task.states)
-                runs = await query(
-                    llm_fleet, "SELECT 1 FROM flotilla.runs WHERE metadata ->> 'a2a_message_id' = $1", name
-                )
-                assert len(runs) == 1, (name, killed[-2:])
-    assert len(killed) == ROUNDS * 7
+        alice.headers.update({"A2A-Version": "1.0"})
+        yield House(alice, bob, stub_llm, kill)
+
+
+async def runs_of(fleet: Fleet, message_id: str) -> int:
+    return len(await query(fleet, "SELECT 1 FROM flotilla.runs WHERE metadata ->> 'a2a_message_id' = $1", message_id))
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("transition", ORDERS, ids=lambda transition: transition.__name__)
+async def test_every_transition_of_a_task_survives_the_death_of_any_service(
+    llm_fleet: Fleet, house: House, transition: Transition
+) -> None:
+    for number in range(len(SERVICES)):
+        name = f"{transition.__name__}-{number}"
+        task = await transition(house, name)
+        assert is_within(task.states, ORDERS[transition].split()), (name, task.states)
+        assert await runs_of(llm_fleet, name) == 1, name
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(900)
+async def test_what_is_refused_is_no_task_while_services_die(llm_fleet: Fleet, house: House) -> None:
+    for number in range(len(SERVICES)):
+        await refused(house, f"refused-{number}")
+        assert await runs_of(llm_fleet, f"refused-{number}") == 0
 
 
 @pytest.mark.chaos

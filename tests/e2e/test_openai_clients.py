@@ -1,32 +1,30 @@
-"""OpenAI's client against a whole fleet: conversations, citations, and streams that survive kill -9."""
+"""OpenAI's client against a whole fleet: conversations, citations, functions of the caller."""
 
-import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import openai
-import pytest
 from openai import AsyncOpenAI
 
 from tests.e2e.fleet import Fleet, session_events
 from tests.e2e.stub_endpoint import StubEndpoint
-from tests.support.catalog import SERVICES
 from tests.support.stub_llm import ANSWER
 from tests.support.waiting import eventually
 
 MODEL = "flotilla/rag"
 CHAT = "flotilla/chat"
-KILLS = 50
-SEED = 20261130
 HANDBOOK = "# Sluice\n\nThe sluice keeper opens the eastern sluice at six in the morning.\n"
 
 
 @asynccontextmanager
 async def openai_client(fleet: Fleet) -> AsyncIterator[AsyncOpenAI]:
-    url = f"{fleet.status()['url']}/openai/v1"
-    async with AsyncOpenAI(base_url=url, api_key=fleet.key(), timeout=120, max_retries=5) as client:
+    async with connect(fleet, str(fleet.status()["url"])) as client:
         yield client
+
+
+def connect(fleet: Fleet, url: str) -> AsyncOpenAI:
+    """A client of the gateway at `url`."""
+    return AsyncOpenAI(base_url=f"{url}/openai/v1", api_key=fleet.key(), timeout=120, max_retries=5)
 
 
 async def test_conversation_through_openais_client_is_one_cited_session(
@@ -97,39 +95,3 @@ async def _completed(client: AsyncOpenAI, response_id: str) -> Any:
     response = await eventually(ended, timeout_s=120)
     assert response.status == "completed", response.error
     return response
-
-
-@pytest.mark.chaos
-@pytest.mark.timeout(1800)
-async def test_stream_continues_after_any_service_is_killed_and_its_halves_equal_the_whole(
-    llm_fleet: Fleet, stub_llm: StubEndpoint
-) -> None:
-    choose = random.Random(SEED)  # noqa: S311
-    async with openai_client(llm_fleet) as client:
-        with stub_llm.acting("slow"):
-            for number in range(KILLS):
-                question = f"What do the documents say about stream {number}?"
-                seen = await _interrupted(llm_fleet, client, question, choose)
-                whole = await client.responses.retrieve(seen[0]["response"]["id"], stream=True)
-                assert [event.to_dict() async for event in whole] == seen, number
-    asked = stub_llm.requests()
-    victims_of_writer = sum(count - 1 for question, count in asked.items() if "about stream" in question)
-    assert victims_of_writer <= KILLS  # an answer that was cut off before it was stored is asked for again, no other
-
-
-async def _interrupted(fleet: Fleet, client: AsyncOpenAI, question: str, choose: random.Random) -> list[dict[str, Any]]:
-    """Return the events of a response during which a service was killed, as a client that continues sees them."""
-    response = await client.responses.create(model=MODEL, input=question, background=True)
-    seen: list[dict[str, Any]] = []
-    kill_after, victim = choose.randint(2, 9), choose.choice(SERVICES)
-    while not seen or seen[-1]["type"] != "response.completed":
-        after = seen[-1]["sequence_number"] if seen else -1
-        try:
-            stream = await client.responses.retrieve(response.id, stream=True, starting_after=after)
-            async for event in stream:
-                seen.append(event.to_dict())
-                if len(seen) == kill_after:
-                    await fleet.kill(victim)
-        except openai.APIError:  # the gateway was the victim
-            await eventually(lambda: fleet.process("gateway")["state"] == "running", timeout_s=60)
-    return seen
