@@ -26,7 +26,7 @@ from gateway.console_files import ConsoleFiles
 from gateway.cors import CorsMiddleware
 from gateway.guard import GuardedRoute, RequestGuard
 from gateway.openai.errors import PREFIX, openai_error_response
-from gateway.problems import problem_from_error
+from gateway.problems import Problem, problem_from_error
 from gateway.reference import api_reference_route
 from gateway.request_observer import RequestObserver
 from gateway.routes import (
@@ -126,7 +126,7 @@ def create_application(
     app.router.routes.append(Route("/asyncapi.json", _asyncapi))
     app.router.routes.append(api_reference_route(partial(_openapi, app)))
     app.router.routes.extend(ConsoleFiles().routes())
-    app.add_middleware(RequestObserver)
+    app.add_middleware(RequestObserver, respond=_response)
     app.add_middleware(SecurityHeaders)
     if cors_origins:
         app.add_middleware(CorsMiddleware, origins=cors_origins)
@@ -151,10 +151,15 @@ def _asyncapi_document() -> bytes:
 async def _answer(request: Request, error: Exception) -> Response:
     problem = problem_from_error(error)
     path = request.url.path
-    if path.startswith(A2A_PREFIX):
-        return a2a_response(problem, path)
     if path == mcp.PATH and problem.status == HTTPStatus.UNAUTHORIZED:
         problem = replace(problem, headers={**problem.headers, **mcp.challenge(request.app.state.services, request)})
+    return _response(path, problem)
+
+
+def _response(path: str, problem: Problem) -> Response:
+    """A problem in the words of the API that the path belongs to."""
+    if path.startswith(A2A_PREFIX):
+        return a2a_response(problem, path)
     return openai_error_response(problem) if path.startswith(PREFIX) else problem.to_response()
 
 

@@ -14,12 +14,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 import structlog
 from fastapi.exceptions import RequestValidationError
 from opentelemetry import trace
+from pydantic import BaseModel, ValidationError
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -41,6 +42,7 @@ from flotilla.contracts.errors import (
 )
 from flotilla.postgres import AWAY, UNSTORABLE
 
+M = TypeVar("M", bound=BaseModel)
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:flotilla:problem:"
 RETRY_AFTER_S = 1
@@ -173,17 +175,59 @@ def _of_flotilla(error: FlotillaError) -> Problem:
     return Problem(500, "internal", "something went wrong here; the trace id finds it in the logs")
 
 
+def checked_model(kind: type[M], **values: Any) -> M:
+    """Return the body of a request that came in another form than `kind`.
+
+    Raises:
+        RequestValidationError: it is not one.
+    """
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_context=False, include_input=False)
+        raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in problems]) from error
+
+
+def wrong_parameter(name: str, message: str, *place: str | int) -> RequestValidationError:
+    """Return the error of a field of the body, or of a `place` in it."""
+    return RequestValidationError([{"type": "value_error", "loc": ("body", name, *place), "msg": message}])
+
+
 def _of_validation(error: RequestValidationError) -> Problem:
-    errors = [_field_error(one) for one in error.errors()]
+    errors = [_field_error(one, error.body) for one in error.errors()]
     first = f": {errors[0]['pointer']}: {errors[0]['detail']}" if errors else ""
     return Problem(422, "invalid", f"the request does not fit its schema{first}", errors)
 
 
-def _field_error(error: Mapping[str, Any]) -> dict[str, object]:
+def _field_error(error: Mapping[str, Any], body: object) -> dict[str, object]:
     where, *path = error["loc"]
+    detail = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "json_invalid":
+        return {"pointer": "#", "detail": f"JSON decode error at character {path[0]}: {error['ctx']['error']}"}
+    if where == "body" and body is not None:
+        path = _places(body, path, is_missing=error["type"] == "missing")
     pointer = "/".join(str(part).replace("~", "~0").replace("/", "~1") for part in path)
     place = f"#/{pointer}".rstrip("/") if where == "body" else f"{where} {pointer}"
-    return {"pointer": place.encode(errors="replace").decode(), "detail": error["msg"]}
+    return {"pointer": place.encode(errors="replace").decode(), "detail": detail}
+
+
+def _places(body: Any, path: Sequence[str | int], *, is_missing: bool) -> list[str | int]:
+    """Return the parts of an error's path that are places in the body: the others name what of a union was tried.
+    The last one is a place that the body does not have where something `is_missing`."""
+    places: list[str | int] = []
+    for number, part in enumerate(path, start=1):
+        if _has(body, part):
+            body = body[part]
+        elif not (is_missing and number == len(path)):
+            continue
+        places.append(part)
+    return places
+
+
+def _has(body: object, part: str | int) -> bool:
+    if isinstance(body, list):
+        return isinstance(part, int) and part < len(body)
+    return isinstance(body, Mapping) and part in body
 
 
 def _of_http(error: HTTPException) -> Problem:

@@ -1,14 +1,16 @@
 """What is seen of each request from outside: a server span, a duration, a problem document for what went wrong."""
 
 import time
+from collections.abc import Callable
 
 import structlog
 from opentelemetry.trace import Span, SpanKind, StatusCode
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flotilla.telemetry import span
 from flotilla.telemetry.metrics import HTTP_DURATION
-from gateway.problems import problem_from_error
+from gateway.problems import Problem, problem_from_error
 
 UNMATCHED = "unmatched"
 SERVER_ERROR = 500
@@ -19,15 +21,17 @@ log = structlog.get_logger(__name__)
 class RequestObserver:
     """ASGI middleware, outermost. Semantic conventions: OpenTelemetry HTTP server spans."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, respond: Callable[[str, Problem], Response]) -> None:
+        """`respond` makes of a problem what clients of a path read."""
         self._app = app
+        self._respond = respond
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(send)
+        exchange = _Exchange(send, self._respond)
         started = time.perf_counter()
         headers = dict(scope["headers"])
         parent = headers.get(b"traceparent", b"").decode("latin-1") or None
@@ -46,8 +50,9 @@ class RequestObserver:
 class _Exchange:
     """Remembers what was answered."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, respond: Callable[[str, Problem], Response]) -> None:
         self._send = send
+        self._respond = respond
         self.status = SERVER_ERROR
         self._started = False
 
@@ -63,7 +68,7 @@ class _Exchange:
             log.error("request_failed", route=_route(scope), method=scope["method"], exc_info=error)
         if self._started:
             raise error
-        await problem.to_response()(scope, receive, self.send)
+        await self._respond(scope["path"], problem)(scope, receive, self.send)
 
 
 def _route(scope: Scope) -> str:

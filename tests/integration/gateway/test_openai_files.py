@@ -176,6 +176,14 @@ async def test_file_that_can_not_be_read_is_refused(
     assert await gateway.rows("SELECT 1 FROM flotilla.runs") == []
 
 
+@pytest.mark.parametrize("name", ["../a.md", "a\\b.md", f"{'a' * 253}.md"])
+async def test_file_with_a_name_that_no_file_has_is_refused(client: AsyncOpenAI, name: str) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        await client.files.create(file=(name, b"x"), purpose="user_data")
+    assert refused.value.param == "filename"
+    assert (await client.files.list()).data == []
+
+
 async def test_one_may_have_so_many_files_and_bytes_and_they_expire(
     gateway: RunningGateway, client: AsyncOpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:

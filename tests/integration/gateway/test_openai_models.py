@@ -24,6 +24,8 @@ INSERT INTO flotilla_ops.agents (name, instance, version, stream, consumer_group
     output_schema, started_at, last_seen)
 VALUES ('research', 'r1', '1', 's', 'g', 1, 0, '{}', '{}', now(), now())
 """
+REGISTER_STEP = REGISTER.replace("research", "mcp").replace("'{}', '{}'", """'{"required": ["tool"]}', '{}'""")
+"""An agent that a question is not enough for."""
 ADD_APPROVAL = """
 INSERT INTO flotilla.approvals (tenant_id, approval_id, session_id, workflow_id, run_id, action, description, args,
     content_hash, risk_level, reasons, requested_by, requirement, policy_version, quorum, deadline_at)
@@ -69,11 +71,14 @@ async def end(gateway: RunningGateway, output: dict[str, Any]) -> Any:
 
 
 async def test_workflows_and_agents_are_models(gateway: RunningGateway, client: AsyncOpenAI) -> None:
-    await gateway.as_superuser(REGISTER)
+    await gateway.as_superuser(REGISTER, REGISTER_STEP)
     names = [model.id async for model in client.models.list()]
     assert names == ["flotilla/rag", MODEL, "flotilla/agent/research"]
     for name in names:
         assert (await client.models.retrieve(name)).id == name
+    with pytest.raises(openai.NotFoundError, match="no model flotilla/agent/mcp") as refused:
+        await client.chat.completions.create(model="flotilla/agent/mcp", messages=ASKED)
+    assert refused.value.code == "model_not_found"
     asking = asyncio.create_task(client.chat.completions.create(model=names[2], messages=ASKED))
     row = await end(gateway, {"passages": []})
     assert (json.loads(row["request"])["steps"], row["query"]) == (["research"], "harbours")

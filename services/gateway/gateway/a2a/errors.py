@@ -18,7 +18,7 @@ from a2a.utils.errors import (
     TaskNotFoundError,
     UnsupportedOperationError,
 )
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
 from gateway.problems import Problem, problem_from_error
@@ -70,9 +70,6 @@ def silence_sdk_logs() -> None:
 
 def a2a_error(error: Exception) -> A2AError | None:
     """Return the protocol's error for `error`; None where HTTP has to say it."""
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        return InvalidParamsError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
     problem = problem_from_error(error)
     kind = _OF_STATUS.get(problem.status)
     return kind(problem.detail) if kind else None

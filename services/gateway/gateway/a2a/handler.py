@@ -67,7 +67,7 @@ from gateway.a2a.tasks import MODES, is_task_open, message_idempotency_key, mess
 from gateway.idempotency import IdempotencyClaim
 from gateway.paging import next_time_cursor, read_time_cursor
 from gateway.problems import Problem, problem_from_error
-from gateway.runs.askable import list_run_targets
+from gateway.runs.askable import list_askable
 from gateway.runs.cancelling import cancel_run_and_agents
 from gateway.runs.outside_events import store_and_signal_event
 from gateway.runs.starting import start_or_find_run
@@ -261,7 +261,7 @@ class TaskOperations(RequestHandler):
         self, params: GetExtendedAgentCardRequest, context: ServerCallContext
     ) -> AgentCard:
         """Return the agent's card with its schemas, and what else the fleet serves."""
-        return self._cards.card(self._view.request, self._view.agent, await list_run_targets(self._services.pool))
+        return self._cards.card(self._view.request, self._view.agent, await list_askable(self._services.pool))
 
     async def _stream(self, params: P, find: Callable[[P], Awaitable[Run]]) -> AsyncGenerator[Update, None]:
         with self.translate_errors():

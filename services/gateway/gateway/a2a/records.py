@@ -13,6 +13,7 @@ from flotilla.contracts.names import is_valid_id
 from flotilla.encryption.tables import RUNS
 from flotilla.postgres import Connection, open_row, open_rows, tenant_transaction
 from gateway.auth.principal import Principal
+from gateway.problems import checked_model
 from gateway.runs.askable import RunTarget
 from gateway.runs.cited import with_cited_documents
 from gateway.runs.notices import checked_receiver
@@ -162,9 +163,9 @@ def check_push_receiver(services: GatewayServices, receiver: PushReceiver) -> No
 
     Raises:
         Invalid, Forbidden: its URL is not one, or not on a host that may.
-        ValidationError: pydantic's; its URL is too long, or its secret has a name that no secret has.
+        RequestValidationError: its URL is too long, or its secret has a name that no secret has.
     """
-    checked_receiver(services, NotifyBody(url=receiver.url, secret_ref=receiver.secret_ref))
+    checked_receiver(services, checked_model(NotifyBody, url=receiver.url, secret_ref=receiver.secret_ref))
     token = receiver.token
     if not token.isascii() or not token.isprintable() or len(token) > MAX_TOKEN_CHARACTERS:
         raise Invalid(f"the token is sent as a header: use printable ASCII, at most {MAX_TOKEN_CHARACTERS} characters")

@@ -10,19 +10,15 @@ from flotilla.contracts.conversations import ProposedCall
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import Conflict, Invalid
 from flotilla.contracts.requests import OPEN_RUN_STATUSES
+from gateway.openai.errors import ContextTooLong
 from gateway.openai.functions import reply_of
 from gateway.openai.messages import InputMessage
+from gateway.problems import checked_model
 from gateway.runs.askable import RunTarget
 from gateway.schemas.runs import MAX_INPUT_BYTES, Run, RunRequest
 
 Json: TypeAlias = dict[str, Any]
 _FUNCTIONS = ("tools", "tool_choice", "parallel_tool_calls")
-
-
-class ContextTooLong(Invalid):
-    """The conversation has more than a run takes."""
-
-    code = "context_length_exceeded"
 
 
 def conversation_request(
@@ -46,7 +42,7 @@ def conversation_request(
     size = len(to_json(data))
     if size > MAX_INPUT_BYTES:
         raise ContextTooLong(f"the conversation has {size} bytes, {MAX_INPUT_BYTES} are allowed: begin a new one")
-    return RunRequest(workflow=asked.name, input=data)
+    return checked_model(RunRequest, workflow=asked.name, input=data)
 
 
 def asked_in(run: Run, parameters: Mapping[str, Any]) -> list[Json]:

@@ -12,7 +12,7 @@ from flotilla.knowledge.embedding import Embedder
 from gateway.auth.principal import Principal
 from gateway.embedding_turns import EmbeddingQueue
 from gateway.openai.messages import BY_FORM
-from gateway.schemas.common import Text
+from gateway.schemas.common import STORABLE
 
 MAX_TEXTS = 256
 MAX_CHARACTERS = 32_000
@@ -22,7 +22,7 @@ _CHARACTERS_PER_TOKEN = 4
 
 
 MODEL = "flotilla/embedding"
-_OneText: TypeAlias = Annotated[Text, StringConstraints(min_length=1, max_length=MAX_CHARACTERS)]
+_OneText: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=MAX_CHARACTERS), STORABLE]
 
 
 class EmbeddingsRequest(BaseModel):
@@ -32,7 +32,7 @@ class EmbeddingsRequest(BaseModel):
         extra="forbid", json_schema_extra={"examples": [{"model": MODEL, "input": "Who may approve a refund?"}]}
     )
 
-    model: Annotated[Text, StringConstraints(min_length=1, max_length=200)]
+    model: Annotated[str, StringConstraints(min_length=1, max_length=200), STORABLE]
     input: Annotated[
         Annotated[_OneText, Tag("text")]
         | Annotated[list[_OneText], Field(min_length=1, max_length=MAX_TEXTS), Tag("parts")],
@@ -40,7 +40,7 @@ class EmbeddingsRequest(BaseModel):
     ]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Field(ge=1)] | None = None
-    user: Annotated[Text, StringConstraints(max_length=256)] | None = None
+    user: Annotated[str, StringConstraints(max_length=256), STORABLE] | None = None
 
     @property
     def texts(self) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
+from flotilla.contracts.errors import Invalid, NotFound
 from gateway.problems import HttpProblem, Problem
 
 PREFIX = "/openai/"
@@ -27,6 +28,24 @@ class OpenAIError(BaseModel):
     """An error as OpenAI's clients read it."""
 
     error: OpenAIErrorBody
+
+
+class ModelNotFound(NotFound):
+    """The fleet has no model of that name."""
+
+    code = "model_not_found"
+
+
+class PreviousResponseNotFound(NotFound):
+    """There is no response to be continued, or it is somebody else's."""
+
+    code = "previous_response_not_found"
+
+
+class ContextTooLong(Invalid):
+    """The question or the conversation has more than a run takes."""
+
+    code = "context_length_exceeded"
 
 
 class RunFailed(HttpProblem):

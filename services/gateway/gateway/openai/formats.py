@@ -6,13 +6,13 @@ Neither is trusted, and a schema can be made to take years, so they are checked 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import Invalid
 from flotilla.runtime import json_schemas
 from flotilla.runtime.confined import FunctionRunner, OverLimit
-from gateway.schemas.common import JsonBody, Text
+from gateway.schemas.common import STORABLE, JsonBody
 
 _LONGEST_REASON = 1000
 
@@ -20,15 +20,10 @@ _LONGEST_REASON = 1000
 class _Named(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
-    name: Annotated[Text, StringConstraints(max_length=64)] = "answer"
-    schema_: JsonBody | None = None
+    name: Annotated[str, StringConstraints(max_length=64), STORABLE] = "answer"
+    schema_: Annotated[JsonBody | None, Field(alias="schema")] = None
+    """`schema`, which pydantic has a use of its own for."""
     strict: bool | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _with_schema(cls, value: Any) -> Any:
-        """Read `schema`, which pydantic has a use of its own for."""
-        return {**value, "schema_": value.get("schema")} if isinstance(value, dict) else value
 
 
 class Format(_Named):

@@ -11,13 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 
 from flotilla.contracts.conversations import ProposedCall, Reply
 from flotilla.contracts.envelope import to_json
-from flotilla.contracts.errors import Invalid
 from flotilla.contracts.typed import Codec
 from flotilla.runtime.confined import FunctionRunner
 from gateway.openai.formats import check_schemas
 from gateway.openai.messages import FunctionName
+from gateway.problems import wrong_parameter
 from gateway.runs.askable import RunTarget
-from gateway.schemas.common import JsonBody, Text
+from gateway.schemas.common import STORABLE, JsonBody
 from gateway.schemas.runs import Run
 
 Json: TypeAlias = dict[str, Any]
@@ -36,7 +36,7 @@ class Function(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     name: FunctionName
-    description: Annotated[Text, StringConstraints(max_length=4096)] | None = None
+    description: Annotated[str, StringConstraints(max_length=4096), STORABLE] | None = None
     parameters: JsonBody | None = None
     strict: bool | None = None
 
@@ -69,7 +69,7 @@ _Choice: TypeAdapter[_NestedChoice | _FlatChoice] = TypeAdapter(_NestedChoice | 
 class Tools(BaseModel):
     """What a client says of functions; as sent, until it is known whether the model takes any."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
 
     tools: list[Any] | None = None
     tool_choice: Any = None
@@ -90,26 +90,28 @@ def check_none_needed(given: Tools) -> None:
     model has to call them.
 
     Raises:
-        Invalid: a function has to be called.
+        RequestValidationError: a function has to be called.
     """
     if given.tool_choice not in (None, "none", "auto"):
-        raise Invalid(f"parameter 'tool_choice' is not supported by this model: {WHICH_MODELS}")
+        message = f"parameter 'tool_choice' is not supported by this model: {WHICH_MODELS}"
+        raise wrong_parameter("tool_choice", message)
 
 
 async def functions_of(run: FunctionRunner, given: Tools) -> Json:
     """Return `tools`, `tool_choice` and `parallel_tool_calls` as a conversation holds them.
 
     Raises:
-        Invalid: there are too many, one is no function, has an invalid schema, or the choice is none of them.
+        RequestValidationError: there are too many, one is no function, or the choice is none of them.
+        Invalid: one has an invalid schema.
     """
     functions = _functions(given.tools or [])
     names = [one.name for one in functions]
     if len(set(names)) < len(names):
-        raise Invalid("tools: two functions have the same name")
+        raise wrong_parameter("tools", "two functions have the same name")
     tools = [{"type": "function", "function": one.model_dump(exclude_none=True)} for one in functions]
     size = len(to_json(tools))
     if size > MAX_FUNCTIONS_BYTES:
-        raise Invalid(f"tools: as JSON they have {size} bytes, {MAX_FUNCTIONS_BYTES} are allowed")
+        raise wrong_parameter("tools", f"as JSON they have {size} bytes, {MAX_FUNCTIONS_BYTES} are allowed")
     schemas = {f"tool {one.name}": one.parameters for one in functions if one.parameters}
     if schemas:
         await check_schemas(run, schemas)
@@ -122,23 +124,24 @@ def _functions(tools: list[Any]) -> list[Function]:
         found = _Functions.model_validate({"tools": tools}).tools
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"] if not str(part).startswith("_"))
-        raise Invalid(f"{place}: {first['msg']}; this model takes tools of type function only") from error
+        place = [part for part in first["loc"][1:] if not str(part).startswith("_")]
+        message = f"{first['msg']}; this model takes tools of type function only"
+        raise wrong_parameter("tools", message, *place) from error
     return [one.function if isinstance(one, _Nested) else Function(**one.model_dump()) for one in found]
 
 
 def _choice(choice: Any, names: list[str]) -> Any:
     if choice is None or (isinstance(choice, str) and choice in _MODES):
         if choice == "required" and not names:
-            raise Invalid("tool_choice: there is no function to call")
+            raise wrong_parameter("tool_choice", "there is no function to call")
         return choice or "auto"
     try:
         named = _Choice.validate_python(choice)
     except ValidationError as error:
-        raise Invalid("tool_choice: none, auto, required or one function") from error
+        raise wrong_parameter("tool_choice", "none, auto, required or one function") from error
     name = named.function.name if isinstance(named, _NestedChoice) else named.name
     if name not in names:
-        raise Invalid(f"tool_choice: {name} is not in tools")
+        raise wrong_parameter("tool_choice", f"{name} is not in tools")
     return {"type": "function", "function": {"name": name}}
 
 

@@ -5,13 +5,13 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag, model_validator
 
-from gateway.schemas.common import Text
+from gateway.schemas.common import STORABLE, Text
 
 FunctionName: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 FILE_ID = r"^file-[A-Za-z0-9]{1,64}$"
-Filename: TypeAlias = Annotated[Text, StringConstraints(min_length=1, max_length=255, pattern=r"^[^/\\]+$")]
-CallId: TypeAlias = Annotated[Text, StringConstraints(min_length=1, max_length=128)]
-_Long: TypeAlias = Annotated[Text, StringConstraints(max_length=200_000)]
+Filename: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^/\\]+$"), STORABLE]
+CallId: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=128), STORABLE]
+_Long: TypeAlias = Annotated[str, StringConstraints(max_length=200_000), STORABLE]
 
 
 BY_FORM = Discriminator(lambda value: "text" if isinstance(value, str) else "parts")

@@ -2,7 +2,8 @@
 
 from flotilla.contracts.errors import NotFound
 from flotilla.postgres import Pool
-from gateway.runs.askable import Kind, RunTarget, find_run_target, list_run_targets
+from gateway.openai.errors import ModelNotFound
+from gateway.runs.askable import Kind, RunTarget, find_askable, list_askable
 
 QUESTIONS = "flotilla/rag"
 """The model that answers from the documents."""
@@ -17,20 +18,20 @@ def model_id(of: RunTarget) -> str:
 
 async def model_ids(pool: Pool) -> list[str]:
     """Return the names of all models."""
-    return [model_id(one) for one in await list_run_targets(pool)]
+    return [model_id(one) for one in await list_askable(pool)]
 
 
 async def find_model_target(pool: Pool, model: str) -> RunTarget:
     """Return what a model is.
 
     Raises:
-        NotFound: there is none of that name.
+        ModelNotFound: there is none of that name.
     """
     owner, *rest = model.split("/")
     kind: Kind = "agents" if len(rest) == 2 and rest[0] == _AGENT else "workflows"  # noqa: PLR2004
     if owner == _OWNER and len(rest) == (2 if kind == "agents" else 1):
         try:
-            return await find_run_target(pool, kind, rest[-1])
+            return await find_askable(pool, kind, rest[-1])
         except NotFound:
             pass
-    raise NotFound(f"no model {model[:200]}: GET /openai/v1/models lists them, such as {QUESTIONS}")
+    raise ModelNotFound(f"no model {model[:200]}: GET /openai/v1/models lists them, such as {QUESTIONS}")

@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from gateway.problems import wrong_parameter
+
+_SHOWN = 100
 IGNORED = frozenset(
     {
         "frequency_penalty", "include", "logit_bias", "max_completion_tokens", "max_output_tokens", "max_tokens",
@@ -38,12 +41,12 @@ def check_parameters(given: Mapping[str, Any]) -> None:
     """Refuse parameters that would change the answer in a way that a fleet can't.
 
     Raises:
-        ValueError: with the parameter's name.
+        RequestValidationError: with the parameter's name.
     """
     for name, value in given.items():
         if name in IGNORED or value is None:
             continue
         if name not in DEFAULTS:
-            raise ValueError(f"unknown parameter {name[:100]!r}")
-        if value not in DEFAULTS[name]:
-            raise ValueError(f"parameter {name!r} is not supported: leave it out")
+            raise wrong_parameter(name[:_SHOWN], f"unknown parameter {name[:_SHOWN]!r}")
+        if not any(type(value) is type(one) and value == one for one in DEFAULTS[name]):
+            raise wrong_parameter(name, f"parameter {name!r} is not supported: leave it out")

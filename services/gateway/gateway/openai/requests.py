@@ -4,31 +4,40 @@ import hashlib
 from collections.abc import Sequence
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Tag, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, Tag
 
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import Invalid
 from flotilla.contracts.tasks import Turn
+from gateway.openai.errors import ContextTooLong
 from gateway.openai.formats import Format, TextOptions
 from gateway.openai.functions import WHICH_MODELS, Tools
 from gateway.openai.messages import BY_FORM, InputItem, InputMessage, as_messages
-from gateway.openai.parameters import check_parameters
-from gateway.schemas.common import Text
+from gateway.schemas.common import STORABLE
 from gateway.schemas.runs import MAX_QUERY_CHARACTERS
 
 MAX_MESSAGES = 2_000
 _VOTE = "mcp_approval_response"
 RESPONSE_ID = r"^resp_[A-Za-z0-9][A-Za-z0-9._:-]{0,122}$"
 Metadata: TypeAlias = Annotated[
-    dict[Annotated[Text, StringConstraints(max_length=64)], Annotated[Text, StringConstraints(max_length=512)]],
+    dict[
+        Annotated[str, StringConstraints(max_length=64), STORABLE],
+        Annotated[str, StringConstraints(max_length=512), STORABLE],
+    ],
     Field(max_length=16),
 ]
+
+
+def _refuse_votes(items: Any) -> Any:
+    if isinstance(items, list) and any(isinstance(one, dict) and one.get("type") == _VOTE for one in items):
+        raise ValueError(f"{_VOTE} is not a vote: people decide in the console or at /v1/approvals")
+    return items
 
 
 class StreamOptions(BaseModel):
     """How to stream."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
 
     include_usage: bool | None = None
 
@@ -36,18 +45,13 @@ class StreamOptions(BaseModel):
 class _Request(Tools):
     """What both kinds of request have."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", strict=True)
 
-    model: Annotated[Text, StringConstraints(min_length=1, max_length=200)]
+    model: Annotated[str, StringConstraints(min_length=1, max_length=200), STORABLE]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    user: Annotated[Text, StringConstraints(max_length=256)] | None = None
+    user: Annotated[str, StringConstraints(max_length=256), STORABLE] | None = None
     metadata: Metadata | None = None
-
-    @model_validator(mode="after")
-    def _check_extra(self) -> "_Request":
-        check_parameters(self.model_extra or {})
-        return self
 
 
 class ChatRequest(_Request):
@@ -61,7 +65,7 @@ class ChatRequest(_Request):
         }
     )
 
-    messages: list[InputMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
+    messages: Annotated[list[InputMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     response_format: Format | None = None
 
     @property
@@ -78,22 +82,15 @@ class ResponsesRequest(_Request):
     )
 
     input: Annotated[
-        Annotated[Text, StringConstraints(max_length=200_000), Tag("text")]
+        Annotated[str, StringConstraints(max_length=200_000), STORABLE, Tag("text")]
         | Annotated[list[InputItem], Field(min_length=1, max_length=MAX_MESSAGES), Tag("parts")],
         BY_FORM,
+        BeforeValidator(_refuse_votes),
     ]
     background: bool | None = None
     text: TextOptions | None = None
-    instructions: Annotated[Text, StringConstraints(max_length=200_000)] | None = None
+    instructions: Annotated[str, StringConstraints(max_length=200_000), STORABLE] | None = None
     previous_response_id: Annotated[str, StringConstraints(pattern=RESPONSE_ID)] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_votes(cls, body: Any) -> Any:
-        items = body.get("input") if isinstance(body, dict) else None
-        if isinstance(items, list) and any(isinstance(one, dict) and one.get("type") == _VOTE for one in items):
-            raise ValueError(f"{_VOTE} is not a vote: people decide in the console or at /v1/approvals")
-        return body
 
     @property
     def format(self) -> dict[str, Any] | None:
@@ -121,7 +118,7 @@ def last_message_text(messages: Sequence[InputMessage]) -> str:
     if last.role != "user" or not text.strip():
         raise Invalid("the last message has to be a question of role user, with text")
     if len(text) > MAX_QUERY_CHARACTERS:
-        raise Invalid(f"the last message has {len(text)} characters, {MAX_QUERY_CHARACTERS} are allowed")
+        raise ContextTooLong(f"the last message has {len(text)} characters, {MAX_QUERY_CHARACTERS} are allowed")
     return text
 
 

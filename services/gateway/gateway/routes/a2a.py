@@ -22,7 +22,7 @@ from gateway.auth.principal import EVERYONE, OPERATORS
 from gateway.guard import PUBLIC, allow, guarded_router
 from gateway.names import EVENT_STREAM_MEDIA_TYPE
 from gateway.routes.documented import documented_errors as problems
-from gateway.runs.askable import QUESTIONS, Kind, find_run_target
+from gateway.runs.askable import QUESTIONS, Kind, find_askable
 from gateway.schemas.common import ID_PATTERN
 from gateway.services import Caller, Wired
 
@@ -95,7 +95,7 @@ class _Contexts(ServerCallContextBuilder):
 
 
 async def _operations(services: Wired, caller: Caller, request: Request, kind: KindOf, name: NameOf) -> TaskOperations:
-    agent = await find_run_target(services.pool, kind, name)
+    agent = await find_askable(services.pool, kind, name)
     return TaskOperations(TaskView(services, request, caller, agent), AgentCards.of(services))
 
 
@@ -127,7 +127,7 @@ async def get_question_card(services: Wired, request: Request) -> Response:
 @allow(EVERYONE, for_others=True, any_query=True)
 async def get_card(services: Wired, _caller: Caller, request: Request, kind: KindOf, name: NameOf) -> Response:
     """Return the card of a workflow or an agent."""
-    card = AgentCards.of(services).card(request, await find_run_target(services.pool, kind, name))
+    card = AgentCards.of(services).card(request, await find_askable(services.pool, kind, name))
     return JSONResponse(MessageToDict(card))
 
 

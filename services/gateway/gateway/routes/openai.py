@@ -17,7 +17,7 @@ from gateway.names import EVENT_STREAM_MEDIA_TYPE
 from gateway.openai import chat, responses
 from gateway.openai.auxiliary import answer_to_client_housekeeping
 from gateway.openai.conversations import asked_in, assistant_message, conversation_request, said_before
-from gateway.openai.errors import PREFIX, documented_errors
+from gateway.openai.errors import PREFIX, PreviousResponseNotFound, documented_errors
 from gateway.openai.following import RunFollower
 from gateway.openai.formats import check_format_schema
 from gateway.openai.functions import check_none_needed, functions_of, takes_conversation
@@ -25,6 +25,7 @@ from gateway.openai.headers import QuestionHeaders
 from gateway.openai.messages import InputMessage, items_of
 from gateway.openai.models import find_model_target, model_id, model_ids
 from gateway.openai.outputs import with_answer
+from gateway.openai.parameters import check_parameters
 from gateway.openai.records import ask, load_request_parameters, record_conversation_end
 from gateway.openai.requests import (
     RESPONSE_ID,
@@ -116,6 +117,7 @@ async def create_chat_completion(
     headers: Headers,
 ) -> Response:
     """Answer the last message, with the conversation before it. The answer is a run of a session, as all others are."""
+    check_parameters(body.model_extra or {})
     asked = await find_model_target(services.pool, body.model)
     messages = body.messages
     if (text := answer_to_client_housekeeping(messages)) is not None:
@@ -177,8 +179,9 @@ async def create_response(
     headers: Headers,
 ) -> Response:
     """Answer the input: at once, streamed, or in the background. `previous_response_id` continues its session."""
+    check_parameters(body.model_extra or {})
     asked = await find_model_target(services.pool, body.model)
-    continued = await _run_of(services, caller, body.previous_response_id) if body.previous_response_id else None
+    continued = await _continued(services, caller, body.previous_response_id) if body.previous_response_id else None
     parameters = body.model_dump(
         mode="json",
         include={"model", "background", "instructions", "metadata", "previous_response_id", "user"},
@@ -304,6 +307,13 @@ def _response_stream(following: RunFollower, after: int) -> Response:
     following.services.streams.check_slot_free(following.caller.tenant_id)
     events = responses.stream_response_events(following, after)
     return EventSourceResponse(events, headers=_headers(following.run), sep="\n")
+
+
+async def _continued(services: GatewayServices, caller: Caller, response_id: str) -> Run:
+    try:
+        return await _run_of(services, caller, response_id)
+    except NotFound as error:
+        raise PreviousResponseNotFound(str(error)) from error
 
 
 async def _run_of(services: GatewayServices, caller: Caller, response_id: str) -> Run:

@@ -15,6 +15,7 @@ from gateway.openai import files
 from gateway.openai.embeddings import Embeddings, EmbeddingsRequest, embeddings_of
 from gateway.openai.errors import PREFIX, documented_errors
 from gateway.openai.messages import FILE_ID, Filename
+from gateway.problems import checked_model
 from gateway.services import Caller, Wired
 
 router = guarded_router("openai")
@@ -62,7 +63,7 @@ async def create_file(
     content = await file.read(MAX_DOCUMENT_BYTES + 1)
     if len(content) > MAX_DOCUMENT_BYTES:
         raise Invalid(f"the file has more than {MAX_DOCUMENT_BYTES} bytes")
-    name = _Named(filename=file.filename or "").filename
+    name = checked_model(_Named, filename=file.filename or "").filename
     lasts = files.DEFAULT_EXPIRY if expires_after_seconds is None else timedelta(seconds=expires_after_seconds)
     return await files.add_file(services, caller, content, filename=name, purpose=purpose, expires_after=lasts)
 

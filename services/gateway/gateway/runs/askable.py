@@ -14,10 +14,13 @@ from flotilla.contracts.errors import Invalid, NotFound, Undecodable
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import QUESTION
 from flotilla.postgres import Pool
+from gateway.problems import checked_model
 from gateway.schemas.runs import RunRequest
 from gateway.workflows.catalog import list_served_names, load_workflow_rows
 
 Kind: TypeAlias = Literal["workflows", "agents"]
+_QUESTION_FIELDS = frozenset({"query", "top_k", "history"})
+"""What an agent gets of a question."""
 # The newest instance of each.
 _AGENTS = """
 SELECT DISTINCT ON (name) name, version, input_schema, output_schema FROM flotilla_ops.agents
@@ -43,6 +46,11 @@ class RunTarget:
         return self.kind == "agents" or self.name == QUESTION
 
     @property
+    def can_be_asked(self) -> bool:
+        """Whether a message is all that it needs. Agents that are steps of workflows may need more, such as a tool."""
+        return self.kind == "workflows" or _QUESTION_FIELDS.issuperset(self.input_schema.get("required", ()))
+
+    @property
     def agents_of_run(self) -> list[str]:
         """Return the agents that a run of it asks; empty for a workflow, which chooses them itself."""
         return [self.name] if self.kind == "agents" else []
@@ -58,18 +66,18 @@ class RunTarget:
 
         Raises:
             Invalid: it does not take that.
-            ValidationError: pydantic's; a limit is exceeded, or something can't be stored.
+            RequestValidationError: a limit is exceeded, or something can't be stored.
         """
         if self.takes_only_a_question:
             if data is not None:
                 raise Invalid(f"{self.name} takes a question as text, not data")
-            return RunRequest(query=text, steps=self.agents_of_run)
+            return checked_model(RunRequest, query=text, steps=self.agents_of_run)
         if data is not None and text:
             raise Invalid(f"{self.name} takes its input either as data or as text")
         given = (
             data if data is not None else parse_object_for_schema(text, self.input_schema, f"the input of {self.name}")
         )
-        return RunRequest(workflow=self.name, input=dict(given))
+        return checked_model(RunRequest, workflow=self.name, input=dict(given))
 
 
 def parse_object_for_schema(text: str, schema: Mapping[str, Any], what: str) -> JsonObject:
@@ -101,6 +109,23 @@ def _only_text(schema: Mapping[str, Any]) -> str | None:
 QUESTIONS = RunTarget(
     kind="workflows", name=QUESTION, description="Answers questions from the documents, with sources."
 )
+
+
+async def find_askable(pool: Pool, kind: Kind, name: str) -> RunTarget:
+    """Return what a message can ask.
+
+    Raises:
+        NotFound: there is none of that name, or it needs more than a message.
+    """
+    found = await find_run_target(pool, kind, name)
+    if not found.can_be_asked:
+        raise NotFound(f"agent {name} takes more than a question: workflows ask it")
+    return found
+
+
+async def list_askable(pool: Pool) -> list[RunTarget]:
+    """Return all that a message can ask, in the order of `list_run_targets`."""
+    return [one for one in await list_run_targets(pool) if one.can_be_asked]
 
 
 async def find_run_target(pool: Pool, kind: Kind, name: str) -> RunTarget:

@@ -46,9 +46,11 @@ def limit_json_size(max_bytes: int) -> AfterValidator:
     return AfterValidator(fits)
 
 
-Text: TypeAlias = Annotated[str, AfterValidator(_storable)]
+STORABLE = AfterValidator(_storable)
+"""Limits of length come before it, in one `StringConstraints`: after it they would count "items"."""
+Text: TypeAlias = Annotated[str, STORABLE]
 WRITTEN = AfterValidator(lambda text: _not_blank(_storable(text)))
-"""Not blank. Limits of length come before it, in one `StringConstraints`: after it they would count "items"."""
+"""Not blank."""
 Reason: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=2000), WRITTEN]
 Id: TypeAlias = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 Name: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=200), WRITTEN]

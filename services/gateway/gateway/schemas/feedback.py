@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, StringConstraints
 
-from gateway.schemas.common import Answer, RequestBody, Text
+from gateway.schemas.common import STORABLE, Answer, RequestBody
 
 
 class FeedbackBody(RequestBody):
@@ -14,7 +14,7 @@ class FeedbackBody(RequestBody):
     model_config = ConfigDict(json_schema_extra={"examples": [{"verdict": "up", "comment": "Exactly what I needed."}]})
 
     verdict: Literal["up", "down"]
-    comment: Annotated[Text, StringConstraints(max_length=2000)] = ""
+    comment: Annotated[str, StringConstraints(max_length=2000), STORABLE] = ""
 
 
 class Feedback(Answer):

@@ -11,6 +11,7 @@ from flotilla.contracts.requests import IfActive, RAGResponse, RunStatus
 from gateway.schemas.common import (
     ID_PATTERN,
     MAX_WAIT_S,
+    STORABLE,
     WRITTEN,
     Answer,
     Id,
@@ -41,7 +42,7 @@ class NotifyBody(RequestBody):
         json_schema_extra={"examples": [{"url": "https://hooks.example.com/runs", "secret_ref": "hooks"}]}
     )
 
-    url: Annotated[Text, StringConstraints(min_length=1, max_length=2000)]
+    url: Annotated[str, StringConstraints(min_length=1, max_length=2000), STORABLE]
     """On a host of `FLOTILLA_NOTIFY_HOSTS`."""
     secret_ref: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
     """The name of the secret that signs; the fleet holds it, as the tenant's."""

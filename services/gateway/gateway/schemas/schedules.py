@@ -9,7 +9,7 @@ from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, JsonValue
 
 from flotilla.contracts.ids import utc_now
 from flotilla.contracts.schedules import Overlap
-from gateway.schemas.common import WRITTEN, Answer, Id, JsonBody, RequestBody, Text, limit_json_size
+from gateway.schemas.common import STORABLE, WRITTEN, Answer, Id, JsonBody, RequestBody, limit_json_size
 from gateway.schemas.runs import MAX_INPUT_BYTES, MAX_QUERY_CHARACTERS, Metadata
 
 DAY_S = 86_400.0
@@ -95,7 +95,7 @@ class ScheduleBody(Times):
     """Of its runs."""
     paused: bool = False
     """Make it without starting anything yet."""
-    note: Annotated[Text, StringConstraints(max_length=200)] = ""
+    note: Annotated[str, StringConstraints(max_length=200), STORABLE] = ""
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
@@ -117,7 +117,7 @@ class ScheduleChange(Times):
     query: Annotated[str, StringConstraints(min_length=1, max_length=MAX_QUERY_CHARACTERS), WRITTEN] | None = None
     metadata: Metadata | None = None
     paused: bool | None = None
-    note: Annotated[Text, StringConstraints(max_length=200)] | None = None
+    note: Annotated[str, StringConstraints(max_length=200), STORABLE] | None = None
     expected_generation: Annotated[int, Field(ge=1)] | None = None
     """Change it only if it is still the one that was shown (409 `schedule_changed`)."""
 

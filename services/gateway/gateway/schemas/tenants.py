@@ -7,7 +7,7 @@ from fastapi import Path
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
 
 from gateway.schemas.access import IdentityText
-from gateway.schemas.common import WRITTEN, Answer, Id, Reason, RequestBody, Text
+from gateway.schemas.common import STORABLE, WRITTEN, Answer, Id, Reason, RequestBody
 from gateway.schemas.keys import NewKey, composed
 
 TenantState: TypeAlias = Literal["active", "suspended", "deleting", "deleted"]
@@ -22,7 +22,7 @@ class TenantBody(RequestBody):
     tenant_id: Id
     admin: Annotated[IdentityText, StringConstraints(max_length=200), AfterValidator(composed)]
     """A person, who gets a key with the role admin."""
-    note: Annotated[Text, StringConstraints(max_length=2000)] = ""
+    note: Annotated[str, StringConstraints(max_length=2000), STORABLE] = ""
     """For operators: who it is, and who pays."""
 
 
