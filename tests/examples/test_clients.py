@@ -1,8 +1,10 @@
-"""Unchanged clients in environments of their own, as `examples/clients` has them, against a gateway and a worker."""
+"""Unchanged clients in environments of their own, as `examples/clients` and pages have them, against a gateway."""
 
 import asyncio
 import json
 import os
+import re
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,9 @@ from tests.support.waiting import eventually
 from tests.support.worker import RunningWorker
 
 CLIENTS = EXAMPLES / "clients"
+DOCS = Path(__file__).parents[2] / "docs"
+PLACES = ("FLOTILLA_URL", "http://localhost:8080")
+"""What the pages call the gateway's address."""
 HOOK = "http://127.0.0.1:9"
 WARM = "It is 12 degrees."
 ANSWER = "The harbour master. ("
@@ -57,7 +62,11 @@ async def key(gateway: RunningGateway, worker: RunningWorker, gate: Gate) -> Asy
 
 
 async def ran(gateway: RunningGateway, key: str, *command: str | Path, **variables: str) -> Any:
-    """What one of the programs prints."""
+    """What one of the programs prints, which is JSON."""
+    return json.loads(await printed(gateway, key, *command, **variables))
+
+
+async def printed(gateway: RunningGateway, key: str, *command: str | Path, **variables: str) -> str:
     environment = {
         "PATH": os.environ["PATH"],
         "FLOTILLA_URL": gateway.url,
@@ -71,7 +80,7 @@ async def ran(gateway: RunningGateway, key: str, *command: str | Path, **variabl
     async with asyncio.timeout(120):
         out, err = await process.communicate()
     assert process.returncode == 0, err.decode()
-    return json.loads(out)
+    return out.decode()
 
 
 async def test_openais_client_for_node(gateway: RunningGateway, key: str) -> None:
@@ -146,3 +155,37 @@ async def test_langchains_chat_model(gateway: RunningGateway, key: str) -> None:
     assert got["answer"].startswith(ANSWER)
     assert got["streamed"].startswith(ANSWER)
     assert got["with_tools"] == WARM
+
+
+def program(page: str, heading: str, language: str) -> str:
+    """The first block below a heading."""
+    text = "\n" + (DOCS / page).read_text(encoding="utf-8")
+    section = text[text.index(f"\n{heading}\n") :]
+    found = re.search(rf"^```{language}\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+    assert found is not None, f"{page} has no program below {heading}"
+    return found[1]
+
+
+@pytest.mark.parametrize(
+    ("page", "heading", "language", "environment"),
+    [
+        ("openai.md", "# OpenAI-compatible API", "python", ""),
+        ("a2a.md", "# A2A", "python", ""),
+        ("connect.md", "## OpenAI's client for Node", "js", ""),
+        ("connect.md", "## Vercel AI SDK", "js", ""),
+        ("connect.md", "## A2A SDK for JavaScript", "js", ""),
+        ("connect.md", "## openai-agents", "python", "openai-agents"),
+        ("connect.md", "## LangGraph and LangChain", "python", "langgraph"),
+    ],
+)
+async def test_program_of_a_page_prints_the_answer(
+    gateway: RunningGateway, key: str, *, page: str, heading: str, language: str, environment: str
+) -> None:
+    code = program(page, heading, language).replace("flo_…", key)
+    for place in PLACES:
+        code = code.replace(place, gateway.url)
+    if language == "js":
+        command = ["node", "--input-type=module", "--eval", code]
+    else:
+        command = [python_of(environment) if environment else sys.executable, "-c", code]
+    assert ANSWER in await printed(gateway, key, *command)

@@ -391,6 +391,27 @@ async def test_stream_is_the_same_live_and_later_whole_and_in_parts_on_every_rep
             assert await events_of(second, response_id, after) == seen[after + 1 :]
 
 
+async def test_stream_that_a_stopping_replica_ends_continues_on_another_one(
+    replica: Replica, feed: LiveRunWriter, client_of: ClientOf
+) -> None:
+    seen: list[Any] = []
+    async with replica() as two:
+        key = await two.key("olga", ["operator"])
+        second = await client_of(two, key)
+        async with replica() as one:
+            stream = await (await client_of(one, key)).responses.create(model=MODEL, input="Who?", stream=True)
+            (row,) = await runs_of(one, 1)
+            reading = asyncio.create_task(collect(stream, seen))
+            await say(feed, await one.live(row["run_id"]), "The harbour ")
+            await eventually(lambda: any(event.type == "response.output_text.delta" for event in seen))
+        await reading
+        *first, error = [event.to_dict() for event in seen]
+        assert (error["type"], error["sequence_number"]) == ("error", first[-1]["sequence_number"])
+        await two.finish(row["run_id"], feed)
+        rest = await events_of(second, f"resp_{row['run_id']}", error["sequence_number"])
+        assert [*first, *rest] == await events_of(second, f"resp_{row['run_id']}")
+
+
 async def test_response_of_another_tenant_or_of_nobody_is_not_found(
     gateway: RunningGateway, client: AsyncOpenAI, client_of: ClientOf
 ) -> None:

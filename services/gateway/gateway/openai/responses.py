@@ -96,10 +96,15 @@ def response_from_run(run: Run, parameters: Mapping[str, Any], waits_for: WaitsF
 
 
 async def stream_response_events(following: RunFollower, after: int) -> AsyncIterator[ServerSentEvent]:
-    """Yield the run's events with numbers above `after`."""
+    """Yield the run's events with numbers above `after`. An error is none of them: it has the number of the last one
+    that the client has, so that it continues after that.
+    """
     async for event in _events(following):
-        if event["sequence_number"] > after or event["type"] in {"error", "response.failed", "response.cancelled"}:
+        if event["type"] == "error":
+            event["sequence_number"] = max(event["sequence_number"], after)
+        elif event["type"] in {"response.failed", "response.cancelled"}:
             event["sequence_number"] = max(event["sequence_number"], after + 1)
+        if event["sequence_number"] > after or event["type"] == "error":
             data = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
             yield ServerSentEvent(data=data, event=event["type"], sep="\n")
 
@@ -152,7 +157,8 @@ class _MessageEvents:
     def error(self, error: Exception) -> Json:
         """Return what ends a stream whose run continues, or can't be shown."""
         body = openai_error_body(problem_from_error(error))["error"]
-        return self.event("error", **{name: body[name] for name in ("code", "message", "param")})
+        told = {name: body[name] for name in ("code", "message", "param")}
+        return {"type": "error", "sequence_number": self.number, **told}
 
     def texts(self, pieces: list[str]) -> Iterator[Json]:
         """Yield a delta per piece, and the message's beginning before the first."""
