@@ -290,10 +290,10 @@ async def test_errors_are_openais_for_whatever_goes_wrong(
     with pytest.raises(openai.BadRequestError, match="JSON decode error at character 1") as no_json:
         await client.post("/chat/completions", content=b"{", cast_to=object)
     assert no_json.value.param is None
-    await gateway.pool.close()
-    with pytest.raises(openai.InternalServerError) as away:
-        await client.chat.completions.create(model=MODEL, messages=ASKED)
-    assert (away.value.status_code, away.value.code) == (503, "unavailable")
+    await gateway.as_superuser("REVOKE SELECT ON flotilla.runs FROM flotilla_gateway")
+    with pytest.raises(openai.InternalServerError, match="the trace id finds it in the logs") as unforeseen:
+        await client.responses.retrieve("resp_1")
+    assert (unforeseen.value.type, unforeseen.value.code) == ("server_error", "internal")
 
 
 async def test_run_without_an_answer_is_an_error_with_its_reason(
