@@ -29,7 +29,9 @@ class EmbeddingsRequest(BaseModel):
     """`POST /embeddings`."""
 
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"model": MODEL, "input": "Who may approve a refund?"}]}
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"examples": [{"model": MODEL, "input": "Who may approve a refund?"}]},
     )
 
     model: Annotated[str, StringConstraints(min_length=1, max_length=200), STORABLE]

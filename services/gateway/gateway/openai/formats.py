@@ -18,7 +18,7 @@ _LONGEST_REASON = 1000
 
 
 class _Named(BaseModel):
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
 
     name: Annotated[str, StringConstraints(max_length=64), STORABLE] = "answer"
     schema_: Annotated[JsonBody | None, Field(alias="schema")] = None
@@ -52,7 +52,7 @@ class Format(_Named):
 class TextOptions(BaseModel):
     """`text` of a response."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
 
     format: Format = Format()
 

@@ -33,7 +33,7 @@ _MODES = ("auto", "none", "required")
 class Function(BaseModel):
     """A function that the caller runs."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
 
     name: FunctionName
     description: Annotated[str, StringConstraints(max_length=4096), STORABLE] | None = None

@@ -21,7 +21,7 @@ BY_FORM = Discriminator(lambda value: "text" if isinstance(value, str) else "par
 class _Part(BaseModel):
     """A text in a message."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
 
     type: Literal["text", "input_text", "output_text"]
     text: Text
@@ -30,7 +30,7 @@ class _Part(BaseModel):
 class FileRef(BaseModel):
     """A file: one that was sent before, or its content."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
 
     file_id: Annotated[str, StringConstraints(pattern=FILE_ID)] | None = None
     file_data: str | None = None
@@ -57,7 +57,7 @@ class _FilePart(FileRef):
 
 
 class _ChatFilePart(BaseModel):
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
 
     type: Literal["file"]
     file: FileRef
@@ -80,7 +80,7 @@ _Content: TypeAlias = Annotated[
 class CalledFunction(BaseModel):
     """A function, and what a model called it with."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
 
     name: FunctionName
     arguments: _Long
@@ -89,7 +89,7 @@ class CalledFunction(BaseModel):
 class ToolCall(BaseModel):
     """A call that a model asked for, in a message of its."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
 
     id: CallId
     type: Literal["function"] = "function"
@@ -99,7 +99,7 @@ class ToolCall(BaseModel):
 class InputMessage(BaseModel):
     """One message of a conversation."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
 
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -137,7 +137,7 @@ class InputMessage(BaseModel):
 class FunctionCall(BaseModel):
     """An item of a response: a call that the model asked for."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
 
     type: Literal["function_call"]
     call_id: CallId
@@ -148,7 +148,7 @@ class FunctionCall(BaseModel):
 class FunctionCallOutput(BaseModel):
     """An item that says what a function returned."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
 
     type: Literal["function_call_output"]
     call_id: CallId
