@@ -5,12 +5,14 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+from fastapi.exceptions import RequestValidationError
 from openai.resources.chat.completions import Completions
 from openai.resources.embeddings import Embeddings
 from openai.resources.responses import Responses
 
 from gateway.openai.embeddings import EmbeddingsRequest
-from gateway.openai.parameters import DEFAULTS, IGNORED
+from gateway.openai.parameters import DEFAULTS, IGNORED, check_parameters
 from gateway.openai.requests import ChatRequest, ResponsesRequest
 
 PAGE = (Path(__file__).parents[3] / "docs/openai.md").read_text(encoding="utf-8")
@@ -28,6 +30,21 @@ def listed(outcome: str) -> set[str]:
 def test_page_lists_what_is_ignored_and_what_is_refused() -> None:
     assert listed("ignored: ") == set(IGNORED)
     assert listed("refused (400), unless ") == set(DEFAULTS)
+
+
+@pytest.mark.parametrize("name", sorted(IGNORED))
+def test_what_is_ignored_may_have_any_value(name: str) -> None:
+    for value in (None, True, 0, "x", [], {"a": 1}):
+        check_parameters({name: value})
+
+
+@pytest.mark.parametrize("name", sorted(DEFAULTS))
+def test_what_is_refused_may_ask_for_what_happens_anyway_and_for_nothing_else(name: str) -> None:
+    for value in (None, *DEFAULTS[name]):
+        check_parameters({name: value})
+    for value in (True, 2, "x", ["x"], {"a": 1}):
+        with pytest.raises(RequestValidationError, match=f"parameter '{name}' is not supported: leave it out"):
+            check_parameters({name: value})
 
 
 def parameters_of(function: Callable[..., object]) -> set[str]:
