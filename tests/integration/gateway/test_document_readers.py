@@ -99,9 +99,9 @@ async def test_who_may_read_the_run_but_not_the_document_sees_no_quote_of_it(
 
 
 async def test_a_repeated_question_shows_no_quote_of_a_document_that_its_asker_may_no_longer_read(
-    operator: httpx.AsyncClient, gateway: RunningGateway
+    gateway: RunningGateway, operator: httpx.AsyncClient, carol: httpx.AsyncClient
 ) -> None:
-    added = await add(operator, "pay.md", PAY, readers=["user:olga"])
+    added = await add(operator, "pay.md", PAY, readers=["user:carol"])
     messages = [{"role": "user", "content": "Who earns what?"}]
     questions: list[tuple[str, dict[str, Any]]] = [
         ("/v1/sessions/s1/runs", {"query": "Who earns what?", "wait_s": 30}),
@@ -109,14 +109,14 @@ async def test_a_repeated_question_shows_no_quote_of_a_document_that_its_asker_m
     ]
     key = {"Idempotency-Key": "once"}
     for number, (path, body) in enumerate(questions, start=1):
-        asking = asyncio.create_task(operator.post(path, json=body, headers=key))
+        asking = asyncio.create_task(carol.post(path, json=body, headers=key))
         await eventually(partial(has_runs, gateway, number))
         await cite(gateway, added["document_id"])
         assert "9,000" in (await asking).text
-    others = {"readers": [{"name": "carol"}]}
+    others = {"readers": [{"name": "dave"}]}
     assert (await operator.put(f"/v1/documents/{added['document_id']}/readers", json=others)).status_code == 200
     for path, body in questions:
-        again = await operator.post(path, json=body, headers=key)
+        again = await carol.post(path, json=body, headers=key)
         assert (again.status_code, "9,000" in again.text, "A document that you" in again.text) == (200, False, True)
     assert await has_runs(gateway, len(questions))
 

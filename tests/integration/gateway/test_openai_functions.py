@@ -178,7 +178,7 @@ OUTPUT: Any = {"role": "tool", "tool_call_id": "c1", "content": "12"}
         ({"tools": [{"type": "web_search"}]}, "tools of type function only"),
         ({"tools": NESTED * 2}, "two functions have the same name"),
         ({"tools": NESTED * 129}, "at most 128"),
-        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools.0"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "#/tools/0/function/name"),
         ({"tools": [{"type": "function", "function": {"name": "a", "parameters": {"type": "wat"}}}]}, "tool a is inv"),
         (
             {"tools": [{"type": "function", "function": {"name": "a", "parameters": {"x": "y" * 100_000}}}]},
