@@ -1649,7 +1649,7 @@ export interface components {
              */
             name: string;
             /** Schema */
-            schema_?: {
+            schema?: {
                 [key: string]: unknown;
             } | null;
             /** Strict */
@@ -5003,7 +5003,7 @@ export interface components {
              */
             name: string;
             /** Schema */
-            schema_?: {
+            schema?: {
                 [key: string]: unknown;
             } | null;
             /** Strict */
