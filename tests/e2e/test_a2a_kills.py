@@ -289,7 +289,7 @@ async def test_every_transition_of_a_task_survives_the_death_of_any_service(
 
 @pytest.mark.chaos
 @pytest.mark.timeout(900)
-async def test_what_is_refused_is_no_task_while_services_die(llm_fleet: Fleet, house: House) -> None:
+async def test_a_refused_message_makes_no_task_while_services_die(llm_fleet: Fleet, house: House) -> None:
     for number in range(len(SERVICES)):
         await refused(house, f"refused-{number}")
         assert await runs_of(llm_fleet, f"refused-{number}") == 0
