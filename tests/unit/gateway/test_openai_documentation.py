@@ -34,7 +34,8 @@ def test_page_lists_what_is_ignored_and_what_is_refused() -> None:
 
 @pytest.mark.parametrize("name", sorted(IGNORED))
 def test_what_is_ignored_may_have_any_value(name: str) -> None:
-    for value in (None, True, 0, "x", [], {"a": 1}):
+    values: tuple[object, ...] = (None, True, 0, "x", [], {"a": 1})
+    for value in values:
         check_parameters({name: value})
 
 
