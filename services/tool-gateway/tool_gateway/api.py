@@ -12,9 +12,9 @@ from starlette.routing import Route
 
 from flotilla.contracts.envelope import from_json, to_json
 from flotilla.contracts.errors import Forbidden, Invalid, RetryLater, Undecodable
-from flotilla.contracts.mcp import CALLS_PATH, McpCallAtOnce
-from flotilla.telemetry import span
-from tool_gateway.at_once import MAX_NAMED_CHARS, CallsAtOnce, LeftToWorker
+from flotilla.contracts.mcp import CALL_REFUSED, CALLS_PATH, McpCallAtOnce
+from flotilla.telemetry import metrics, span
+from tool_gateway.at_once import MAX_NAMED_CHARS, CallsAtOnce, LeftToWorker, TooManyCalls
 
 log = structlog.get_logger(__name__)
 MAX_BODY_BYTES = 1_000_000
@@ -45,6 +45,9 @@ async def _answer(calls: CallsAtOnce, asked: McpCallAtOnce) -> Response:
     except Forbidden as error:
         log.warning("mcp_call_refused", **_named(asked))
         return _refusal(403, str(error))
+    except TooManyCalls as error:
+        metrics.MCP_REFUSED.labels(asked.tool.partition(".")[0], "too_many").inc()
+        return _refusal(CALL_REFUSED, str(error))
     except (LeftToWorker, Invalid) as reason:
         return _refusal(409, str(reason))
     except RetryLater as error:

@@ -23,7 +23,7 @@ from flotilla.agent.tool_runner import ToolRunner
 from flotilla.approvals.reloading import ReloadingPolicyFile
 from flotilla.contracts.approvals import MAX_ARGS_BYTES
 from flotilla.contracts.envelope import to_builtins, to_json
-from flotilla.contracts.errors import Forbidden, Invalid
+from flotilla.contracts.errors import Forbidden, Invalid, Refused
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.mcp import MCP_AGENT, McpCallAtOnce, McpResult
 from flotilla.contracts.tasks import AgentTask, is_mcp_call_id
@@ -44,11 +44,21 @@ MAX_NAMED_CHARS = 200
 _SECRET_BYTES = 32
 # The asking task, and what its tenant allowed of the tool.
 _ASKING = "SELECT * FROM flotilla.asking_task($1, $2, $3, $4, $5, $6, $7)"
-_BEGIN = "SELECT flotilla.begin_call_at_once($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
+_BEGIN = "SELECT flotilla.begin_call_at_once($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
+_LEFT = {
+    "not_allowed": "the asking task is over, or the tool is not allowed any more",
+    "recorded": "it is on record already",
+    "suspended": "the tenant is suspended: the call waits until it is resumed",
+}
+"""Why the worker goes on with a call that the database does not begin."""
 
 
 class LeftToWorker(Exception):
     """The call is not made here, or not ended: the agent's task asks the worker for it."""
+
+
+class TooManyCalls(Refused):
+    """The task has begun as many calls as it may."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +80,8 @@ class CallsAtOnce:
         pins: AllowedTools,
         policy: ReloadingPolicyFile,
         run: FunctionRunner,
+        *,
+        max_calls_per_task: int,
     ) -> None:
         """`run` holds arguments against the tools' schemas."""
         self._pool = pool
@@ -77,6 +89,7 @@ class CallsAtOnce:
         self._pins = pins
         self._policy = policy
         self._run = run
+        self._max_calls_per_task = max_calls_per_task
         self._answers = AnswerStore(pool, MCP_AGENT)
 
     async def call(self, asked: McpCallAtOnce) -> McpResult:
@@ -84,7 +97,8 @@ class CallsAtOnce:
 
         Raises:
             Forbidden: the secret opens no task that may ask for this call.
-            LeftToWorker: the call needs more than this, or is on record already.
+            LeftToWorker: the call needs more than this, is on record already, or its tenant is suspended.
+            TooManyCalls: the task has begun as many as it may.
             RetryLater: PostgreSQL is unavailable.
         """
         server, _, name = asked.tool.partition(".")
@@ -137,7 +151,7 @@ class CallsAtOnce:
 
     async def _made(self, asked: McpCallAtOnce, task: AgentTask, tool: GovernedMcpTool, pinned: str) -> McpResult:
         started = time.monotonic()
-        calls = _CallStore(self._pool, task, asked, pinned)
+        calls = _CallStore(self._pool, task, asked, pinned, self._max_calls_per_task)
         recorder = EventRecorder(MCP_AGENT, task)
         runner = ToolRunner(task, calls, GatedToolCalls(MCP_AGENT, task.task_id, {}), recorder, new_id)
         result = McpResult(**await runner.run(None, tool, tool.validated_arguments(asked.arguments)))
@@ -158,12 +172,13 @@ class CallsAtOnce:
 class _CallStore(PostgresToolCalls):
     """The one call of a task's try 0: begun with the task itself, its return stored with the task's answer."""
 
-    def __init__(self, pool: Pool, task: AgentTask, asked: McpCallAtOnce, pinned: str) -> None:
+    def __init__(self, pool: Pool, task: AgentTask, asked: McpCallAtOnce, pinned: str, max_calls: int) -> None:
         super().__init__(pool, task, MCP_AGENT)
         self._own_pool = pool
         self._opened = task
         self._asked = asked
         self._pinned = pinned
+        self._max_calls = max_calls
         self._returned: tuple[IdentifiedToolCall, CallEnd] | None = None
 
     def returned(self) -> tuple[IdentifiedToolCall, CallEnd]:
@@ -181,7 +196,8 @@ class _CallStore(PostgresToolCalls):
         """Open the task and begin the call.
 
         Raises:
-            LeftToWorker: it is on record, or not allowed any more.
+            LeftToWorker: it is on record, or not allowed any more, or its tenant is suspended.
+            TooManyCalls: the asking task has begun as many as it may.
             RetryLater: PostgreSQL is unavailable.
         """
         asked, server_and_tool = self._asked, call.tool.partition(".")[::2]
@@ -194,7 +210,7 @@ class _CallStore(PostgresToolCalls):
                 async with self._own_pool.acquire() as connection:
                     cipher = await session_cipher(connection, task.tenant_id, task.session_id)
             stored = sealed_columns(cipher, TOOL_CALLS, call_id, {"called": shown})
-            begun = await self._own_pool.fetchval(
+            refusal = await self._own_pool.fetchval(
                 _BEGIN,
                 asked.tenant_id,
                 asked.task_id,
@@ -208,9 +224,15 @@ class _CallStore(PostgresToolCalls):
                 call_id,
                 stored["called"],
                 CLAIM_S,
+                self._max_calls,
             )
-        if not begun:
-            raise LeftToWorker("it is on record already, or not allowed any more")
+        if refusal == "too_many":
+            raise TooManyCalls(
+                f"task {asked.task_id} has made {self._max_calls} calls of MCP tools, and may make no more "
+                "(FLOTILLA_MAX_CALLS_PER_TASK at the tool gateway)"
+            )
+        if refusal is not None:
+            raise LeftToWorker(_LEFT[refusal])
         return BegunCall(call=call, start_no=start_no, call_id=call_id)
 
     async def end(self, begun: BegunCall, ended: CallEnd) -> CallEnd:

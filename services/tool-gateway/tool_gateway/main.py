@@ -33,7 +33,9 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         connections = ServerConnections(servers, pins.note)
         checkers = await stack.enter_async_context(schemas.open_schema_checkers())
         agent = mcp_agent(connections, pins, policy, checkers.run)
-        calls = CallsAtOnce(pool, connections, pins, policy, checkers.run)
+        calls = CallsAtOnce(
+            pool, connections, pins, policy, checkers.run, max_calls_per_task=settings.max_calls_per_task
+        )
         server = http_server(
             calls_api(calls), settings.http_host, settings.http_port, grace_s=max(1, int(settings.drain_s) - 2)
         )

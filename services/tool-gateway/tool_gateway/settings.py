@@ -16,3 +16,6 @@ class Settings(AgentSettings):
     """The address on which agents that hold a task call tools; `::` is every address of IPv6 and IPv4."""
     http_port: int = Field(default=8080, ge=0, le=65535)
     """The port for it; 0 picks a free one."""
+    max_calls_per_task: int = Field(default=1000, ge=1, le=1_000_000)
+    """How many calls one task of an agent may have the tool gateway make while it is held, in all its tries together;
+    further ones fail, and the agent learns why."""

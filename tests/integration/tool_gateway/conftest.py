@@ -112,8 +112,20 @@ def servers(configuration: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture
+def further_settings() -> dict[str, Any]:
+    """Of the tool gateway; tests override it."""
+    return {}
+
+
+@pytest.fixture
 async def desk(
-    database: Database, redis_url: str, pool: Pool, tmp_path: Path, servers: dict[str, Any]
+    database: Database,
+    redis_url: str,
+    pool: Pool,
+    tmp_path: Path,
+    servers: dict[str, Any],
+    *,
+    further_settings: dict[str, Any],
 ) -> AsyncIterator[Desk]:
     """A tool gateway at work."""
     await open_session(pool)
@@ -131,6 +143,7 @@ async def desk(
             "drain_s": 3,
             "http_host": LOOPBACK,
             "http_port": port,
+            **further_settings,
         }
     )
     async with connect_redis(redis_url) as client, service_running("tool-gateway", run, settings) as runtime:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,11 +31,15 @@ class Clerk:
     def __init__(self) -> None:
         self.runs = 0
         self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.before: Callable[[], Awaitable[None]] | None = None
+        """Runs before the calls."""
         self.agent = Agent("adder", mcp=("desk",))
 
         @self.agent.task
         async def clerk(ctx: TaskContext, task: ResearchTask) -> Sums:
             self.runs += 1
+            if self.before is not None:
+                await self.before()
             answers = await asyncio.gather(*(ctx.tool(name, **arguments) for name, arguments in self.calls))
             return Sums(answers=list(answers))
 

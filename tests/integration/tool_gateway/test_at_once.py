@@ -18,6 +18,7 @@ from flotilla.contracts.mcp import CALLS_PATH, McpCallAtOnce
 from flotilla.contracts.requests import RAGRequest
 from flotilla.contracts.tasks import McpCallNeeded
 from flotilla.postgres import open_pool, tenant_transaction
+from flotilla.workflows.calls.delegation import SUSPENDED
 from tests.integration.tool_gateway.conftest import Desk
 from tests.integration.tool_gateway.test_agents import Clerk, output, question, worker
 from tests.integration.workflow_worker.test_gated_tools import decide, pending
@@ -30,6 +31,19 @@ __all__ = ["question", "worker"]
 ASKING = task("t1", "adder")
 ACCEPT = "SELECT flotilla.accept_call_outcome($1, $2)"
 CALL_ID = "t1.mcp." + "0" * 24
+MAX_CALLS = 3
+SUSPEND = """
+INSERT INTO flotilla_ops.tenants (tenant_id, created_by, suspended_by, suspended_at, suspended_for)
+VALUES ($1, 'otto', 'otto', now(), 'x')
+"""
+RESUME = """
+UPDATE flotilla_ops.tenants SET suspended_by = NULL, suspended_at = NULL, suspended_for = NULL WHERE tenant_id = $1
+"""
+
+
+@pytest.fixture
+def further_settings() -> dict[str, Any]:
+    return {"max_calls_per_task": MAX_CALLS}
 
 
 @pytest.fixture
@@ -243,3 +257,76 @@ async def test_an_agent_without_a_tool_gateway_at_hand_leaves_its_calls_to_the_w
     async with open_tool_gateway_client("http://127.0.0.1:9") as away:
         wanted = McpCallNeeded(call_id=CALL_ID, tool="desk.add", arguments={"a": 1, "b": 2})
         assert await away.call_at_once(ASKING, wanted) is None
+
+
+async def test_a_task_makes_no_more_calls_than_it_may_however_many_it_asks_for_at_once(desk: Desk) -> None:
+    await delegated(desk)
+    calls = [asked(call_id=f"t1.mcp.{number:024}") for number in range(8)]
+    answers = await asyncio.gather(*(post(desk, call) for call in calls))
+    assert sorted(status for status, _ in answers) == [200] * MAX_CALLS + [422] * 5
+    assert desk.calls() == ["add 1 2"] * MAX_CALLS
+    refused = next(body for status, body in answers if status == 422)
+    assert f"made {MAX_CALLS} calls" in refused["reason"]
+    made = next(call for call, (status, _) in zip(calls, answers, strict=True) if status == 200)
+    assert (await post(desk, made))[0] == 409  # it is on record, and its answer can be had
+
+
+async def test_calls_of_a_task_are_counted_over_all_its_tries(desk: Desk) -> None:
+    await delegated(desk)
+    for number in range(MAX_CALLS):
+        assert (await post(desk, asked(call_id=f"t1.mcp.{number:024}")))[0] == 200
+    await rows(desk.pool, "UPDATE flotilla.delegations SET state = 'failed' WHERE task_id = 't1'")
+    await delegate(desk.pool, replace(ASKING, attempt=2))
+    assert (await post(desk, asked(attempt=2, call_id=f"t1.mcp.{9:024}")))[0] == 422
+    await delegate(desk.pool, replace(ASKING, task_id="t2"))
+    assert (await post(desk, asked(task_id="t2", call_id=f"t2.mcp.{0:024}")))[0] == 200
+
+
+async def test_a_call_over_the_limit_is_refused_and_not_made_by_the_worker_either(
+    worker: RunningWorker, desk: Desk, clerk: Clerk, question: RAGRequest
+) -> None:
+    clerk.calls = [("mcp__desk__add", {"a": number, "b": 0}) for number in range(MAX_CALLS + 1)]
+    handle = await worker.start_run(question)
+    with pytest.raises(Exception, match="failed"):
+        await handle.result()
+    assert "FLOTILLA_MAX_CALLS_PER_TASK" in (await worker.run_row(question))["error"]
+    assert len(desk.calls()) == MAX_CALLS
+
+
+async def test_a_task_of_a_suspended_tenant_calls_nothing_unless_its_runs_are_to_end(desk: Desk) -> None:
+    await delegated(desk)
+    await rows(desk.pool, SUSPEND, "default")
+    status, body = await post(desk, asked())
+    assert (status, "suspended" in body["reason"]) == (409, True)
+    assert desk.calls() == []
+    await rows(desk.pool, "UPDATE flotilla_ops.tenants SET finishes_runs = true")
+    assert (await post(desk, asked()))[0] == 200
+
+
+async def test_a_call_of_a_tenant_that_is_suspended_meanwhile_waits_until_it_is_resumed(
+    worker: RunningWorker, desk: Desk, clerk: Clerk, question: RAGRequest
+) -> None:
+    async def suspend() -> None:
+        await rows(desk.pool, SUSPEND, "acme")
+
+    clerk.calls, clerk.before = [("mcp__desk__add", {"a": 1, "b": 2})], suspend
+    handle = await worker.start_run(question)
+
+    async def is_held() -> bool:
+        failures = [event.activity_task_failed_event_attributes for event in (await handle.fetch_history()).events]
+        return SUSPENDED in {failed.failure.application_failure_info.type for failed in failures}
+
+    await eventually(is_held, timeout_s=30)
+    assert desk.calls() == []
+    clerk.before = None
+    await rows(desk.pool, RESUME, "acme")
+    await handle.result()
+    assert json.loads(await output(worker, question)) == {"answers": [{"result": 3}]}
+    assert desk.calls() == ["add 1 2"]
+
+
+async def test_a_task_of_a_replay_reaches_no_server_though_its_agent_asks(desk: Desk) -> None:
+    await delegated(desk)
+    await rows(desk.pool, "UPDATE flotilla.sessions SET kind = 'replay'")
+    assert (await post(desk, asked()))[0] == 403
+    assert desk.calls() == []

@@ -6,13 +6,15 @@ for the same call, under the same id, as it does without this way: what was begu
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
 
+from flotilla.agent.mcp_tools import McpToolFailed
 from flotilla.contracts.envelope import from_json, to_json
 from flotilla.contracts.errors import ConfigurationError, Undecodable
-from flotilla.contracts.mcp import CALLS_PATH, McpCallAtOnce, McpResult
+from flotilla.contracts.mcp import CALL_REFUSED, CALLS_PATH, McpCallAtOnce, McpResult
 from flotilla.contracts.tasks import AgentTask, McpCallNeeded
 from flotilla.telemetry import current_traceparent
 
@@ -26,6 +28,11 @@ _OK = 200
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    reason: str
+
+
 class ToolGatewayClient:
     """The tool gateway at one address."""
 
@@ -33,7 +40,11 @@ class ToolGatewayClient:
         self._http = http
 
     async def call_at_once(self, task: AgentTask, wanted: McpCallNeeded) -> McpResult | None:
-        """Return what the tool answered; None where the call is not made, or has no answer yet."""
+        """Return what the tool answered; None where the call is not made, or has no answer yet.
+
+        Raises:
+            McpToolFailed: the tool gateway refuses the call for good.
+        """
         from httpx2 import HTTPError
 
         asked = McpCallAtOnce(
@@ -52,6 +63,8 @@ class ToolGatewayClient:
             response = await self._http.post(CALLS_PATH, content=to_json(asked), headers=headers)
             if response.status_code == _OK:
                 return from_json(response.content, McpResult)
+            if response.status_code == CALL_REFUSED:
+                raise McpToolFailed(f"tool {wanted.tool}: {from_json(response.content, _Refusal).reason}")
             reason = f"{response.status_code}: {response.text[:300]}"
         except (HTTPError, Undecodable) as error:
             reason = f"{type(error).__name__}: {error}"

@@ -124,7 +124,8 @@ class McpCaller(Protocol):
     """The tool gateway, as far as it makes calls while their task is held."""
 
     async def call_at_once(self, task: AgentTask, wanted: McpCallNeeded) -> McpResult | None:
-        """What the tool answered, stored; None where the task has to ask the worker for the call."""
+        """What the tool answered, stored; None where the task has to ask the worker for the call. Raises
+        `McpToolFailed` where it is refused for good."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

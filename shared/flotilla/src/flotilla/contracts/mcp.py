@@ -32,8 +32,9 @@ class McpResult:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class McpCallAtOnce:
     """What an agent sends to the tool gateway (`POST /v1/calls`) while it holds its task: a call of an MCP tool, and
-    what proves that the task is its own. The answer is an `McpResult`; with any other status the call is not made, or
-    goes on, and the agent's task asks the worker for it."""
+    what proves that the task is its own. The answer is an `McpResult`; with `CALL_REFUSED` the call is refused for
+    good, and `reason` says why; with any other status it is not made, or goes on, and the agent's task asks the worker
+    for it."""
 
     tenant_id: str
     task_id: str
@@ -47,6 +48,8 @@ class McpCallAtOnce:
 
 
 CALLS_PATH = "/v1/calls"
+CALL_REFUSED = 422
+"""Not 429, which a proxy on the way sends, too, and means a later try by it."""
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NOT_IN_MODEL_NAMES = re.compile(r"[^A-Za-z0-9_-]")
