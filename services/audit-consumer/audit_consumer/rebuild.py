@@ -168,7 +168,7 @@ def _is_open(connection: Connection) -> bool:
         return False
 
 
-async def drop_kept(pool: Pool, *, is_confirmed: bool) -> JsonObject:
+async def drop_kept_projection(pool: Pool, *, is_confirmed: bool) -> JsonObject:
     """Empties what the last rebuild replaced; says whether there was any. `pool` is one of the live projection.
 
     Raises:

@@ -11,7 +11,7 @@ from audit_consumer.decisions import Publish, accept_parked_history, reject_park
 from audit_consumer.losses import WouldLoseEvents
 from audit_consumer.projection import Projection
 from audit_consumer.projection_rows import SessionKey
-from audit_consumer.rebuild import RebuildTerms, drop_kept
+from audit_consumer.rebuild import RebuildTerms, drop_kept_projection
 from audit_consumer.rewinds import HistoryDecision
 from audit_consumer.snapshotting import write_due_snapshots
 from flotilla.audit.requests import NO_SESSION
@@ -123,7 +123,7 @@ class AuditRequestLoop:
         if request["kind"] == "rebuild":
             return await self._rebuild(self._order(request))
         if request["kind"] == "drop_kept":
-            return await drop_kept(self._pool, is_confirmed=_is_confirmed(request))
+            return await drop_kept_projection(self._pool, is_confirmed=_is_confirmed(request))
         decision = HistoryDecision(
             session=session,
             request_id=request["request_id"],

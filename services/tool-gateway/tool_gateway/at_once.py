@@ -14,7 +14,7 @@ from hashlib import sha256
 
 from flotilla.agent import ToolNotCalled
 from flotilla.agent.effects import AnswerStore
-from flotilla.agent.execution import ExecutionOutcome
+from flotilla.agent.execution import FunctionOutcome
 from flotilla.agent.gates import GatedToolCalls
 from flotilla.agent.ports import BegunCall, CallEnd, CallHistory, IdentifiedToolCall
 from flotilla.agent.recording import EventRecorder, tool_call_data
@@ -156,7 +156,7 @@ class CallsAtOnce:
         runner = ToolRunner(task, calls, GatedToolCalls(MCP_AGENT, task.task_id, {}), recorder, new_id)
         result = McpResult(**await runner.run(None, tool, tool.validated_arguments(asked.arguments)))
         kept = to_storable(to_builtins(result))
-        outcome = ExecutionOutcome(
+        outcome = FunctionOutcome(
             status="done",
             duration_ms=round((time.monotonic() - started) * 1000, 3),
             result=kept.value,

@@ -15,7 +15,14 @@ from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import QUESTION, TokenPayer, run_workflow_id, workflow_source
 from flotilla.contracts.requests import ACTIVE_RUN_STATUSES, RAGRequest, WorkflowRequest
 from flotilla.encryption.tables import RUNS
-from flotilla.eventstore.sessions import TENANTS, SessionAccess, ensure_session, get_session, kind_for, load_access
+from flotilla.eventstore.sessions import (
+    TENANTS,
+    SessionAccess,
+    ensure_session,
+    get_session,
+    load_access,
+    session_kind_of,
+)
 from flotilla.outbox import append
 from flotilla.postgres import Connection, seal_columns
 from flotilla.postgres.open_work import count_open_work
@@ -82,7 +89,9 @@ async def adopt_child_run(
     maker = await _maker(connection, request)
     if request.schedule_id or _parent(request):
         await _check_room(connection, request, maker, limits)
-    await ensure_session(connection, tenant_id, session_id, request.user_id, maker.access, kind=kind_for(request))
+    await ensure_session(
+        connection, tenant_id, session_id, request.user_id, maker.access, kind=session_kind_of(request)
+    )
     if request.schedule_id and await _is_busy(connection, tenant_id, session_id):
         await _add(connection, request, maker, f"{run_workflow_id(run_id)}-queued", waits=True)
         return None

@@ -35,7 +35,7 @@ from tests.support.votes import (
 from tests.support.waiting import eventually
 from workflow_worker.actions.registry import ActionHandlerRegistry
 from workflow_worker.activities.actions import ActionActivities
-from workflow_worker.activities.signatures.actions import ActionKey, Execution
+from workflow_worker.activities.signatures.actions import ActionRef, Execution
 
 SIGNED = """
 version = "signed"
@@ -147,7 +147,7 @@ class Hands:
         """
         await self._forge(*proofs, receipt=receipt)
         execution = Execution(
-            key=ActionKey(tenant_id="acme", action_id="forged", session_id="forged"),
+            key=ActionRef(tenant_id="acme", action_id="forged", session_id="forged"),
             action="echo",
             args=ARGS,
             content_hash=HASH,

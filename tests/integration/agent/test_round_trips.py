@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from flotilla.agent.effects import AnswerStore, TaskOver
-from flotilla.agent.execution import ExecutionOutcome
+from flotilla.agent.execution import FunctionOutcome
 from flotilla.contracts.errors import NotFound
 from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.contracts.tasks import AgentTask
@@ -31,7 +31,7 @@ async def agents_pool(pool: Pool) -> AsyncIterator[Pool]:
         yield own
 
 
-def outcome(wanted: AgentTask, **fields: Any) -> ExecutionOutcome:
+def outcome(wanted: AgentTask, **fields: Any) -> FunctionOutcome:
     """A result with one event."""
     event = AgentStateEvent(
         kind="state_change",
@@ -40,7 +40,7 @@ def outcome(wanted: AgentTask, **fields: Any) -> ExecutionOutcome:
         run_id=wanted.run_id,
         task_id=wanted.task_id,
     )
-    return ExecutionOutcome(
+    return FunctionOutcome(
         **{"status": "done", "duration_ms": 1.0, "result": {"total": 3}, "events": [event], **fields}
     )
 

@@ -32,7 +32,7 @@ from tests.support.time_skipping import time_skipping_server
 from tests.support.waiting import eventually
 from workflow_worker.actions.registry import ActionHandlerRegistry, load_action_handlers
 from workflow_worker.activities.actions import ActionActivities
-from workflow_worker.activities.signatures.actions import ActionKey, Execution
+from workflow_worker.activities.signatures.actions import ActionRef, Execution
 from workflow_worker.activities.webhooks import WebhookReceivers
 
 ANY_POLICY = parse_policy(POLICY, "test")
@@ -181,7 +181,7 @@ async def test_publishing_an_answer_twice_publishes_it_once(desk: Desk) -> None:
 
 def execution(**changes: Any) -> Execution:
     fields: dict[str, Any] = {
-        "key": ActionKey(tenant_id="acme", action_id="a1", session_id="a1"),
+        "key": ActionRef(tenant_id="acme", action_id="a1", session_id="a1"),
         "action": "echo",
         "args": {"text": "hi"},
         "content_hash": content_hash("echo", {"text": "hi"}),

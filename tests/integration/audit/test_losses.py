@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from audit_consumer.losses import WouldLoseEvents
-from audit_consumer.rebuild import RebuildTerms, drop_kept, rebuild
+from audit_consumer.rebuild import RebuildTerms, drop_kept_projection, rebuild
 from audit_consumer.settings import Settings
 from flotilla.audit.requests import (
     AuditRequest,
@@ -272,7 +272,7 @@ async def test_an_order_that_was_carried_out_but_not_answered_is_not_carried_out
     assert await rebuild(settings, order) == first
     with pytest.raises(Conflict, match="flotilla audit drop-kept"):
         await rebuild(settings)
-    assert (await drop_kept(audit_pool, is_confirmed=True))["dropped"]
+    assert (await drop_kept_projection(audit_pool, is_confirmed=True))["dropped"]
     assert (await rebuild(settings))["sessions_lost"] == []
 
 

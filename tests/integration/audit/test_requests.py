@@ -8,7 +8,7 @@ import pytest
 
 from audit_consumer.projection import Projection
 from audit_consumer.projection_rows import SessionKey
-from audit_consumer.rebuild import RebuildTerms, drop_kept, rebuild
+from audit_consumer.rebuild import RebuildTerms, drop_kept_projection, rebuild
 from audit_consumer.requests import AuditRequestLoop, retry_formerly_unknown_types, retry_parked_session
 from flotilla.audit.requests import (
     AuditRequest,
@@ -124,7 +124,7 @@ async def test_a_rebuild_equals_what_was_there_and_fixes_what_was_broken(
     assert (await Verifier(pool, "default").verify()).ok
     (kept,) = await projected.fetch("SELECT count(*) AS rows FROM audit_next.session_events")
     assert kept["rows"] == len(before) - 201
-    assert (await drop_kept(audit_pool, is_confirmed=True))["dropped"]
+    assert (await drop_kept_projection(audit_pool, is_confirmed=True))["dropped"]
     (left,) = await projected.fetch("SELECT count(*) AS rows FROM audit_next.session_events")
     assert left["rows"] == 0
 

@@ -75,7 +75,7 @@ async def test_what_kafka_has_and_the_snapshot_has_not_is_cut_and_named(
     # As if these had been committed after the snapshot, and relayed before Kafka was read.
     await publish(saved.kafka, events_of("s1", [7, 8]) + events_of("later", [1]) + events_of("s2", [6]))
     manifest = await saved.back_up(tmp_path / "backup")
-    assert manifest.as_document()["cut"] == 4
+    assert manifest.as_json_object()["cut"] == 4
     with gzip.open(tmp_path / "backup" / manifest.cut.name) as file:
         cut = {(one["session_id"], one["seq"]) for one in map(json.loads, file)}
     assert cut == {("s1", 7), ("s1", 8), ("later", 1), ("s2", 6)}

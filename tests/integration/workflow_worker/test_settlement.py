@@ -14,7 +14,14 @@ from flotilla.contracts.tasks import AgentReply, AgentTask, ReplyAddress
 from flotilla.postgres import Pool, open_pool, tenant_transaction
 from tests.support.postgres import Database
 from tests.support.tickets import SIGNER
-from workflow_worker.delegations import OpenedHop, next_hop_task, open_first_hop, open_hop, reopen_hop, reseal_task
+from workflow_worker.delegations import (
+    OpenedHop,
+    next_hop_task,
+    open_first_hop,
+    open_hop,
+    reopen_hop,
+    reseal_task,
+)
 from workflow_worker.recent_hops import MOST, MOST_BYTES, RecentHops
 from workflow_worker.settlement import ReplyRefused, ReplySettlement, SettledReply
 

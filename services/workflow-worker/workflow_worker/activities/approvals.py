@@ -27,7 +27,7 @@ from workflow_worker.activities.signatures.actions import (
     RECORD_VERDICT,
     REMIND,
     SEND_APPROVAL_REQUEST,
-    ActionKey,
+    ActionRef,
     ApprovalRequest,
     CountedDecision,
     RefusedDecision,
@@ -99,7 +99,7 @@ class ApprovalActivities:
     async def send_approval_request(self, request: ApprovalRequest) -> WebhookBatch:
         """Puts the action into the inbox and queues its webhooks. Idempotency key: (tenant, action id)."""
         action = request.action
-        key = ActionKey(tenant_id=action.tenant_id, action_id=action.action_id, session_id=action.session_id)
+        key = ActionRef(tenant_id=action.tenant_id, action_id=action.action_id, session_id=action.session_id)
         async with tenant_transaction(self._pool, key.tenant_id) as connection:
             added = await connection.fetchval(_ADD, *await _columns(connection, request))
             ids = await self._queue(connection, key, "approval.requested", _public(request))
@@ -109,7 +109,7 @@ class ApprovalActivities:
         return WebhookBatch(key=key, delivery_ids=ids)
 
     @activity.defn(name=REMIND)
-    async def remind(self, key: ActionKey) -> WebhookBatch:
+    async def remind(self, key: ActionRef) -> WebhookBatch:
         """Reminds, if the vote is still open. Idempotency key: (tenant, action id)."""
         ids: list[str] = []
         async with tenant_transaction(self._pool, key.tenant_id) as connection:
@@ -169,12 +169,12 @@ class ApprovalActivities:
             if await _show(connection, verdict.key, verdict.ballot):
                 await _append(connection, verdict.key, [vote_ended_event(verdict.ballot)])
 
-    async def _queue(self, connection: Connection, key: ActionKey, kind: str, data: object) -> list[str]:
+    async def _queue(self, connection: Connection, key: ActionRef, kind: str, data: object) -> list[str]:
         body = to_json({"type": kind, "data": data})
         return await queue_webhooks(connection, key, kind, self._webhook_urls, body)
 
 
-async def _show(connection: Connection, key: ActionKey, ballot: Ballot) -> bool:
+async def _show(connection: Connection, key: ActionRef, ballot: Ballot) -> bool:
     stored = await seal_columns(
         connection,
         key.tenant_id,
@@ -203,7 +203,7 @@ async def _show(connection: Connection, key: ActionKey, ballot: Ballot) -> bool:
     return shown is not None
 
 
-async def _append(connection: Connection, key: ActionKey, events: list[AgentStateEvent]) -> None:
+async def _append(connection: Connection, key: ActionRef, events: list[AgentStateEvent]) -> None:
     await append(connection, key.tenant_id, key.session_id, events)
 
 
@@ -274,7 +274,7 @@ async def _columns(connection: Connection, request: ApprovalRequest) -> tuple[ob
 
 
 async def _columns_of_attempt(
-    connection: Connection, key: ActionKey, attempt: DecisionRequest, update_id: str, policy_version: str
+    connection: Connection, key: ActionRef, attempt: DecisionRequest, update_id: str, policy_version: str
 ) -> tuple[object, ...]:
     stored = await seal_columns(
         connection,

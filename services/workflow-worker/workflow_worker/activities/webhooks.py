@@ -17,7 +17,7 @@ from flotilla.contracts.names import join_id_parts
 from flotilla.encryption import is_readable
 from flotilla.encryption.tables import WEBHOOKS
 from flotilla.postgres import Connection, Pool, open_row, seal_columns, tenant_transaction
-from workflow_worker.activities.signatures.actions import DELIVER_WEBHOOK, ActionKey, WebhookDelivery
+from workflow_worker.activities.signatures.actions import DELIVER_WEBHOOK, ActionRef, WebhookDelivery
 from workflow_worker.webhook_signatures import sign_webhook
 
 _LOAD = "SELECT url, body, status FROM flotilla.webhook_deliveries WHERE tenant_id = $1 AND delivery_id = $2"
@@ -43,7 +43,7 @@ class WebhookReceivers:
 
 
 async def queue_webhooks(
-    connection: Connection, key: ActionKey, kind: str, urls: Sequence[str], body: bytes
+    connection: Connection, key: ActionRef, kind: str, urls: Sequence[str], body: bytes
 ) -> list[str]:
     """Add a delivery per receiver, in the caller's transaction; give their ids, the same ones when repeated."""
     ids = []

@@ -378,9 +378,9 @@ class HumanInTheLoopWorkflow:
     def _args(self) -> JsonObject:
         return self._ballot.args if self._ballot is not None else self._request.args
 
-    def _key(self) -> "call.ActionKey":
+    def _key(self) -> "call.ActionRef":
         request = self._request
-        return call.ActionKey(tenant_id=request.tenant_id, action_id=request.action_id, session_id=request.session_id)
+        return call.ActionRef(tenant_id=request.tenant_id, action_id=request.action_id, session_id=request.session_id)
 
     def _state(self) -> ActionState:
         ballot, requirement = self._ballot, self._requirement

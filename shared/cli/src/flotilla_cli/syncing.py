@@ -50,7 +50,7 @@ class SyncPlan:
     skipped: list[SkippedFile] = field(default_factory=list)
     failed: list[FailedFile] = field(default_factory=list)
 
-    def as_document(self) -> dict[str, Any]:
+    def as_json_object(self) -> dict[str, Any]:
         """For `-o json`."""
         return {
             "dry_run": True,
@@ -73,7 +73,7 @@ class SyncResult:
     skipped: list[SkippedFile]
     failed: list[FailedFile]
 
-    def as_document(self) -> dict[str, Any]:
+    def as_json_object(self) -> dict[str, Any]:
         """For `-o json`."""
         return {"dry_run": False, **asdict(self)}
 

@@ -87,7 +87,7 @@ class UploadReport:
     failed: list[FailedFile] = field(default_factory=list)
     skipped: list[SkippedFile] = field(default_factory=list)
 
-    def as_document(self) -> dict[str, Any]:
+    def as_json_object(self) -> dict[str, Any]:
         """For `-o json`."""
         return asdict(self)
 

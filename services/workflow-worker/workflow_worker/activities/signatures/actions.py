@@ -27,7 +27,7 @@ RISK_REVIEW_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ActionKey:
+class ActionRef:
     """Which action, and in whose session its events stand."""
 
     tenant_id: str
@@ -66,7 +66,7 @@ class Reviewer:
 class CountedDecision:
     """A decision that the workflow has counted, with the ballot after it."""
 
-    key: ActionKey
+    key: ActionRef
     attempt: DecisionRequest
     update_id: str
     ballot: Ballot
@@ -76,7 +76,7 @@ class CountedDecision:
 class RefusedDecision:
     """An attempt that the workflow refused where the gateway could not see it: a signal."""
 
-    key: ActionKey
+    key: ActionRef
     attempt: DecisionRequest
     update_id: str
     refusal: VoteRefusal
@@ -87,7 +87,7 @@ class RefusedDecision:
 class VoteClosure:
     """The end of a vote that no voter brought about: deadline or cancellation."""
 
-    key: ActionKey
+    key: ActionRef
     ballot: Ballot
 
 
@@ -95,7 +95,7 @@ class VoteClosure:
 class WebhookBatch:
     """Deliveries that wait for their receivers."""
 
-    key: ActionKey
+    key: ActionRef
     delivery_ids: list[str]
 
 
@@ -103,7 +103,7 @@ class WebhookBatch:
 class WebhookDelivery:
     """One delivery to one receiver."""
 
-    key: ActionKey
+    key: ActionRef
     delivery_id: str
 
 
@@ -111,7 +111,7 @@ class WebhookDelivery:
 class Execution:
     """Exactly what was approved (or needs no approval)."""
 
-    key: ActionKey
+    key: ActionRef
     action: str
     args: JsonObject
     content_hash: str
@@ -151,5 +151,5 @@ class ExecutionResult:
 class FinishedAction:
     """How an action ended."""
 
-    key: ActionKey
+    key: ActionRef
     state: ActionState

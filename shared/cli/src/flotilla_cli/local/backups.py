@@ -67,7 +67,7 @@ def create_backup(
         else:
             settings = _of_stack(StateDir(state_folder(state)), given)
         settings = settings.model_copy(update={"backup_keys": (*settings.backup_keys, *key_files)})
-        return dict(asyncio.run(create.create_backup(settings, folder.absolute(), ShownProgress())).as_document())
+        return dict(asyncio.run(create.create_backup(settings, folder.absolute(), ShownProgress())).as_json_object())
 
 
 def verify_backup(
@@ -108,7 +108,7 @@ def export_tenant(
         settings = load_settings(TenantExportSettings, **given)
         to = folder.absolute()
         exporting = tenant_export.export_tenant(settings, tenant, to, ShownProgress(), with_open_work=with_open_work)
-        return dict(asyncio.run(exporting).as_document())
+        return dict(asyncio.run(exporting).as_json_object())
 
 
 def import_tenant(
@@ -124,7 +124,7 @@ def import_tenant(
         imported = asyncio.run(
             tenant_import.import_tenant(load_settings(TenantImportSettings, **given), folder, ShownProgress())
         )
-        return {**imported.manifest.as_document(), "was_done": imported.was_done}
+        return {**imported.manifest.as_json_object(), "was_done": imported.was_done}
 
 
 def _places(state: StateDir, user: str | None) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def _places(state: StateDir, user: str | None) -> dict[str, Any]:
 
 def _document(restored: restore.Restored, state: Path | None) -> dict[str, Any]:
     return {
-        **restored.manifest.as_document(),
+        **restored.manifest.as_json_object(),
         "was_done": restored.was_done,
         "key_files": [str(path) for path in restored.keys],
         "state": str(state) if state else None,

@@ -40,7 +40,7 @@ class CheckResult:
     detail: str
     hint: str = ""
 
-    def as_document(self) -> dict[str, Any]:
+    def as_json_object(self) -> dict[str, Any]:
         """For programs."""
         return asdict(self)
 

@@ -337,7 +337,7 @@ def rebuild(
     acts_as=ADMIN,
     epilog=examples_epilog('flotilla audit drop-kept --reason "exported to the archive"'),
 )
-def drop_kept(call: VerbCall, reason: Reason, wait: Wait = True) -> None:
+def drop_kept_projection(call: VerbCall, reason: Reason, wait: Wait = True) -> None:
     """Drop the projection that the last rebuild replaced, and free its disk.
 
     Where it holds events that are nowhere else, a second person confirms it.

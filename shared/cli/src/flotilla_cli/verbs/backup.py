@@ -110,7 +110,7 @@ def verify(
 
     verdict = verify_backup(folder, state, public_key, audit_public_key)
     if output is OutputFormat.JSON:
-        print_json(verdict.as_document())
+        print_json(verdict.as_json_object())
     else:
         _print(verdict)
     if not verdict.ok:
@@ -118,7 +118,7 @@ def verify(
 
 
 def _print(verdict: "BackupVerdict") -> None:
-    print_fields({name: value for name, value in verdict.as_document().items() if name != "problems"})
+    print_fields({name: value for name, value in verdict.as_json_object().items() if name != "problems"})
     for problem in verdict.problems:
         say(f"✗ {problem}", style="red")
     if verdict.ok:

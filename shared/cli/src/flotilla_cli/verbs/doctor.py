@@ -63,7 +63,7 @@ def doctor(
     connection = ConnectionOptions(url, token, as_, on_behalf_of).over(root_connection_options(context))
     findings = _findings(state, connection)
     if output is OutputFormat.JSON:
-        print_json({"checks": [finding.as_document() for finding in findings]})
+        print_json({"checks": [finding.as_json_object() for finding in findings]})
     else:
         _print(findings)
     if failed := [finding.name for finding in findings if not finding.ok]:

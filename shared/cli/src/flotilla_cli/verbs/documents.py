@@ -60,7 +60,7 @@ def add_documents(
     )
     report.skipped += findings.skipped
     report.failed += findings.failed
-    call.show(report.as_document(), lambda: _print_report(report))
+    call.show(report.as_json_object(), lambda: _print_report(report))
     if report.failed:
         tried = len(findings.found) + len(findings.failed)
         others = "; the others were" if len(report.failed) < tried else ""
@@ -129,10 +129,10 @@ def sync_documents(
     if not remove_all:
         check_not_emptied(plan, local)
     if dry_run:
-        call.show(plan.as_document(), lambda: _print_plan(plan))
+        call.show(plan.as_json_object(), lambda: _print_plan(plan))
         return
     done = apply_sync_plan(call.gateway, plan, parallel, show_progress=not call.prints_json)
-    call.show(done.as_document(), lambda: _print_synced(done))
+    call.show(done.as_json_object(), lambda: _print_synced(done))
     if done.failed:
         raise CliError(
             f"{len(done.failed)} documents could not be synchronized", "fix what is named above, and sync again"

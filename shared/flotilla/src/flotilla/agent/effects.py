@@ -13,7 +13,7 @@ import asyncpg
 import msgspec
 
 from flotilla.agent.context import Effect
-from flotilla.agent.execution import ExecutionOutcome
+from flotilla.agent.execution import FunctionOutcome
 from flotilla.agent.ports import CallEnd, IdentifiedToolCall
 from flotilla.agent.tool_calls import unrecorded_call_events
 from flotilla.contracts.envelope import from_builtins, to_json
@@ -115,7 +115,7 @@ class AnswerStore:
         opened = await open_stored_row(self._pool, task.tenant_id, AGENT_TASKS, row)
         return msgspec.json.decode(opened["result"], type=dict[str, Any])
 
-    async def commit(self, task: AgentTask, entry_id: str, outcome: ExecutionOutcome) -> StoredAnswer:
+    async def commit(self, task: AgentTask, entry_id: str, outcome: FunctionOutcome) -> StoredAnswer:
         """Writes the outcome, or nothing if there is an answer already; returns the answer that stands.
 
         Raises:
@@ -142,7 +142,7 @@ class AnswerStore:
             ) from error
         return stored
 
-    async def _finish(self, task: AgentTask, entry_id: str, outcome: ExecutionOutcome) -> StoredAnswer | None:
+    async def _finish(self, task: AgentTask, entry_id: str, outcome: FunctionOutcome) -> StoredAnswer | None:
         """Write the outcome in one round trip; None, and nothing is written, where earlier calls of tools are to be
         recorded with it."""
         events = outcome.events if outcome.is_recorded else []
@@ -165,7 +165,7 @@ class AnswerStore:
         return written.answer if found == "done" else None
 
     async def commit_call(
-        self, task: AgentTask, call: IdentifiedToolCall, ended: CallEnd, outcome: ExecutionOutcome
+        self, task: AgentTask, call: IdentifiedToolCall, ended: CallEnd, outcome: FunctionOutcome
     ) -> bool:
         """Store what `call`, for which the task is, returned, and the task's outcome, all or nothing. False where
         another try has answered meanwhile; then that try finds what the call returned.
@@ -198,7 +198,7 @@ class AnswerStore:
                 )
 
     async def _write(
-        self, connection: Connection, task: AgentTask, entry_id: str, outcome: ExecutionOutcome
+        self, connection: Connection, task: AgentTask, entry_id: str, outcome: FunctionOutcome
     ) -> StoredAnswer:
         cipher = await writing_cipher(connection, task.tenant_id, task.session_id)
         written = _written(cipher, task, outcome)
@@ -232,7 +232,7 @@ def _proof(task: AgentTask) -> tuple[str, str, int, str]:
     return task.tenant_id, task.task_id, task.attempt, task.secret or ""
 
 
-def _written(cipher: Cipher | None, task: AgentTask, outcome: ExecutionOutcome) -> _Written:
+def _written(cipher: Cipher | None, task: AgentTask, outcome: FunctionOutcome) -> _Written:
     clear = {"result": _jsonb(outcome.result), "failure": _jsonb(outcome.failure)}
     stored = sealed_columns(cipher, AGENT_TASKS, task.task_id, clear)
     result, failure = outcome.result, outcome.failure
@@ -255,7 +255,7 @@ def _without_words(failure: Failure) -> Failure:
 
 
 def _actions(
-    cipher: Cipher | None, task: AgentTask, outcome: ExecutionOutcome, events: list[AgentStateEvent]
+    cipher: Cipher | None, task: AgentTask, outcome: FunctionOutcome, events: list[AgentStateEvent]
 ) -> tuple[list[str], list[str]]:
     """The kinds and payloads of what the agent did, with the task's end."""
     end: dict[str, object] = {"attempt": task.attempt, "duration_ms": outcome.duration_ms}
@@ -274,7 +274,7 @@ def _check_ticket(task: AgentTask, ticket: str | None) -> None:
         raise TaskOver(f"task {task.task_id}, try {task.attempt}, is closed, so its answer is not wanted: {ticket}")
 
 
-async def _all_events(connection: Connection, task: AgentTask, outcome: ExecutionOutcome) -> list[AgentStateEvent]:
+async def _all_events(connection: Connection, task: AgentTask, outcome: FunctionOutcome) -> list[AgentStateEvent]:
     """What the outcome records, after the tool calls of killed tries that no outcome has recorded."""
     if not outcome.is_recorded:
         return []

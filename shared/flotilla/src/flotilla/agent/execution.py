@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExecutionOutcome:
+class FunctionOutcome:
     """How a task ended: `done` with a result, `failed` with a failure, or `cancelled`."""
 
     status: ReplyStatus
@@ -44,7 +44,7 @@ class ExecutionOutcome:
     """False for a pause, whose events the try records that gets through, and where there is no log to write to."""
 
 
-async def run_task_function(agent: Agent, ctx: TaskContext, data: dict[str, Any]) -> ExecutionOutcome:
+async def run_task_function(agent: Agent, ctx: TaskContext, data: dict[str, Any]) -> FunctionOutcome:
     """Run the agent's function on `data`. An exception in it is an answer; only cancellation passes through."""
     started = time.monotonic()
     limit_s = ctx.task.timeout_s or agent.timeout_s
@@ -74,7 +74,7 @@ async def run_task_function(agent: Agent, ctx: TaskContext, data: dict[str, Any]
         await ctx.close()
     if ctx.gated.is_waiting:
         return _paused(ctx, started)
-    return ExecutionOutcome(
+    return FunctionOutcome(
         status="done",
         duration_ms=_ms_since(started),
         result=result.value,
@@ -95,7 +95,7 @@ def _invocation(agent: Agent, ctx: TaskContext) -> AbstractContextManager[Span]:
     return genai.genai_span(f"invoke_agent {agent.name}", genai.INVOKE_AGENT_DURATION, attributes)
 
 
-def failed_outcome(ctx: TaskContext, failure: Failure, duration_ms: float) -> ExecutionOutcome:
+def failed_outcome(ctx: TaskContext, failure: Failure, duration_ms: float) -> FunctionOutcome:
     """The outcome of a failure, with an `error` event after what was recorded before it."""
     ctx.record(
         "error",
@@ -107,10 +107,10 @@ def failed_outcome(ctx: TaskContext, failure: Failure, duration_ms: float) -> Ex
             attempt=ctx.attempt,
         ),
     )
-    return ExecutionOutcome(status="failed", duration_ms=duration_ms, failure=failure, events=ctx.recorded.events)
+    return FunctionOutcome(status="failed", duration_ms=duration_ms, failure=failure, events=ctx.recorded.events)
 
 
-def _paused(ctx: TaskContext, started: float) -> ExecutionOutcome:
+def _paused(ctx: TaskContext, started: float) -> FunctionOutcome:
     """The task waits. What it did so far is recorded by the try that gets through."""
     actions = [needed.action for needed in ctx.gated.needed]
     tools = [call.tool for call in ctx.gated.calls]
@@ -121,11 +121,11 @@ def _paused(ctx: TaskContext, started: float) -> ExecutionOutcome:
         approvals=ctx.gated.needed,
         calls=ctx.gated.calls,
     )
-    return ExecutionOutcome(status="failed", duration_ms=_ms_since(started), failure=failure, is_recorded=False)
+    return FunctionOutcome(status="failed", duration_ms=_ms_since(started), failure=failure, is_recorded=False)
 
 
-def _cancelled(ctx: TaskContext, started: float) -> ExecutionOutcome:
-    return ExecutionOutcome(status="cancelled", duration_ms=_ms_since(started), events=ctx.recorded.events)
+def _cancelled(ctx: TaskContext, started: float) -> FunctionOutcome:
+    return FunctionOutcome(status="cancelled", duration_ms=_ms_since(started), events=ctx.recorded.events)
 
 
 async def _result(agent: Agent, ctx: TaskContext, data: dict[str, Any]) -> StorableJson:

@@ -14,7 +14,7 @@ from flotilla.agent import replies
 from flotilla.agent.agent import Agent
 from flotilla.agent.context import TaskContext
 from flotilla.agent.effects import AnswerStore, EffectFailed, StoredAnswer, TaskOver
-from flotilla.agent.execution import ExecutionOutcome, failed_outcome, run_task_function
+from flotilla.agent.execution import FunctionOutcome, failed_outcome, run_task_function
 from flotilla.agent.gates import GatedToolCalls, PostgresApprovalGate
 from flotilla.agent.live import RedisLiveOutput
 from flotilla.agent.mcp_tools import load_allowed_tools, load_mcp_answers
@@ -195,7 +195,7 @@ class TaskHandler:
             mcp_caller=self._mcp_caller,
         )
 
-    async def _watched(self, ctx: TaskContext, live: LiveOutput, data: dict[str, Any]) -> ExecutionOutcome:
+    async def _watched(self, ctx: TaskContext, live: LiveOutput, data: dict[str, Any]) -> FunctionOutcome:
         """Runs the task with a heartbeat beside it, which also learns of a cancel that the task never asks about."""
         work = asyncio.create_task(run_task_function(self._agent, ctx, data), name=f"task {ctx.task_id}")
         try:
@@ -210,7 +210,7 @@ class TaskHandler:
         finally:
             await cancel_all([work])
 
-    async def _commit(self, ctx: TaskContext, entry_id: str, outcome: ExecutionOutcome) -> StoredAnswer:
+    async def _commit(self, ctx: TaskContext, entry_id: str, outcome: FunctionOutcome) -> StoredAnswer:
         task = ctx.task
         try:
             return await self._effects.commit(task, entry_id, outcome)
@@ -221,9 +221,7 @@ class TaskHandler:
             # No such session to record in, or a store refuses what it holds: the answer alone is stored.
             log.warning("outcome_not_recorded", error=exception_text(error), type=type(error).__name__)
             failure = Failure(type=type(error).__name__, message=exception_text(error), retryable=False)
-            bare = ExecutionOutcome(
-                status="failed", duration_ms=outcome.duration_ms, failure=failure, is_recorded=False
-            )
+            bare = FunctionOutcome(status="failed", duration_ms=outcome.duration_ms, failure=failure, is_recorded=False)
             return await self._effects.commit(task, entry_id, bare)
 
 
@@ -231,6 +229,6 @@ def _held(task: AgentTask) -> TaskProof:
     return TaskProof(task_id=task.task_id, attempt=task.attempt, secret=task.secret or "")
 
 
-def _no_input(ctx: TaskContext) -> ExecutionOutcome:
+def _no_input(ctx: TaskContext) -> FunctionOutcome:
     message = f"task {ctx.task_id}: there is no stored result of {ctx.task.input_from}"
     return failed_outcome(ctx, Failure(type="ValueError", message=message, retryable=False), 0.0)

@@ -70,23 +70,23 @@ def run(given: argparse.Namespace) -> tuple[int, JsonObject]:
     if given.verb == "create":
         folder = Path(time.strftime(str(given.folder), time.gmtime()))
         manifest = asyncio.run(create_backup(load_settings(BackupSettings), folder, progress))
-        return EXIT_OK, {"folder": str(folder), **manifest.as_document()}
+        return EXIT_OK, {"folder": str(folder), **manifest.as_json_object()}
     if given.verb == "restore":
         restored = asyncio.run(restore_backup(load_settings(RestoreSettings), given.folder, progress))
         keys = [str(path) for path in restored.keys]
-        return EXIT_OK, {**restored.manifest.as_document(), "was_done": restored.was_done, "key_files": keys}
+        return EXIT_OK, {**restored.manifest.as_json_object(), "was_done": restored.was_done, "key_files": keys}
     if given.verb == "export-tenant":
         exporting = load_settings(TenantExportSettings)
         exported = asyncio.run(
             export_tenant(exporting, given.tenant, given.folder, progress, with_open_work=given.with_open_work)
         )
-        return EXIT_OK, {"folder": str(given.folder), **exported.as_document()}
+        return EXIT_OK, {"folder": str(given.folder), **exported.as_json_object()}
     if given.verb == "import-tenant":
         imported = asyncio.run(import_tenant(load_settings(TenantImportSettings), given.folder, progress))
-        return EXIT_OK, {**imported.manifest.as_document(), "was_done": imported.was_done}
+        return EXIT_OK, {**imported.manifest.as_json_object(), "was_done": imported.was_done}
     audit_keys = load_public_keys(given.audit_public_key) if given.audit_public_key else None
     verdict = verify_backup(given.folder, load_public_keys(given.public_key), audit_keys, progress)
-    return (EXIT_OK if verdict.ok else EXIT_FAILED), verdict.as_document()
+    return (EXIT_OK if verdict.ok else EXIT_FAILED), verdict.as_json_object()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -115,7 +115,7 @@ class Manifest:
         """A table's rows; None where the backed up database had no such table."""
         return next((table for table in self.tables if table.name == name), None)
 
-    def as_document(self) -> JsonObject:
+    def as_json_object(self) -> JsonObject:
         """What people are shown: which backup, of when, and how much of what."""
         events = self.find_topic("session-events").partitions
         return {

@@ -55,7 +55,7 @@ class TenantManifest:
         sealed = [self.key.sealed] if self.key is not None and self.key.sealed is not None else []
         return [*(table.file for table in (*self.tables, self.events, self.heads)), *sealed]
 
-    def as_document(self) -> JsonObject:
+    def as_json_object(self) -> JsonObject:
         """What people are shown."""
         return {
             "export_id": self.export_id,

@@ -48,11 +48,11 @@ class BackupVerdict:
         """Whether nothing is wrong."""
         return not self.problems
 
-    def as_document(self) -> JsonObject:
+    def as_json_object(self) -> JsonObject:
         """For programs."""
         return {
             "ok": self.ok,
-            **self.manifest.as_document(),
+            **self.manifest.as_json_object(),
             "sessions": self.sessions,
             "chained_events": self.events,
             "checkpoints": self.checkpoints,

@@ -152,7 +152,7 @@ async def add_session_if_new(
     return added is not None
 
 
-def kind_for(request: RAGRequest | WorkflowRequest) -> SessionKind:
+def session_kind_of(request: RAGRequest | WorkflowRequest) -> SessionKind:
     """Return what kind of session the run belongs into."""
     return "replay" if isinstance(request, RAGRequest) and request.replay else "conversation"
 
