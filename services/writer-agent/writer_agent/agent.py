@@ -96,7 +96,10 @@ async def _result(
 ) -> WriteResult:
     answer = written.citations.text.strip()
     cited = [written.passages[number - 1] for number in written.citations.cited]
-    abstained = answer == NOTHING_FOUND
+    declined = written.citations.says_unanswered and not cited
+    if declined:
+        ctx.record("state_change", StateChange(change="question_declined", details={"by": "model", **found}))
+    abstained = declined or answer == NOTHING_FOUND
     statements = [] if abstained else await check_statements(answer, cited, writing.overlap)
     if writing.has_judge and statements:
         statements = await judge_statements(ctx, answer, statements, cited)

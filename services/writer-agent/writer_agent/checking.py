@@ -27,7 +27,7 @@ async def check_statements(answer: str, cited: Sequence[Passage], overlap: Overl
 
 
 async def _checked(sentence: AnswerSentence, cited: Sequence[Passage], overlap: OverlapChecker) -> Statement:
-    numbers = [number for number in sentence.cited if number <= len(cited)]
+    numbers = [number for number in sentence.cited if 1 <= number <= len(cited)]
     verdict = await overlap.check_support(sentence.text, [cited[number - 1] for number in numbers])
     return Statement(
         start=sentence.start,

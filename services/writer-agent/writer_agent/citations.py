@@ -14,6 +14,10 @@ from flotilla.answers.sentences import statement_before_citation
 _WHOLE = re.compile(r"( ?)\[\s*\d+(?:\s*[,;]\s*\d+)*\s*\]")
 _BEGUN = re.compile(r" ?(?:\[[\d\s,;]*)?")
 _NUMBER = re.compile(r"\d+")
+_NO_PASSAGE = re.compile(r" ?\[\s*0\s*\]")
+"""What stands for a source where there is none."""
+_INDEXED = re.compile(r"[A-Za-z0-9_)\]]")
+"""The end of what a number in brackets is an index of, and not a citation."""
 _LONGEST = 40
 _MAX_DIGITS = 6
 """A longer number is that of no passage."""
@@ -43,9 +47,13 @@ class CitationRenumberer:
         self._in_code = False
         self._is_open = False
         """Whether what was given back ends like the beginning of a citation."""
+        self._last = ""
+        """The last character that was given back."""
         self._text: list[str] = []
         self.cited: list[int] = []
         """Numbers of the passages cited so far, from 1, in the order of their first citation."""
+        self.says_unanswered = False
+        """Whether it says by `[0]` that no passage answers."""
         self.undecided: UndecidedCitation | None = None
         """The citation to decide on before anything more is given back."""
 
@@ -69,6 +77,7 @@ class CitationRenumberer:
             elif found := _WHOLE.match(whole, at, at + _LONGEST):
                 if self._must_wait(found, given):
                     break
+                self.says_unanswered |= self._names_no_passage(found)
                 self._take(given, self._renumbered(found) or self._gap())
                 at = found.end()
             elif self._may_go_on(whole, at):
@@ -108,6 +117,7 @@ class CitationRenumberer:
     def _take(self, given: list[str], text: str) -> int:
         """Add `text` to what is given back; give its length."""
         given.append(text)
+        self._last = text[-1:] or self._last
         for character in text:
             self._is_open = character == "[" or (self._is_open and (character in ",;" or _fills(character)))
         return len(text)
@@ -117,6 +127,10 @@ class CitationRenumberer:
         self._refused = None
         self.cited.extend(number for number in known if number not in self.cited)
         return f"{citation.group(1)}[{', '.join(str(self.cited.index(n) + 1) for n in known)}]" if known else ""
+
+    def _names_no_passage(self, citation: re.Match[str]) -> bool:
+        before = citation.group(1) or self._last
+        return _NO_PASSAGE.fullmatch(citation.group()) is not None and not _INDEXED.match(before)
 
     def _gap(self) -> str:
         """Stand where a citation was dropped: in `[[9]1]`, what is left around it must not become a citation."""

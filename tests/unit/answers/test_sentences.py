@@ -20,6 +20,7 @@ from tests.support.work import assert_linear
         ("猫は眠る。[1]犬は走る。[2]", [("猫は眠る。", (1,)), ("犬は走る。", (2,))]),
         ("# Cats\n\nThey sleep [1].", [("They sleep.", (1,))]),
         ("```\nrm x.\n```\nDone [1].", [("Done.", (1,))]),
+        ("Read `a [0]` and `b [2]` first [1].", [("Read `a` and `b` first.", (1,))]),
         ("Do you mean cats?", []),
         ("", []),
     ],

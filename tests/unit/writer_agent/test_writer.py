@@ -90,6 +90,32 @@ async def test_a_citation_of_nothing_is_dropped_and_the_answer_not_trusted() -> 
     assert run.result.confidence <= 0.2
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("The documents do not say who owns the moon. [0]", "The documents do not say who owns the moon."),
+        ("Wem der Mond geh\u00f6rt, steht dort nicht [0].", "Wem der Mond geh\u00f6rt, steht dort nicht."),
+        ("[0] Nothing there.", "Nothing there."),
+        ("書かれていない。[0]", "書かれていない。"),
+    ],
+)
+async def test_a_model_declines_a_question_by_citing_no_passage(text: str, shown: str) -> None:
+    run = await write(FakeModel(text), CATS)
+    assert (run.result.answer, run.result.abstained, run.result.statements) == (shown, True, [])
+    assert run.result.confidence <= 0.2
+    [declined] = [event.data for event in run.events if event.data.get("change") == "question_declined"]
+    assert declined["details"]["by"] == "model"
+
+
+@pytest.mark.parametrize(
+    "text", ["Fish [1]. Not where [0].", "Take args[0] of it.", "Read `a [0]` first.", "Fish [9]."]
+)
+async def test_an_answer_that_says_something_declines_nothing(text: str) -> None:
+    run = await write(FakeModel(text), CATS)
+    assert not run.result.abstained
+    assert run.result.statements
+
+
 async def test_confidence_says_what_it_rests_on() -> None:
     scored = await write(FakeModel("Bones [2]."), CATS, DOGS)
     assert (scored.result.confidence, scored.result.confidence_basis) == (0.8, "retrieval_scores")

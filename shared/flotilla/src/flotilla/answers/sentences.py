@@ -14,6 +14,7 @@ _UNSPACED_ENDS = frozenset("\u3002\uff01\uff1f")
 _CLOSING = frozenset("\"'\u201d\u2019\u00bb)]*_")
 # With the blanks before it: all of them, so that a run of blanks is tried once and not from each of its blanks.
 _CITATIONS = re.compile(r"(?<![ \t])[ \t]*\[\d{1,3}(?:, \d{1,3})*\]")
+_CODE = re.compile(r"`[^`\n]*`")
 _NUMBER = re.compile(r"\d{1,3}")
 _NEXT = re.compile(r"\s*(\S)")
 _FENCE = "```"
@@ -81,7 +82,8 @@ def _sentences(answer: str, start: int, end: int) -> Iterator[AnswerSentence]:
         stop = _end_of_sentence(answer, start, end)
         text = answer[start:stop]
         lead = len(text) - len(text.lstrip())
-        cited = tuple(dict.fromkeys(int(n) for found in _CITATIONS.findall(text) for n in _NUMBER.findall(found)))
+        marks = _CITATIONS.findall(_CODE.sub("", text))
+        cited = tuple(dict.fromkeys(int(n) for mark in marks for n in _NUMBER.findall(mark)))
         if text.strip():
             yield AnswerSentence(start + lead, stop, _CITATIONS.sub("", text).strip(), cited)
         start = stop
