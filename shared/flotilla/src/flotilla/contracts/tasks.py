@@ -351,7 +351,7 @@ class WriteResult:
     searched_for: str = ""
     """What the search got where that is not what was asked, as for a follow-up; else empty."""
     abstained: bool = False
-    """The fleet declined to answer: what was found is not likely to answer the question, or the model says so."""
+    """The fleet declined to answer: what was found is not likely to answer the question, or the model declined."""
     statements: list[Statement] = field(default_factory=list)
     """The answer's sentences, in order."""
     dropped_citations: list[DroppedCitation] = field(default_factory=list)
