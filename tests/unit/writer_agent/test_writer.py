@@ -103,8 +103,9 @@ async def test_a_model_declines_a_question_by_citing_no_passage(text: str, shown
     run = await write(FakeModel(text), CATS)
     assert (run.result.answer, run.result.abstained, run.result.statements) == (shown, True, [])
     assert run.result.confidence <= 0.2
-    [declined] = [event.data for event in run.events if event.data.get("change") == "question_declined"]
-    assert declined["details"]["by"] == "model"
+    [details] = [event.data["details"] for event in run.events if event.data.get("change") == "question_declined"]
+    assert isinstance(details, dict)
+    assert details["by"] == "model"
 
 
 @pytest.mark.parametrize(
