@@ -15,7 +15,7 @@ import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -26,6 +26,7 @@ from flotilla.encryption import KeyFile, Keyring, create_key_file
 from flotilla.eventstore import AgentEventStore
 from flotilla.postgres import Pool, open_pool
 from flotilla_devstack import RunningStack, stack_for_tests
+from flotilla_devstack.ports import free_port
 from tests.support.audit import Projected, outbox_bodies, project_directly, records_of
 from tests.support.postgres import Database
 
@@ -36,13 +37,19 @@ Measure: TypeAlias = Callable[[], Awaitable[float]]
 
 @dataclass(frozen=True)
 class Encrypting(Version):
-    """Today's version with a root key."""
+    """Today's version with a root key at the worker, of which the agent asks for keys of sessions."""
 
     key_file: Path | None = None
+    keys_port: int = field(default_factory=free_port)
 
     @property
     def environment(self) -> dict[str, str]:
-        return {"FLOTILLA_ENCRYPTION": "on", "FLOTILLA_ENCRYPTION_KEY_FILE": str(self.key_file)}
+        return {
+            "FLOTILLA_ENCRYPTION": "on",
+            "FLOTILLA_ENCRYPTION_KEY_FILE": str(self.key_file),
+            "FLOTILLA_HTTP_PORT": str(self.keys_port),
+            "FLOTILLA_SESSION_KEYS_URL": f"http://127.0.0.1:{self.keys_port}",
+        }
 
 
 def said(number: int) -> AgentStateEvent:

@@ -13,6 +13,7 @@ PUBLIC, PUBLIC_6 = Place("203.0.113.7"), Place("2606:4700::1")
 METADATA = Place("169.254.169.254")
 NEIGHBOUR, OTHER = Place(namespace="flotilla"), Place(namespace="elsewhere")
 TOOLS = Place(namespace="flotilla", labels={"app.kubernetes.io/name": "tool-gateway"})
+WORKER = Place(namespace="flotilla", labels={"app.kubernetes.io/name": "workflow-worker"})
 DNS = Place(namespace="kube-system")
 # Destination and port, and the services that may call it with values-production.yaml.
 ALL = frozenset({*SERVICES, "install"})
@@ -37,6 +38,8 @@ TRUTH = {
     "the cloud's metadata, IPv6": (Place("fd00:ec2::254"), 443, frozenset()),
     "the API server": (Place("10.96.0.1"), 443, frozenset()),
     "the tool gateway": (TOOLS, 8080, frozenset({"research-agent", "writer-agent"})),
+    "the worker's keys of sessions": (WORKER, 8081, AGENTS),
+    "keys of sessions elsewhere": (NEIGHBOUR, 8081, frozenset()),
     "another service": (NEIGHBOUR, 8080, frozenset()),
     "another service's metrics": (NEIGHBOUR, 9090, frozenset()),
     "another namespace": (OTHER, 5432, frozenset()),
@@ -64,6 +67,7 @@ OPENED = [
     ("gateway", "settings.FLOTILLA_OIDC_ISSUER=https://login.example.com:8443/realms/main", PUBLIC_6, 8443),
     ("gateway", "settings.FLOTILLA_OIDC_ISSUER=https://keycloak.login.svc:8443/x", Place(namespace="login"), 8443),
     ("gateway", "settings.FLOTILLA_EMBEDDING_URL=https://models.example.com/v1", PUBLIC, 443),
+    ("gateway", "settings.FLOTILLA_ENCRYPTION_VAULT_URL=https://vault.vault.svc:8200", Place(namespace="vault"), 8200),
     ("workflow-worker", "settings.FLOTILLA_APPROVAL_WEBHOOK_URLS=https://hooks.example.com:9443/x", PUBLIC, 9443),
     ("workflow-worker", r"settings.FLOTILLA_ACTION_HTTP_HOSTS=api.example.com\,10.0.0.5:8443", PUBLIC, 443),
     ("workflow-worker", r"settings.FLOTILLA_ACTION_HTTP_HOSTS=api.example.com\,10.0.0.5:8443", Place("10.0.0.5"), 8443),

@@ -16,7 +16,7 @@ from flotilla.bus.acl import agent_redis_permissions, fleet_redis_permissions
 from flotilla.config.signing import load_public_keys, load_signer
 from flotilla.contracts.names import agent_role, task_stream
 from flotilla.kafka.acl import kafka_permissions, strimzi_users
-from tests.charts.conftest import CHARTS, ROOT, Helm, Render, of_kind, template
+from tests.charts.conftest import CHARTS, ROOT, Helm, Manifest, Render, of_kind, template
 from tests.support.catalog import SERVICES
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -148,6 +148,51 @@ def test_each_service_of_the_production_example_logs_in_to_kafka_as_itself(rende
         each for each in of_kind(manifests, "TriggerAuthentication") if "audit" in each["metadata"]["name"]
     ]
     assert {each["name"] for each in authentication["spec"]["secretTargetRef"]} == {"flotilla-kafka-scaler"}
+
+
+ROOT_KEYS = "flotilla-root-keys"
+
+
+def encryption_of(manifests: list[Manifest]) -> dict[str, tuple[str | None, str | None, bool]]:
+    """By Deployment: whether it encrypts, where it asks for keys of sessions, and whether it has the root key."""
+    found = {}
+    for deployment in of_kind(manifests, "Deployment"):
+        pod = deployment["spec"]["template"]["spec"]
+        given = {each["name"]: each.get("value") for each in pod["containers"][0]["env"]}
+        url = given.get("FLOTILLA_SESSION_KEYS_URL")
+        name = deployment["metadata"]["name"].removeprefix("fleet-")
+        found[name] = given.get("FLOTILLA_ENCRYPTION"), url, ROOT_KEYS in str(pod)
+    return found
+
+
+@pytest.mark.parametrize(("keys_only", "switch"), [("false", "on"), ("true", "off")])
+def test_root_keys_are_mounted_where_sessions_keys_are_issued_and_agents_ask_there(
+    render: Render, keys_only: str, switch: str
+) -> None:
+    more = ("agents.translate.agent.llm=false", "global.dependencies.postgres.maxConnections=0")
+    values = (f"global.encryption.keysOnly={keys_only}", *more)
+    manifests = render("flotilla", *values, files=("flotilla/values-production.yaml",))
+    (service,) = [
+        each for each in of_kind(manifests, "Service") if each["metadata"]["name"] == "fleet-workflow-worker"
+    ]  # fmt: skip
+    assert [port["targetPort"] for port in service["spec"]["ports"]] == ["http"]
+    agents = dict.fromkeys(
+        ("research-agent", "writer-agent", "tool-gateway", "translate-agent"),
+        (switch, "http://fleet-workflow-worker", False),
+    )
+    assert encryption_of(manifests) == {
+        "gateway": (switch, None, True),
+        "workflow-worker": (switch, None, True),
+        "outbox-relay": (None, None, False),
+        "audit-consumer": (None, None, False),
+        **agents,
+    }
+
+
+def test_a_fleet_without_root_keys_encrypts_nothing(render: Render) -> None:
+    values = ("global.encryption.existingSecret=",)
+    found = encryption_of(render("flotilla", *values, files=("flotilla/values-production.yaml",)))
+    assert set(found.values()) == {(None, None, False)}
 
 
 def test_no_secret_of_the_demo_is_an_argument_or_a_plain_variable(render: Render) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from flotilla.agent import Agent
 from flotilla.agent.handler import TaskHandler
 from flotilla.agent.proofs import VoteCheckRules
+from flotilla.agent.registration import AgentRegistration
 from flotilla.agent.tools import AgentToolBox
 from flotilla.approvals.policy import read_policy
 from flotilla.bus import Consumer, Publisher, Redis
@@ -145,6 +146,8 @@ async def running(
             mcp_caller=options.pop("mcp_caller", None),
             heartbeat_s=options.pop("heartbeat_s", 5.0),
         )
+        if keyring is not None:
+            await AgentRegistration(own_pool, agent, name, 1, lambda: 0).register()
         letters = PostgresDeadLetters(own_pool)
         place = {"group": agent.group, "name": name}
         async with consuming(redis, agent.stream, handler, **place, dead_letters=letters, **options) as consumer:

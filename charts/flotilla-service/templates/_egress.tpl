@@ -11,6 +11,8 @@ usually on the internet: then no private address is reached. Of a service of the
 - {name: embeddings, ports: [443], settings: [FLOTILLA_EMBEDDING_URL], when: [FLOTILLA_EMBEDDING_URL], public: true}
 - {name: oidc, ports: [443], settings: [FLOTILLA_OIDC_ISSUER, FLOTILLA_OIDC_JWKS_URL], when: [FLOTILLA_OIDC_ISSUER], public: true}
 - {name: tools, ports: [8080], settings: [FLOTILLA_TOOL_GATEWAY_URL], when: [FLOTILLA_TOOL_GATEWAY_URL], service: tool-gateway}
+- {name: sessionKeys, ports: [8081], settings: [FLOTILLA_SESSION_KEYS_URL], when: [FLOTILLA_SESSION_KEYS_URL], service: workflow-worker}
+- {name: vault, ports: [8200], settings: [FLOTILLA_ENCRYPTION_VAULT_URL], when: [FLOTILLA_ENCRYPTION_VAULT_URL]}
 - {name: webhooks, ports: [443], settings: [FLOTILLA_APPROVAL_WEBHOOK_URLS, FLOTILLA_NOTIFY_HOSTS, FLOTILLA_AUDIT_WITNESSES, FLOTILLA_AUDIT_STAMP_URL], when: [FLOTILLA_APPROVAL_WEBHOOK_URLS, FLOTILLA_NOTIFY_HOSTS, FLOTILLA_AUDIT_WITNESSES, FLOTILLA_AUDIT_STAMP_URL], public: true}
 - {name: actions, ports: [443], settings: [FLOTILLA_ACTION_HTTP_HOSTS], when: [FLOTILLA_ACTION_HTTP_HOSTS], public: true}
 - {name: otlp, ports: [4318], settings: [OTEL_EXPORTER_OTLP_ENDPOINT], when: [OTEL_EXPORTER_OTLP_ENDPOINT]}

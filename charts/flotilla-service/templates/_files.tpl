@@ -1,7 +1,7 @@
 {{/*
 Files that a service reads: the audit consumer's signing key (a Secret), the public keys that the gateway checks its
 signatures with (a ConfigMap), the worker's key that signs tasks (a Secret) and its public half, which every agent needs (a
-ConfigMap), the root keys of encryption (a Secret), the approval policy (a ConfigMap) that the gateway and the worker must share; an agent's table of prices and the tool
+ConfigMap), the root keys of encryption (a Secret, for gateway and worker), the approval policy (a ConfigMap) that the gateway and the worker must share; an agent's table of prices and the tool
 gateway's MCP servers (ConfigMaps).
 */}}
 {{- define "flotilla-service.signingKeySecret" -}}
@@ -43,6 +43,21 @@ gateway's MCP servers (ConfigMaps).
 {{- (.Values.encryption | default dict).existingSecret | default $fleet | dict "root" . "text" | include "flotilla-service.named" -}}
 {{- end }}
 
+{{/* With keys alone all read what is encrypted, and nobody encrypts yet: the step before, in an upgrade of a fleet at work. */}}
+{{- define "flotilla-service.encryptionSwitch" -}}
+- name: FLOTILLA_ENCRYPTION
+  value: {{ ((.Values.global | default dict).encryption | default dict).keysOnly | ternary "off" "on" | quote }}
+{{- end }}
+
+{{/* Where an agent asks for keys of sessions, since it gets no root key: empty where the fleet does not encrypt. */}}
+{{- define "flotilla-service.sessionKeysUrl" -}}
+{{- if .Values.sessionKeys.url -}}
+{{- .Values.sessionKeys.url -}}
+{{- else if ((.Values.global | default dict).encryption | default dict).existingSecret -}}
+http://{{ contains "workflow-worker" .Release.Name | ternary .Release.Name (printf "%s-workflow-worker" .Release.Name) | trunc 53 | trimSuffix "-" }}
+{{- end -}}
+{{- end }}
+
 {{- define "flotilla-service.approvalPolicy" -}}
 {{- mergeOverwrite (dict "builtin" "" "existingConfigMap" "" "key" "policy.toml") ((.Values.global | default dict).approvalPolicy | default dict) (.Values.approvalPolicy | default dict | include "flotilla-service.onlySet" | fromYaml) | toYaml -}}
 {{- end }}
@@ -80,10 +95,16 @@ gateway's MCP servers (ConfigMaps).
   value: /etc/flotilla/tickets/{{ .Values.ticketPublicKeys.key }}
 {{- end }}
 {{- if and (hasKey .Values "encryption") (include "flotilla-service.encryptionSecret" .) }}
-- name: FLOTILLA_ENCRYPTION
-  value: "on"
+{{ include "flotilla-service.encryptionSwitch" . }}
 - name: FLOTILLA_ENCRYPTION_KEY_FILE
   value: /etc/flotilla/encryption/{{ .Values.encryption.key }}
+{{- end }}
+{{- if hasKey .Values "sessionKeys" }}
+{{- with include "flotilla-service.sessionKeysUrl" . }}
+{{ include "flotilla-service.encryptionSwitch" $ }}
+- name: FLOTILLA_SESSION_KEYS_URL
+  value: {{ . }}
+{{- end }}
 {{- end }}
 {{- if hasKey .Values "approvalPolicy" }}
 {{- $policy := include "flotilla-service.approvalPolicy" . | fromYaml }}

@@ -13,6 +13,7 @@ from starlette.routing import Route
 from flotilla.contracts.envelope import from_json, to_json
 from flotilla.contracts.errors import Forbidden, Invalid, RetryLater, Undecodable
 from flotilla.contracts.mcp import CALL_REFUSED, CALLS_PATH, McpCallAtOnce
+from flotilla.runtime.http_limits import limited_body
 from flotilla.telemetry import metrics, span
 from tool_gateway.at_once import MAX_NAMED_CHARS, CallsAtOnce, LeftToWorker, TooManyCalls
 
@@ -27,7 +28,7 @@ def calls_api(calls: CallsAtOnce) -> Starlette:
 
 
 async def _call(calls: CallsAtOnce, request: Request) -> Response:
-    body = await _limited_body(request)
+    body = await limited_body(request, MAX_BODY_BYTES)
     if body is None:
         return _refusal(413, f"a call has at most {MAX_BODY_BYTES} bytes")
     try:
@@ -55,15 +56,6 @@ async def _answer(calls: CallsAtOnce, asked: McpCallAtOnce) -> Response:
     except Exception as error:  # noqa: BLE001 - the server's answer, or its end: stored as such, and the worker's try sees it
         log.warning("mcp_call_without_answer", **_named(asked), error=type(error).__name__)
         return _refusal(502, f"{type(error).__name__}: the call has no answer")
-
-
-async def _limited_body(request: Request) -> bytes | None:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            return None
-    return bytes(body)
 
 
 def _named(asked: McpCallAtOnce) -> dict[str, str]:

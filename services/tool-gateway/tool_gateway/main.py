@@ -5,9 +5,8 @@ from functools import partial
 
 import structlog
 
-from flotilla.agent import run_agent
+from flotilla.agent import open_agent_pool, run_agent
 from flotilla.approvals.reloading import ReloadingPolicyFile
-from flotilla.postgres import open_service_pool
 from flotilla.runtime import Runtime, serve
 from flotilla.runtime.health import http_server
 from tool_gateway import schemas
@@ -28,7 +27,7 @@ async def run(settings: Settings, runtime: Runtime) -> None:
     servers = read_server_configs(settings.mcp_servers_file)
     policy = ReloadingPolicyFile(settings.approval_policy)
     async with AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(open_service_pool(settings, application=SERVICE))
+        pool = await stack.enter_async_context(open_agent_pool(settings, application=SERVICE))
         pins = AllowedTools(pool, servers, settings.operator_tenant)
         connections = ServerConnections(servers, pins.note)
         checkers = await stack.enter_async_context(schemas.open_schema_checkers())

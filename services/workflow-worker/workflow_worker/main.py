@@ -1,13 +1,14 @@
 """Composition root of `workflow-worker`: opens everything, wires it, works until asked to stop, drains."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import httpx
+import structlog
 from temporalio.client import Client
 from temporalio.worker import Worker
 
@@ -25,7 +26,7 @@ from flotilla.encryption import open_keyring
 from flotilla.llm import ExtractiveModel, create_model
 from flotilla.postgres import Pool, check_schema, open_service_pool
 from flotilla.postgres.workflow_ciphers import create_workflow_ciphers
-from flotilla.runtime import Job, Runtime, serve
+from flotilla.runtime import Job, Runtime, http_server, serve
 from flotilla.votes.roots import VoteRoots, read_vote_roots
 from flotilla.workflows.declaration import DeclaredWorkflow
 from workflow_worker.actions.registry import ActionHandlerRegistry, load_action_handlers
@@ -58,6 +59,7 @@ from workflow_worker.retention import RetentionDuty
 from workflow_worker.risk_review import RiskReviewer
 from workflow_worker.run_events import deliver_run_events
 from workflow_worker.schedule_duty import ScheduleSyncDuty
+from workflow_worker.session_keys import SessionKeyIssuer, session_keys_api
 from workflow_worker.settings import Settings
 from workflow_worker.settlement import ReplySettlement
 from workflow_worker.temporal import TemporalConnection, activity_methods, create_sdk_runtime, make_worker
@@ -74,6 +76,7 @@ HTTP_TIMEOUT_S = 20.0
 REDIS_CONNECTIONS = 1_000
 STOP_MARGIN_S = 10.0
 """For what comes after the drain: leaving the group, giving the lease up."""
+log = structlog.get_logger(__name__)
 
 
 async def run(settings: Settings, runtime: Runtime) -> None:
@@ -99,11 +102,23 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         workflows = load_installed_workflows()
         roots = read_vote_roots(settings.vote_roots)
         if await runtime.wait_until_ready():
+            if keyring is not None:
+                await stack.enter_async_context(_session_keys(settings, runtime, SessionKeyIssuer(pool, keyring)))
             signer = load_signer(settings.ticket_key_file)
             deps = WorkerDependencies(
                 pool, redis, temporal.client, policy, registry, signer, Delegates(pool), roots, workflows
             )
             await work(settings, runtime, deps)
+
+
+@asynccontextmanager
+async def _session_keys(settings: Settings, runtime: Runtime, issuer: SessionKeyIssuer) -> AsyncIterator[None]:
+    """Answer agents that ask for keys of sessions."""
+    grace_s = max(1, int(settings.drain_s) - 2)
+    server = http_server(session_keys_api(issuer), settings.http_host, settings.http_port, grace_s=grace_s)
+    async with server.serving(partial(runtime.supervisor.task_ended_early, "http server")) as port:
+        log.info("issuing_session_keys", port=port)
+        yield
 
 
 @dataclass(frozen=True, slots=True)

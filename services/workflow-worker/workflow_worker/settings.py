@@ -36,6 +36,11 @@ class Settings(
     task_queue: str = TASK_QUEUE
     temporal_metrics_port: int = Field(default=9091, ge=0, le=65535)
     """Where the Temporal SDK's own metrics are; 0 serves none."""
+    http_host: str = "0.0.0.0"  # noqa: S104 - in a pod, agents come from outside
+    """Where agents ask for the keys of their tasks' sessions, if the worker has root keys; `::` is every address of
+    IPv6 and IPv4."""
+    http_port: int = Field(default=8081, ge=0, le=65535)
+    """The port for it; 0 picks a free one."""
     max_concurrent_activities: int = Field(default=100, ge=1)
     max_concurrent_workflow_tasks: int = Field(default=50, ge=2)
     max_cached_workflows: int = Field(default=1000, ge=1)

@@ -3,7 +3,7 @@
 from contextlib import AsyncExitStack
 from functools import partial
 
-from flotilla.agent import ToolFunction, run_agent
+from flotilla.agent import ToolFunction, open_agent_pool, run_agent
 from flotilla.answers.calibration import read_calibrations
 from flotilla.answers.support import OverlapChecker
 from flotilla.answers.words import analysis_for_passages
@@ -13,7 +13,6 @@ from flotilla.knowledge import SEARCH_TOOL, KnowledgeBase, create_knowledge_base
 from flotilla.knowledge.embedders import create_embedder
 from flotilla.knowledge.redis_vectors import open_vector_store
 from flotilla.llm import EXTRACTIVE_MODEL, LanguageModel, TokenLimits, create_money_budget, open_models
-from flotilla.postgres import open_service_pool
 from flotilla.runtime import Runtime, serve
 from writer_agent.agent import AnswerWriting, create_writer_agent
 from writer_agent.settings import Settings
@@ -25,7 +24,7 @@ SERVICE = "writer-agent"
 async def run(settings: Settings, runtime: Runtime) -> None:
     """Open the model and serve the agent's tasks until `runtime.stop`."""
     async with AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(open_service_pool(settings, application=SERVICE))
+        pool = await stack.enter_async_context(open_agent_pool(settings, application=SERVICE))
         terms = partial(analysis_for_passages, default_language=settings.knowledge_language)
         model, replay_models = await stack.enter_async_context(open_models(settings, terms))
         vectors = await stack.enter_async_context(open_vector_store(settings, connect_redis))

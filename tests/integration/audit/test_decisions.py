@@ -351,3 +351,75 @@ async def test_what_kafka_has_beyond_a_restored_database_is_listed_and_kept_with
     assert await fleet.projected.until(session_id, 6) == [1, 2, 3, 4, 5, 6]
     assert (await fleet.texts(session_id), await fleet.set_aside(session_id)) == ([*OLD, "after"], [])
     assert await list_parked(fleet.pool, "default") == []
+
+
+def other_bytes(session_id: str, seq: int) -> Any:
+    return event_at(session_id, seq, "another")
+
+
+SCENES: dict[str, tuple[str, Callable[[str], Sequence[Any]]]] = {
+    "conflict": ("conflict", lambda s: [*events_of(s, range(1, 4)), other_bytes(s, 3), event_at(s, 4)]),
+    "gap": ("gap", lambda s: [*events_of(s, range(1, 3)), event_at(s, 5)]),
+    "lost beginning": ("gap", lambda s: [event_at(s, 3)]),
+    "unknown type": (
+        "unknown_type",
+        lambda s: [*events_of(s, range(1, 3)), event_at(s, 3, type="flotilla.session.poem.v9"), event_at(s, 4)],
+    ),
+    "forbidden": (
+        "forbidden",
+        lambda s: [
+            *events_of(s, range(1, 3)),
+            event_at(s, 3, kind="state_change", data={"change": "owner_changed"}),
+            event_at(s, 4),
+        ],
+    ),
+}
+"""What parks a session, by what it is parked for; `ahead` and records of no session have tests of their own."""
+DECIDING = {"accept": request_accept, "reject": request_reject, "discard": request_discard}
+DECIDED = """
+SELECT event -> 'data' -> 'details' ->> 'decision' AS decision FROM audit.session_events
+WHERE session_id = 'flotilla:audit' AND event -> 'data' ->> 'change' = 'parked_history_decided'
+"""
+
+
+@pytest.mark.parametrize("scene", SCENES)
+async def test_every_way_out_that_is_named_is_one_and_is_recorded(fleet: Fleet, scene: str) -> None:
+    reason, history = SCENES[scene]
+
+    async def parked(session: str) -> bool:
+        return reason in [why for _, why in await fleet.projected.parked(session)]
+
+    async def parked_session(session: str) -> str:
+        await AgentEventStore(fleet.pool).ensure_session(session, "ada")
+        await publish(fleet.kafka, history(session))
+        await eventually(lambda: parked(session), 30)
+        return session
+
+    first = await parked_session("s-first")
+    explained = await explain_parked(fleet.pool, "default", first)
+    assert explained.reason == reason
+    verbs = [choice.verb.split()[3] for choice in explained.choices]
+    decisions = [verb for verb in verbs if verb in DECIDING]
+    assert decisions, "nobody is left without a way out"
+    for verb in DECIDING.keys() - set(verbs):
+        refused = await fleet.served(DECIDING[verb](fleet.pool, "default", first, **WHO))
+        assert not refused["ok"] or refused["still_parked"], f"{verb} is a way out, and is not named"
+    for verb in decisions:
+        session = await parked_session(f"s-{verb}")
+        outcome = await fleet.served(DECIDING[verb](fleet.pool, "default", session, **WHO))
+        assert outcome["ok"], (verb, outcome, explained.choices)
+
+        async def over(session: str = session) -> bool:
+            return await list_parked(fleet.pool, "default", session) == []
+
+        await eventually(over, 30)
+    await fleet.relay()
+
+    async def recorded() -> bool:
+        found = [row["decision"] for row in await fleet.projected.fetch(DECIDED)]
+        return set(decisions) <= set(found)
+
+    await eventually(recorded, 30)
+    await until_anchored(fleet.projected)
+    problems = (await fleet.verify()).problems
+    assert [problem for problem in problems if first not in str(problem)] == []

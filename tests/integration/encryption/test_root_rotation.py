@@ -40,8 +40,8 @@ async def test_the_former_root_key_is_needed_no_more(sealing: Pool, database: Da
     await recorded(sealing, "one")
     root_id = create_key_file(key_file)
     dsn = libpq_dsn(database.superuser_dsn)
-    assert await rotate_root_key(dsn, key_file) == (root_id, len(TENANTS))
-    assert await rotate_root_key(dsn, key_file) == (root_id, 0)
+    assert await rotate_root_key(dsn, KeyFile(key_file)) == (root_id, len(TENANTS))
+    assert await rotate_root_key(dsn, KeyFile(key_file)) == (root_id, 0)
     await recorded(sealing, "two")  # by a process that knew the former key alone
     keep_first(key_file)
     fresh = Keyring(KeyFile(key_file), writes=True)
@@ -55,5 +55,5 @@ async def test_a_file_without_the_former_key_changes_nothing(sealing: Pool, data
     other = tmp_path / "other.keys"
     create_key_file(other)
     with pytest.raises(ConfigurationError, match="does not hold root key"):
-        await rotate_root_key(libpq_dsn(database.superuser_dsn), other)
+        await rotate_root_key(libpq_dsn(database.superuser_dsn), KeyFile(other))
     assert await contents(sealing, "default") == ["one"]

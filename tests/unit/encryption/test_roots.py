@@ -51,7 +51,7 @@ def test_a_file_without_whole_keys_is_refused(tmp_path: Path, text: str) -> None
 def test_a_missing_file_and_a_missing_setting_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="can't be read"):
         KeyFile(tmp_path / "none")
-    with pytest.raises(ConfigurationError, match="needs FLOTILLA_ENCRYPTION_KEY_FILE"):
+    with pytest.raises(ConfigurationError, match="needs root keys: FLOTILLA_ENCRYPTION_KEY_FILE"):
         load_settings(EncryptionSettings, encryption="on")
 
 

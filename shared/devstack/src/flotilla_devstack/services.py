@@ -47,7 +47,7 @@ SERVICES: Mapping[str, ServiceSpec] = {
             "workflow-worker",
             "workflow_worker",
             "flotilla_worker",
-            {**METRICS, "temporal_metrics": "FLOTILLA_TEMPORAL_METRICS_PORT"},
+            {"keys": "FLOTILLA_HTTP_PORT", **METRICS, "temporal_metrics": "FLOTILLA_TEMPORAL_METRICS_PORT"},
         ),
         ServiceSpec("research-agent", "research_agent", AGENT_ROLE.format("research"), METRICS),
         ServiceSpec("writer-agent", "writer_agent", AGENT_ROLE.format("write"), METRICS),
@@ -58,7 +58,11 @@ SERVICES: Mapping[str, ServiceSpec] = {
         ServiceSpec("audit-consumer", "audit_consumer", "flotilla_audit", METRICS),
     )
 }
-TOOL_GATEWAY = "tool-gateway"
+FOUND_AT = {
+    "tool-gateway": ("http", "FLOTILLA_TOOL_GATEWAY_URL"),
+    "workflow-worker": ("keys", "FLOTILLA_SESSION_KEYS_URL"),
+}
+"""By service that agents call: which of its ports, and the variable that says where it is."""
 BUILT_IN_AGENTS = ("research", "write", "mcp")
 
 

@@ -19,10 +19,11 @@ from flotilla_devstack.errors import DevstackError, InterruptedStartError, State
 from flotilla_devstack.folders import default_state_dir
 from flotilla_devstack.keeper import ProcessWatchdog
 from flotilla_devstack.own_agents import agent_command, read_agent_folders, take_requested_agents
+from flotilla_devstack.ports import LOOPBACK
 from flotilla_devstack.process import call_after_exit
 from flotilla_devstack.progress import Listener, PhaseReporter, ProgressEvent, ProgressJournal
 from flotilla_devstack.servers.redis import FLAVOURS, Flavour
-from flotilla_devstack.services import BUILT_IN_AGENTS, SERVICES, TOOL_GATEWAY, ServiceProcess
+from flotilla_devstack.services import BUILT_IN_AGENTS, FOUND_AT, SERVICES, ServiceProcess
 from flotilla_devstack.stack import SERVERS, Stack
 from flotilla_devstack.startup import run_in_parallel, stop_unit
 from flotilla_devstack.tools import run_program
@@ -196,11 +197,12 @@ class StackSupervisor:
         return {"FLOTILLA_INSTALL_AGENTS": ",".join((*BUILT_IN_AGENTS, *own))} if own else {}
 
     def _make_all(self, names: Iterable[str]) -> list[ServiceProcess]:
-        """Processes that know where the tool gateway is, if it runs here: agents call tools there."""
+        """Processes that know where the services are that agents call, if they run here."""
         made = [self._make(name) for name in names]
-        for tool_gateway in [each for each in (*self._services, *made) if each.name == TOOL_GATEWAY]:
+        for called in [each for each in (*self._services, *made) if each.name in FOUND_AT]:
+            port, variable = FOUND_AT[called.name]
             for each in made:
-                each.env["FLOTILLA_TOOL_GATEWAY_URL"] = tool_gateway.url
+                each.env[variable] = f"http://{LOOPBACK}:{called.ports[port]}"
         return made
 
     def _make(self, name: str) -> ServiceProcess:

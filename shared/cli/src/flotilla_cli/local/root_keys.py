@@ -7,8 +7,9 @@ from typing import Any
 
 import psycopg
 
-from flotilla.config import PostgresSettings, load_settings
+from flotilla.config import PostgresSettings, RootKeySettings, load_settings
 from flotilla.contracts.errors import ConfigurationError
+from flotilla.encryption import open_root_keys
 from flotilla.install.root_keys import rotate_root_key
 from flotilla.postgres.connecting import libpq_dsn
 from flotilla_cli.errors import CliError, Misuse
@@ -17,11 +18,14 @@ from flotilla_devstack import Stack
 from flotilla_devstack.folders import StateDir
 
 
-def rotate_root(key_file: Path, state: Path | None) -> dict[str, Any]:
-    """Wrap all tenants' keys by the first key of the file."""
+def rotate_root(key_file: Path | None, state: Path | None) -> dict[str, Any]:
+    """Wrap all tenants' keys by the root key that the environment names, else by the first key of the file."""
     try:
+        roots = open_root_keys(load_settings(RootKeySettings, encryption_key_file=key_file))
+        if roots is None:
+            raise Misuse("--key-file FILE is required, or a provider in the environment (docs/key-providers.md)")
         with devstack_errors():
-            root_id, tenants = asyncio.run(rotate_root_key(_dsn(state), key_file))
+            root_id, tenants = asyncio.run(rotate_root_key(_dsn(state), roots))
     except ConfigurationError as error:
         raise Misuse(str(error)) from error
     except psycopg.Error as error:

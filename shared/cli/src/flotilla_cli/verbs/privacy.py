@@ -198,15 +198,15 @@ def set_retention(
 )
 def rotate_root(
     key_file: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--key-file",
             metavar="FILE",
             envvar="FLOTILLA_ENCRYPTION_KEY_FILE",
-            help="The root keys.",
+            help="The root keys; with another provider in the environment, those from before it.",
             show_default=False,
         ),
-    ],
+    ] = None,
     state: State = None,
     output: Output = OutputFormat.TABLE,
 ) -> None:

@@ -8,7 +8,7 @@ import asyncpg
 import structlog
 
 from flotilla.agent.agent import Agent
-from flotilla.postgres import AWAY, Pool
+from flotilla.postgres import AWAY, Pool, keyring_of
 from flotilla.runtime.stopping import sleep_or_stop
 
 HEARTBEAT_S = 10.0
@@ -16,12 +16,13 @@ HEARTBEAT_S = 10.0
 _REGISTER = """
 INSERT INTO flotilla_ops.agents AS a (
     name, instance, version, stream, consumer_group, concurrency, in_flight, input_schema, output_schema, timeout_s,
-    replayable
-) VALUES ($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9::jsonb, $10, $11)
+    replayable, public_key
+) VALUES ($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9::jsonb, $10, $11, $12)
 ON CONFLICT (name, instance) DO UPDATE SET
     version = excluded.version, concurrency = excluded.concurrency, in_flight = excluded.in_flight,
     input_schema = excluded.input_schema, output_schema = excluded.output_schema,
-    timeout_s = excluded.timeout_s, replayable = excluded.replayable, last_seen = now()
+    timeout_s = excluded.timeout_s, replayable = excluded.replayable,
+    public_key = excluded.public_key, last_seen = now()
 """
 # Instances that were replaced; the last one of an agent stays, so that its stream is remembered at 0 replicas.
 _FORGET = """
@@ -42,34 +43,42 @@ class AgentRegistration:
         self._concurrency = concurrency
         self._in_flight = in_flight
         self._forgot = False
+        self.tried = asyncio.Event()
+        """Set once the entry was written, or could not be: keys of sessions are issued to processes that have one."""
         self._input_schema = json.dumps(agent.input.schema())
         self._output_schema = json.dumps(agent.output.schema())
 
     async def run(self, stop: asyncio.Event) -> None:
         """Register now and every 10 s until `stop`. Work goes on while PostgreSQL is unavailable."""
         while not stop.is_set():
-            await self._beat()
+            await self.register()
             await sleep_or_stop(stop, HEARTBEAT_S)
-        await self._beat()
+        await self.register()
 
-    async def _beat(self) -> None:
+    async def register(self) -> None:
+        """Write the entry, or renew it; only a warning while PostgreSQL is unavailable."""
         try:
             if not self._forgot:
                 await self._pool.execute(_FORGET, self._agent.name, self._instance)
                 self._forgot = True
-            await self._pool.execute(
-                _REGISTER,
-                self._agent.name,
-                self._instance,
-                self._agent.version,
-                self._agent.stream,
-                self._agent.group,
-                self._concurrency,
-                self._in_flight(),
-                self._input_schema,
-                self._output_schema,
-                self._agent.timeout_s,
-                self._agent.replayable,
-            )
+            async with self._pool.acquire() as connection:
+                keyring = keyring_of(connection)
+                await connection.execute(
+                    _REGISTER,
+                    self._agent.name,
+                    self._instance,
+                    self._agent.version,
+                    self._agent.stream,
+                    self._agent.group,
+                    self._concurrency,
+                    self._in_flight(),
+                    self._input_schema,
+                    self._output_schema,
+                    self._agent.timeout_s,
+                    self._agent.replayable,
+                    None if keyring is None else keyring.public_key,
+                )
         except (*AWAY, asyncpg.PostgresError, TimeoutError) as error:
             log.warning("registration_postponed", error=str(error) or type(error).__name__)
+        finally:
+            self.tried.set()

@@ -1,5 +1,6 @@
 """Runs an agent as a service: everything around the task function."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -12,6 +13,7 @@ from flotilla.agent.mcp_calls import open_tool_gateway_client
 from flotilla.agent.ports import McpCaller
 from flotilla.agent.proofs import VoteCheckRules
 from flotilla.agent.registration import AgentRegistration
+from flotilla.agent.session_keys import open_agent_pool
 from flotilla.agent.settings import AgentSettings
 from flotilla.agent.tools import AgentToolBox, ToolFunction
 from flotilla.approvals.reloading import ReloadingPolicyFile
@@ -21,8 +23,9 @@ from flotilla.config import LlmSettings
 from flotilla.config.signing import load_public_keys
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.llm import LanguageModel, MoneyBudget, TokenLimits, create_money_budget, open_models
-from flotilla.postgres import Pool, check_schema, open_service_pool
+from flotilla.postgres import Pool, check_schema
 from flotilla.runtime import Job, Runtime, serve
+from flotilla.runtime.stopping import wait_for_any_event
 from flotilla.votes.roots import read_vote_roots
 
 STUCK_AFTER_S = 60.0
@@ -87,7 +90,7 @@ async def run_agent(
     policy = policy or ReloadingPolicyFile(settings.approval_policy)
     async with AsyncExitStack() as stack:
         if pool is None:
-            pool = await stack.enter_async_context(open_service_pool(settings, application=runtime.service))
+            pool = await stack.enter_async_context(open_agent_pool(settings, application=runtime.service))
         redis = await stack.enter_async_context(
             connect_redis(settings.redis_url.get_secret_value(), name=runtime.service)
         )
@@ -161,10 +164,19 @@ def members(
         pool, agent, instance, concurrency, lambda: sum(consumer.in_flight_count for consumer in consumers)
     )
     return [
-        Job(name="bus", work=consumers[0].run, stuck_after_s=STUCK_AFTER_S),
-        Job(name="bus of the version", work=consumers[1].run, stuck_after_s=STUCK_AFTER_S),
+        Job(name="bus", work=partial(_once_registered, registration, consumers[0]), stuck_after_s=STUCK_AFTER_S),
+        Job(
+            name="bus of the version",
+            work=partial(_once_registered, registration, consumers[1]),
+            stuck_after_s=STUCK_AFTER_S,
+        ),
         Job(name="registration", work=registration.run),
     ]
+
+
+async def _once_registered(registration: AgentRegistration, consumer: Consumer, stop: asyncio.Event) -> None:
+    await wait_for_any_event(registration.tried, stop)
+    await consumer.run(stop)
 
 
 def _busy_beside(consumers: Sequence[Consumer], own: int) -> int:

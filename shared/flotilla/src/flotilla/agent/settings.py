@@ -1,14 +1,21 @@
 """Settings of every agent service."""
 
 from pathlib import Path
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from flotilla.config import EncryptionSettings, OperatorSettings, PostgresSettings, RedisSettings, ServiceSettings
+from flotilla.config import OperatorSettings, PostgresSettings, RedisSettings, ServiceSettings
 
 
-class AgentSettings(ServiceSettings, PostgresSettings, RedisSettings, OperatorSettings, EncryptionSettings):
+class AgentSettings(ServiceSettings, PostgresSettings, RedisSettings, OperatorSettings):
     """What an agent needs; inherit to add your own."""
+
+    encryption: Literal["off", "on"] = "off"
+    """`on` encrypts what the agent records from now on, as at the other services (docs/privacy.md)."""
+    session_keys_url: str | None = Field(default=None, pattern="^https?://")
+    """Where workers answer with the key of a task's session, `http://host:port`: an agent has no root key. Also needed
+    to read what was encrypted while encryption was on."""
 
     ticket_public_key_file: Path
     """The worker's public keys (PEM, one or more): a task that none of them signed is not worked on."""
@@ -25,3 +32,12 @@ class AgentSettings(ServiceSettings, PostgresSettings, RedisSettings, OperatorSe
     """Tasks in hand at a time; unset: what the agent's code says."""
     bus_min_idle_ms: int = Field(default=15_000, ge=100)
     """How long a consumer may be silent before others take its entries; a crash delays a task by this plus 5 s."""
+
+    @model_validator(mode="after")
+    def _gets_keys(self) -> Self:
+        if self.encryption == "on" and self.session_keys_url is None:
+            raise ValueError(
+                "FLOTILLA_ENCRYPTION=on needs FLOTILLA_SESSION_KEYS_URL at an agent, the worker's address: it answers "
+                "with the keys of sessions (an agent does not read FLOTILLA_ENCRYPTION_KEY_FILE)"
+            )
+        return self

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr
 
-from flotilla.config import KafkaSettings, Paths, PostgresSettings
+from flotilla.config import KafkaSettings, Paths, PostgresSettings, RootKeySettings
 
 
 class BackupSettings(PostgresSettings, KafkaSettings):
@@ -22,26 +22,23 @@ class BackupSettings(PostgresSettings, KafkaSettings):
     """Temporal's database where it is a file (its development server's)."""
 
 
-class TenantExportSettings(PostgresSettings):
-    """Settings of `python -m flotilla.backup export-tenant`: the DSN's role is `flotilla_backup`."""
+class TenantExportSettings(PostgresSettings, RootKeySettings):
+    """Settings of `python -m flotilla.backup export-tenant`: the DSN's role is `flotilla_backup`. Without root keys the
+    export holds the tenant's key as it is wrapped here, and the other fleet needs the same root key."""
 
     backup_signing_key_file: Path
     """The private key (Ed25519, PEM) that signs backups and exports: one of their own."""
     backup_passphrase_file: Path | None = None
     """Encrypts the tenant's key in the export. Mode 0600."""
-    encryption_key_file: Path | None = None
-    """The fleet's root keys. Without them the export holds the tenant's key as it is wrapped here, and the other fleet
-    needs the same root key."""
 
 
-class TenantImportSettings(PostgresSettings):
-    """Settings of `python -m flotilla.backup import-tenant`: the DSN's role owns the database."""
+class TenantImportSettings(PostgresSettings, RootKeySettings):
+    """Settings of `python -m flotilla.backup import-tenant`: the DSN's role owns the database. This fleet's root keys
+    wrap the tenant's key from now on."""
 
     backup_public_key_file: Path
     """Public keys (PEM) of those who may sign exports."""
     backup_passphrase_file: Path | None = None
-    encryption_key_file: Path | None = None
-    """This fleet's root keys: the first one wraps the tenant's key from now on."""
 
 
 class RestoreSettings(PostgresSettings, KafkaSettings):

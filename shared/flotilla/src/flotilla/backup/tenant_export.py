@@ -28,7 +28,7 @@ from flotilla.config.signing import load_signer
 from flotilla.contracts.errors import ConfigurationError, Refused
 from flotilla.contracts.ids import new_id, utc_now
 from flotilla.encryption.keyring import key_context_of_tenant
-from flotilla.encryption.roots import KeyFile
+from flotilla.encryption.providers import open_root_keys
 
 KEY_NAME = "tenant-key"
 NOT_MOVED = LEFT_OUT | {
@@ -159,14 +159,13 @@ async def _key(
     row = await connection.fetchrow(_KEY, tenant_id)
     if row is None:
         return None
-    if settings.encryption_key_file is None:
+    if (roots := open_root_keys(settings)) is None:
         return StoredTenantKey(root_id=row["root_id"], wrapped_key=row["wrapped_key"], sealed=None)
     if settings.backup_passphrase_file is None:
         raise ConfigurationError(
-            "with FLOTILLA_ENCRYPTION_KEY_FILE the export holds the tenant's key, encrypted: set "
-            "FLOTILLA_BACKUP_PASSPHRASE_FILE, too"
+            "with root keys the export holds the tenant's key, encrypted: set FLOTILLA_BACKUP_PASSPHRASE_FILE, too"
         )
-    passphrase, roots = read_passphrase(settings.backup_passphrase_file), KeyFile(settings.encryption_key_file)
+    passphrase = read_passphrase(settings.backup_passphrase_file)
     key = await roots.unwrap(row["root_id"], row["wrapped_key"], key_context_of_tenant(tenant_id))
     sealed = stored_as_it_is(
         folder, "keys/tenant", await asyncio.to_thread(seal, {KEY_NAME: key}, passphrase, export_id)

@@ -22,7 +22,7 @@ from flotilla.backup.tenant_manifest import TenantManifest, read_events, read_ve
 from flotilla.config.signing import load_public_keys
 from flotilla.contracts.errors import ConfigurationError, Refused
 from flotilla.encryption.keyring import key_context_of_tenant
-from flotilla.encryption.roots import KeyFile
+from flotilla.encryption.providers import open_root_keys
 from flotilla.kafka.lanes import lane_of
 
 MOVER = "flotilla_mover"
@@ -204,11 +204,11 @@ async def _tenant_key(
     """
     if manifest.key is None:
         return None
-    if settings.encryption_key_file is None:
+    if (roots := open_root_keys(settings)) is None:
         raise ConfigurationError(
             f"tenant {manifest.tenant_id} is encrypted: set FLOTILLA_ENCRYPTION_KEY_FILE to this fleet's root keys"
         )
-    roots, context = KeyFile(settings.encryption_key_file), key_context_of_tenant(manifest.tenant_id)
+    context = key_context_of_tenant(manifest.tenant_id)
     if manifest.key.sealed is not None:
         if settings.backup_passphrase_file is None:
             raise ConfigurationError("the tenant's key is encrypted: set FLOTILLA_BACKUP_PASSPHRASE_FILE")

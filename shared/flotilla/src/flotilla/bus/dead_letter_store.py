@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -30,7 +31,7 @@ from flotilla.contracts.errors import Conflict, no_such
 from flotilla.contracts.ids import IdMaker, new_id
 from flotilla.contracts.names import EVENT_FIELD, REDRIVES_STREAM, REPLY_STREAM_PREFIX
 from flotilla.contracts.values import to_storable_text
-from flotilla.encryption import Row
+from flotilla.encryption import KeyRefused, Row
 from flotilla.encryption.tables import AGENT_TASKS, DEAD_LETTERS
 from flotilla.postgres import (
     UNSTORABLE,
@@ -130,7 +131,8 @@ class PostgresDeadLetters:
         stored: dict[str, Any] = {"error": to_storable_text(lost.error), "body": lost.body}
         if names.session_id is not None:
             place = (names.tenant, names.session_id, DEAD_LETTERS, dead_letter_id)
-            stored = await seal_columns(connection, *place, **stored)
+            with suppress(KeyRefused):  # of no task that this process holds: kept as it came
+                stored = await seal_columns(connection, *place, **stored)
         kept: str = await connection.fetchval(
             _KEEP,
             names.tenant,
@@ -283,7 +285,10 @@ async def _mark_task(connection: Connection, tenant: str, lost: UnhandledEntry, 
     task_id = _text(task.task_id)
     if task.session_id is not None:
         place = (tenant, _text(task.session_id), AGENT_TASKS, task_id)
-        failure = (await seal_columns(connection, *place, failure=failure))["failure"]
+        try:
+            failure = (await seal_columns(connection, *place, failure=failure))["failure"]
+        except KeyRefused:  # the task is over
+            return
     await connection.execute(_MARK_TASK, tenant, task_id, task.attempt, failure)
 
 

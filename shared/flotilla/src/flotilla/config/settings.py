@@ -79,21 +79,59 @@ class OperatorSettings(BaseSettings):
     records the approval policy in force. The same in every service that has it."""
 
 
-class EncryptionSettings(BaseSettings):
-    """Encryption of what is personal. The same in every service that has these."""
+class RootKeySettings(BaseSettings):
+    """Where the root keys of encryption are (docs/key-providers.md). With a file beside another provider, the provider
+    wraps, and the file opens what it wrapped before."""
 
     model_config = _CONFIG
 
-    encryption: Literal["off", "on"] = "off"
-    """`on` encrypts what is personal from now on (docs/privacy.md)."""
     encryption_key_file: Path | None = None
     """The root keys, one a line, each 32 bytes in base64; the first one is used, the others are those it replaced. The
-    mode is 0600, or 0440. Also needed to read what was encrypted while this was on."""
+    mode is 0600, or 0440. Also needed to read what was encrypted while encryption was on."""
+    encryption_vault_url: str | None = Field(default=None, pattern="^https?://")
+    """The address of HashiCorp Vault or OpenBao, whose transit engine has the root key."""
+    encryption_vault_key: str = Field(default="flotilla", pattern="^[A-Za-z0-9_-][A-Za-z0-9._-]*$")
+    """The key's name there; its type is aes256-gcm96."""
+    encryption_vault_mount: str = Field(
+        default="transit", pattern="^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$"
+    )
+    """Where the transit engine is mounted."""
+    encryption_vault_token_file: Path | None = None
+    """A file with a token that may encrypt and decrypt with the key; it is read for each request."""
+    encryption_vault_ca_file: Path | None = None
+    """Certificates (PEM) that may have signed the server's; unset, those of the system."""
+    encryption_vault_namespace: str | None = None
+    """A namespace of Vault's."""
+    encryption_provider: str | None = None
+    """The name of an entry point in `flotilla.root_keys`: a provider of your own."""
+
+    @model_validator(mode="after")
+    def _one_provider(self) -> Self:
+        if self.encryption_vault_url is not None and self.encryption_vault_token_file is None:
+            raise ValueError("FLOTILLA_ENCRYPTION_VAULT_URL needs FLOTILLA_ENCRYPTION_VAULT_TOKEN_FILE")
+        if self.encryption_vault_url is not None and self.encryption_provider is not None:
+            raise ValueError("set FLOTILLA_ENCRYPTION_VAULT_URL or FLOTILLA_ENCRYPTION_PROVIDER, not both")
+        return self
+
+    @property
+    def has_root_keys(self) -> bool:
+        """Whether a provider is set."""
+        return any((self.encryption_key_file, self.encryption_vault_url, self.encryption_provider))
+
+
+class EncryptionSettings(RootKeySettings):
+    """Encryption of what is personal. The same in every service that has these."""
+
+    encryption: Literal["off", "on"] = "off"
+    """`on` encrypts what is personal from now on (docs/privacy.md)."""
 
     @model_validator(mode="after")
     def _has_keys(self) -> Self:
-        if self.encryption == "on" and self.encryption_key_file is None:
-            raise ValueError("FLOTILLA_ENCRYPTION=on needs FLOTILLA_ENCRYPTION_KEY_FILE: the file of root keys")
+        if self.encryption == "on" and not self.has_root_keys:
+            raise ValueError(
+                "FLOTILLA_ENCRYPTION=on needs root keys: FLOTILLA_ENCRYPTION_KEY_FILE, FLOTILLA_ENCRYPTION_VAULT_URL "
+                "or FLOTILLA_ENCRYPTION_PROVIDER"
+            )
         return self
 
 

@@ -104,9 +104,9 @@ def from_json(body: bytes | str, kind: type[T]) -> T:
     """JSON text as the dataclass `kind`.
 
     Raises:
-        Undecodable: not JSON, or a field is missing or of the wrong type.
+        Undecodable: not JSON, nested too deep, or a field is missing or of the wrong type.
     """
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Undecodable(f"not a {kind.__name__}: {error}") from error

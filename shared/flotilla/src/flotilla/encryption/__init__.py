@@ -22,8 +22,10 @@ from flotilla.encryption.columns import (
     sealed_columns,
 )
 from flotilla.encryption.events import SEALED, holds_sealed, opened_data, sealed_data
-from flotilla.encryption.keyring import Cipher, Keyring, open_keyring
+from flotilla.encryption.issuing import check_proof, opened_key, public_key_of, sealed_key, with_proof
+from flotilla.encryption.keyring import Cipher, FoundKey, KeyRefused, Keyring, SessionKeyring, open_keyring
 from flotilla.encryption.live import may_hold_sealed_token, opened_token, sealed_token
+from flotilla.encryption.providers import open_root_keys
 from flotilla.encryption.roots import KeyFile, RootKeys, create_key_file
 from flotilla.encryption.tasks import opened_task, sealed_task
 from flotilla.encryption.values import opened_value, sealed_value
@@ -34,12 +36,16 @@ __all__ = [
     "UNREADABLE",
     "Cipher",
     "DataKey",
+    "FoundKey",
     "KeyFile",
+    "KeyRefused",
     "Keyring",
     "RootKeys",
     "Row",
     "SealedTable",
+    "SessionKeyring",
     "Unreadable",
+    "check_proof",
     "create_key_file",
     "holds_sealed",
     "holds_sealed_columns",
@@ -48,14 +54,19 @@ __all__ = [
     "is_wrapped",
     "may_hold_sealed_token",
     "open_keyring",
+    "open_root_keys",
     "opened_columns",
     "opened_data",
+    "opened_key",
     "opened_task",
     "opened_token",
     "opened_value",
+    "public_key_of",
     "sealed_columns",
     "sealed_data",
+    "sealed_key",
     "sealed_task",
     "sealed_token",
     "sealed_value",
+    "with_proof",
 ]

@@ -26,6 +26,7 @@ class DataKey:
     """One key of 256 bits, for values that are bound to `context`."""
 
     def __init__(self, key: bytes, *context: str) -> None:
+        self._key = key
         self._cipher = AESGCM(key)
         self._context = bound_to(*context)
 
@@ -45,6 +46,10 @@ class DataKey:
             return self._cipher.decrypt(nonce, ciphertext, self._context + bound_to(place))
         except (InvalidTag, ValueError) as error:
             raise Unreadable(f"what is stored at {place} can't be decrypted: it was changed or moved") from error
+
+    def exported(self) -> bytes:
+        """The key itself, to be encrypted for a process that may have it."""
+        return self._key
 
     def seal_text(self, value: bytes, place: str) -> str:
         """`seal`, as text that says what it is."""

@@ -2,8 +2,9 @@
 
 import secrets
 import time
+from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,7 +13,8 @@ from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.names import AUDIT_SESSION
 from flotilla.encryption.cipher import KEY_BYTES, DataKey, Unreadable
-from flotilla.encryption.roots import KeyFile, RootKeys
+from flotilla.encryption.providers import open_root_keys
+from flotilla.encryption.roots import RootKeys
 
 FORGET_S = 50.0
 """A destroyed key is used no longer than this, on any replica."""
@@ -48,15 +50,40 @@ class Cipher:
         return self.key is None
 
 
-class Keyring:
-    """Looks up, makes and remembers the keys of sessions. Safe for concurrent use."""
+class KeyRefused(RetryLater):
+    """The process may not have the key of this session (yet, or any more), so it can't record anything there."""
 
-    def __init__(self, roots: RootKeys, *, writes: bool, clock: Callable[[], float] = time.monotonic) -> None:
+
+@dataclass(frozen=True, slots=True)
+class FoundKey:
+    """What was looked up of a session."""
+
+    cipher: Cipher
+    is_settled: bool = True
+    """False for a key of a transaction that may yet be rolled back: it counts for that one alone."""
+
+
+class SessionKeyring(ABC):
+    """Remembers keys of sessions for 50 s; who inherits says where they are looked up. Safe for concurrent use."""
+
+    def __init__(self, *, writes: bool, clock: Callable[[], float] = time.monotonic) -> None:
         """Without `writes` only what was encrypted before is read."""
-        self._roots = roots
         self._writes = writes
         self._clock = clock
         self._known: OrderedDict[tuple[str, str], tuple[float, Cipher]] = OrderedDict()
+
+    @property
+    def public_key(self) -> bytes | None:
+        """For which this process is sent keys of sessions, 32 bytes of X25519; None where it unwraps them by itself."""
+        return None
+
+    @abstractmethod
+    async def _find(
+        self, connection: Statements, tenant_id: str, session_ids: Sequence[str]
+    ) -> Mapping[str, FoundKey]: ...
+
+    @abstractmethod
+    async def _find_or_make(self, connection: Statements, tenant_id: str, session_id: str) -> FoundKey | None: ...
 
     def encrypts(self, session_id: str) -> bool:
         """Whether what is recorded in the session from now on is encrypted; the tenant's audit session never is."""
@@ -68,26 +95,27 @@ class Keyring:
 
         Raises:
             ConfigurationError: the root key does not open the tenant's key.
-            RetryLater: the session has no key, and the connection's role may make none.
+            RetryLater: the session has no key, and it can't be made now; or who has the root key does not answer.
+            KeyRefused: this process may not have it.
         """
-        if not self.encrypts(session_id):
-            return None
-        for _ in range(_TRIES):
-            cipher, row = await self._look_up(connection, tenant_id, session_id)
-            if cipher is not None or row is None:
-                return cipher
-            await self._add(connection, tenant_id, session_id, row)
-        raise RetryLater(f"session {session_id} gets its key from another process right now")
+        return await self.made(connection, tenant_id, session_id) if self.encrypts(session_id) else None
+
+    async def made(self, connection: Statements, tenant_id: str, session_id: str) -> Cipher | None:
+        """The session's cipher, made if there is none yet; None for no session of this tenant. Raises as `writing`."""
+        if (known := self.remembered(tenant_id, session_id)) is not None:
+            return known
+        found = await self._find_or_make(connection, tenant_id, session_id)
+        return None if found is None else self._noted((tenant_id, session_id), found)
 
     async def reading(
         self, connection: Statements, tenant_id: str, session_ids: Iterable[str]
     ) -> Mapping[str, Cipher | None]:
         """The cipher of each session; None for one that has none. At most one statement."""
-        found = {session_id: self.remembered(tenant_id, session_id) for session_id in session_ids}
-        if unknown := [session_id for session_id, cipher in found.items() if cipher is None]:
-            for row in await connection.fetch(_KEYS, tenant_id, unknown):
-                found[row["session_id"]] = await self._unwrapped(tenant_id, row["session_id"], row)
-        return found
+        ciphers = {session_id: self.remembered(tenant_id, session_id) for session_id in session_ids}
+        if unknown := [session_id for session_id, cipher in ciphers.items() if cipher is None]:
+            for session_id, found in (await self._find(connection, tenant_id, unknown)).items():
+                ciphers[session_id] = self._noted((tenant_id, session_id), found)
+        return ciphers
 
     def remembered(self, tenant_id: str, session_id: str) -> Cipher | None:
         """The session's cipher, if it was looked up within the last minute."""
@@ -98,17 +126,39 @@ class Keyring:
         """Forget all keys, so that each is looked up when it is needed next."""
         self._known.clear()
 
-    async def _look_up(self, connection: Statements, tenant_id: str, session_id: str) -> tuple[Cipher | None, Any]:
-        """The cipher and no row, or the row of a session whose keys are incomplete."""
-        if (known := self.remembered(tenant_id, session_id)) is not None:
-            return known, None
-        row = await connection.fetchrow(_KEY, tenant_id, session_id)
-        if row is None:
-            return None, None
-        cipher = await self._unwrapped(tenant_id, session_id, row)
-        return cipher, None if cipher else row
+    def _noted(self, name: tuple[str, str], found: FoundKey) -> Cipher:
+        if found.is_settled:
+            self._known[name] = (self._clock() + FORGET_S, found.cipher)
+            self._known.move_to_end(name)
+            if len(self._known) > _MOST_KEYS:
+                self._known.popitem(last=False)
+        return found.cipher
 
-    async def _unwrapped(self, tenant_id: str, session_id: str, row: Any) -> Cipher | None:
+
+class Keyring(SessionKeyring):
+    """Unwraps keys of sessions with the root key, and makes those that are missing."""
+
+    def __init__(self, roots: RootKeys, *, writes: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        """As `SessionKeyring`."""
+        super().__init__(writes=writes, clock=clock)
+        self._roots = roots
+
+    async def _find(self, connection: Statements, tenant_id: str, session_ids: Sequence[str]) -> Mapping[str, FoundKey]:
+        rows = {row["session_id"]: row for row in await connection.fetch(_KEYS, tenant_id, session_ids)}
+        found = {name: await self._unwrapped(tenant_id, name, row) for name, row in rows.items()}
+        return {name: key for name, key in found.items() if key is not None}
+
+    async def _find_or_make(self, connection: Statements, tenant_id: str, session_id: str) -> FoundKey | None:
+        for _ in range(_TRIES):
+            row = await connection.fetchrow(_KEY, tenant_id, session_id)
+            if row is None:
+                return None
+            if (found := await self._unwrapped(tenant_id, session_id, row)) is not None:
+                return found
+            await self._add(connection, tenant_id, session_id, row)
+        raise RetryLater(f"session {session_id} gets its key from another process right now")
+
+    async def _unwrapped(self, tenant_id: str, session_id: str, row: Any) -> FoundKey | None:
         """The cipher of a session's row; None where its keys are incomplete."""
         if row["is_erased"]:
             cipher = Cipher(row["key_id"], None)
@@ -118,16 +168,7 @@ class Keyring:
             person = await self._person_key(tenant_id, row)
             key = _unwrap(person, row["session_key"], _of_session(tenant_id, session_id), row["key_id"])
             cipher = Cipher(row["key_id"], DataKey(key, tenant_id, session_id))
-        # One of a transaction that may yet be rolled back counts for it alone.
-        if row["is_settled"]:
-            self._remember((tenant_id, session_id), cipher)
-        return cipher
-
-    def _remember(self, name: tuple[str, str], cipher: Cipher) -> None:
-        self._known[name] = (self._clock() + FORGET_S, cipher)
-        self._known.move_to_end(name)
-        if len(self._known) > _MOST_KEYS:
-            self._known.popitem(last=False)
+        return FoundKey(cipher, row["is_settled"])
 
     async def _add(self, connection: Statements, tenant_id: str, session_id: str, row: Any) -> None:
         """Make what is missing of the session's keys. The next look-up shows if these count or others."""
@@ -155,11 +196,11 @@ def open_keyring(settings: object) -> Keyring | None:
     """The keyring that a service's settings ask for; None for one without keys.
 
     Raises:
-        ConfigurationError: the file of root keys can't be used.
+        ConfigurationError: the root keys can't be used.
     """
-    if not isinstance(settings, EncryptionSettings) or settings.encryption_key_file is None:
+    if not isinstance(settings, EncryptionSettings) or (roots := open_root_keys(settings)) is None:
         return None
-    return Keyring(KeyFile(settings.encryption_key_file), writes=settings.encryption == "on")
+    return Keyring(roots, writes=settings.encryption == "on")
 
 
 def _unwrap(key: DataKey, wrapped: bytes, place: str, key_id: str) -> bytes:

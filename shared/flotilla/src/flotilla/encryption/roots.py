@@ -49,6 +49,12 @@ class KeyFile:
         self._path = path
         self._keys = _read(path)
 
+    def holds(self, root_id: str) -> bool:
+        """Whether the file holds this root key, now."""
+        if root_id not in self._keys:
+            self._keys = _read(self._path)
+        return root_id in self._keys
+
     @property
     def current_id(self) -> str:
         """The first 16 hex digits of the SHA-256 of the first key."""
@@ -60,14 +66,34 @@ class KeyFile:
 
     async def unwrap(self, root_id: str, wrapped: bytes, context: str) -> bytes:
         """As `RootKeys`."""
-        if root_id not in self._keys:
-            self._keys = _read(self._path)
-        if root_id not in self._keys:
+        if not self.holds(root_id):
             raise ConfigurationError(f"{self._path} does not hold root key {root_id}, which wraps {context}")
         try:
             return DataKey(self._keys[root_id]).open(wrapped, context)
         except Unreadable as error:
             raise ConfigurationError(f"root key {root_id} did not wrap {context}: its row was changed") from error
+
+
+class AfterKeyFile:
+    """Another provider that took the place of a file: it wraps, and the file opens what it wrapped."""
+
+    def __init__(self, file: KeyFile, provider: RootKeys) -> None:
+        self._file = file
+        self._provider = provider
+
+    @property
+    def current_id(self) -> str:
+        """As `RootKeys`."""
+        return self._provider.current_id
+
+    async def wrap(self, key: bytes, context: str) -> bytes:
+        """As `RootKeys`."""
+        return await self._provider.wrap(key, context)
+
+    async def unwrap(self, root_id: str, wrapped: bytes, context: str) -> bytes:
+        """As `RootKeys`."""
+        has_it = self._file if self._file.holds(root_id) else self._provider
+        return await has_it.unwrap(root_id, wrapped, context)
 
 
 def create_key_file(path: Path) -> str:

@@ -1,11 +1,10 @@
-"""Another root key: wraps the keys of all tenants by the first key of the file, so that the others can be removed."""
+"""Another root key: wraps the keys of all tenants by the current one, so that the others can be removed."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import psycopg
 
-from flotilla.encryption import KeyFile
+from flotilla.encryption import RootKeys
 from flotilla.encryption.keyring import key_context_of_tenant
 
 _AS_INSTALL = "SET ROLE flotilla_install"
@@ -14,8 +13,8 @@ _REWRAP = "SELECT flotilla.rewrap_tenant_key(%s, %s, %s, %s)"
 _BATCH = 500
 
 
-async def rotate_root_key(dsn: str, key_file: Path) -> tuple[str, int]:
-    """Wrap each tenant's key by the file's first root key; return that key's id, and how many tenants' keys it was.
+async def rotate_root_key(dsn: str, roots: RootKeys) -> tuple[str, int]:
+    """Wrap each tenant's key by the current root key; return that key's id, and how many tenants' keys it was.
 
     `dsn` is libpq's, of the role that installs the fleet. Services go on meanwhile: they open both, as long as their
     copy of the file holds the new key, too. A call that was killed goes on when it is repeated.
@@ -23,7 +22,7 @@ async def rotate_root_key(dsn: str, key_file: Path) -> tuple[str, int]:
     Raises:
         ConfigurationError: the file does not hold a root key that wraps a tenant's key now.
     """
-    roots, rewrapped = KeyFile(key_file), 0
+    rewrapped = 0
     connection = await psycopg.AsyncConnection.connect(dsn, autocommit=True)
     async with connection:
         await connection.execute(_AS_INSTALL)
@@ -33,7 +32,7 @@ async def rotate_root_key(dsn: str, key_file: Path) -> tuple[str, int]:
 
 
 async def _rewrap(
-    connection: "psycopg.AsyncConnection[tuple[object, ...]]", roots: KeyFile, rows: Sequence[tuple[object, ...]]
+    connection: "psycopg.AsyncConnection[tuple[object, ...]]", roots: RootKeys, rows: Sequence[tuple[object, ...]]
 ) -> int:
     done = 0
     for tenant_id, root_id, wrapped in rows:

@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 from asyncpg.transaction import Transaction
 
-from flotilla.encryption import Keyring
+from flotilla.encryption import SessionKeyring
 
 _CANCEL_S = 2.0
 
@@ -17,7 +17,7 @@ class LimitedConnection(asyncpg.Connection):
 
     is_pooled = False
     """Whether a pooler is said to be in between."""
-    keyring: Keyring | None = None
+    keyring: SessionKeyring | None = None
     """The keys of sessions; None where the pool was opened without them."""
     _each: Mapping[str, str] = {}
     _begin_with = ""

@@ -20,9 +20,9 @@ from flotilla.config import PostgresSettings
 from flotilla.contracts.errors import RetryLater
 from flotilla.encryption import (
     Cipher,
-    Keyring,
     Row,
     SealedTable,
+    SessionKeyring,
     holds_sealed_columns,
     open_keyring,
     opened_columns,
@@ -108,6 +108,11 @@ def acting_for_task(task: TaskProof | None) -> Iterator[None]:
         _held.reset(token)
 
 
+def current_task_proof() -> TaskProof | None:
+    """What shows that this process holds the task that it acts for; None where it acts for none."""
+    return _held.get()
+
+
 def is_acting_for_task() -> bool:
     """Whether transactions act for a task."""
     return _held.get() is not None
@@ -121,7 +126,7 @@ async def open_pool(
     max_size: int = 10,
     idle_in_transaction_s: int = IDLE_IN_TRANSACTION_S,
     ca_file: str | None = None,
-    keyring: Keyring | None = None,
+    keyring: SessionKeyring | None = None,
 ) -> AsyncIterator[Pool]:
     """A pool on `dsn` that opens connections lazily, so that a service can start before its database.
 
@@ -156,7 +161,7 @@ async def open_pool(
 
 
 def open_service_pool(
-    settings: PostgresSettings, *, application: str, keyring: Keyring | None = None
+    settings: PostgresSettings, *, application: str, keyring: SessionKeyring | None = None
 ) -> AbstractAsyncContextManager[Pool]:
     """`open_pool` as a service's settings say; with `keyring`, if the service uses that elsewhere, too."""
     return open_pool(
@@ -227,9 +232,9 @@ async def _set(connection: Connection, settings: Mapping[str, str]) -> None:
     await connection.execute(_SET, list(settings), list(settings.values()))
 
 
-def keyring_of(connection: Connection) -> Keyring | None:
+def keyring_of(connection: Connection) -> SessionKeyring | None:
     """The keyring of the pool that the connection is of; None for a connection that no pool of `open_pool` opened."""
-    return cast("Keyring | None", getattr(connection, "keyring", None))
+    return cast("SessionKeyring | None", getattr(connection, "keyring", None))
 
 
 async def writing_cipher(connection: Connection, tenant_id: str, session_id: str) -> Cipher | None:
@@ -237,7 +242,7 @@ async def writing_cipher(connection: Connection, tenant_id: str, session_id: str
     each session and process.
 
     Raises:
-        ConfigurationError, RetryLater: as `Keyring.writing`.
+        ConfigurationError, RetryLater: as `SessionKeyring.writing`.
     """
     keyring = keyring_of(connection)
     return None if keyring is None else await keyring.writing(connection, tenant_id, session_id)
@@ -288,7 +293,8 @@ def no_session_key(session_id: str) -> RetryLater:
     """Return the error of a process that is to work on with what it can't decrypt."""
     return RetryLater(
         f"session {session_id} is encrypted, and this process does not have its key: "
-        "set FLOTILLA_ENCRYPTION_KEY_FILE to the fleet's root keys (docs/privacy.md)"
+        "set FLOTILLA_ENCRYPTION_KEY_FILE to the fleet's root keys, at an agent FLOTILLA_SESSION_KEYS_URL to the "
+        "worker's address (docs/privacy.md)"
     )
 
 
@@ -299,7 +305,7 @@ async def seal_columns(
     text.
 
     Raises:
-        ConfigurationError, RetryLater: as `Keyring.writing`.
+        ConfigurationError, RetryLater: as `SessionKeyring.writing`.
     """
     return sealed_columns(await writing_cipher(connection, tenant_id, session_id), table, key, values)
 

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 
-from flotilla.encryption import Cipher, Keyring
+from flotilla.encryption import Cipher, SessionKeyring
 from flotilla.postgres.pool import Pool, tenant_transaction
 
 _MOST = 10_000
@@ -12,7 +12,7 @@ _SESSIONS = "SELECT * FROM flotilla.sessions_of_workflow($1)"
 class WorkflowCiphers:
     """Looks up the keys of workflows' sessions. What was looked up within the last minute takes no statement."""
 
-    def __init__(self, pool: Pool, keyring: Keyring) -> None:
+    def __init__(self, pool: Pool, keyring: SessionKeyring) -> None:
         self._pool = pool
         self._keyring = keyring
         self._sessions: OrderedDict[str, tuple[str, str]] = OrderedDict()
@@ -51,7 +51,7 @@ class WorkflowCiphers:
             return (await self._keyring.reading(connection, tenant_id, [session_id]))[session_id]
 
 
-def create_workflow_ciphers(pool: Pool, keyring: Keyring | None) -> WorkflowCiphers | None:
+def create_workflow_ciphers(pool: Pool, keyring: SessionKeyring | None) -> WorkflowCiphers | None:
     """The keys for Temporal's payloads; None without a keyring. It is that of the pool, so that a destroyed key is
     forgotten once, for all."""
     return None if keyring is None else WorkflowCiphers(pool, keyring)

@@ -15,6 +15,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
 import h11
+from starlette.requests import Request
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MAX_HEADERS = 100
@@ -22,6 +23,16 @@ MAX_HEAD_BYTES = 64 * 1024
 EVENTS_PER_TURN = 200
 """Of one connection, until the others have their turn: a body may arrive as chunks of one byte each."""
 _READING_AGAIN_S = 1.0
+
+
+async def limited_body(request: Request, max_bytes: int) -> bytes | None:
+    """The request's body; None for one that is larger, of which no more is read."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > max_bytes:
+            return None
+    return bytes(body)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

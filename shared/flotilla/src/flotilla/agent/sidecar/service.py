@@ -11,6 +11,7 @@ from functools import partial
 import structlog
 
 from flotilla.agent.service import STOP_MARGIN_S, add_checks, members
+from flotilla.agent.session_keys import open_agent_pool
 from flotilla.agent.sidecar.api import Desk
 from flotilla.agent.sidecar.settings import SidecarSettings
 from flotilla.agent.sidecar.worker import Worker
@@ -18,7 +19,7 @@ from flotilla.approvals.reloading import ReloadingPolicyFile
 from flotilla.bus import Redis, connect_redis
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.llm import LanguageModel, TokenLimits, create_model, create_money_budget
-from flotilla.postgres import Pool, open_service_pool
+from flotilla.postgres import Pool
 from flotilla.runtime import Job, Runtime
 from flotilla.runtime.health import http_server
 from flotilla.runtime.http_limits import HttpLimits
@@ -45,7 +46,7 @@ async def serve_sidecar_workers(command: Sequence[str], settings: SidecarSetting
     desk = Desk(settings.agent_name, key)
     policy = ReloadingPolicyFile(settings.approval_policy)
     async with AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(open_service_pool(settings, application=runtime.service))
+        pool = await stack.enter_async_context(open_agent_pool(settings, application=runtime.service))
         redis = await stack.enter_async_context(
             connect_redis(settings.redis_url.get_secret_value(), name=runtime.service)
         )

@@ -1,0 +1,99 @@
+"""Keys of sessions for agents, which have no root key: one HTTP route.
+
+The database says whether the process that asks may have the key: it registered its public key with the role of the
+agent that the task was given to, and the task is open. The answer can be read by that process alone.
+"""
+
+from functools import partial
+
+import structlog
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from flotilla.contracts.envelope import from_json
+from flotilla.contracts.errors import ConfigurationError, Forbidden, RetryLater, Undecodable
+from flotilla.contracts.session_keys import SESSION_KEYS_PATH, SessionKeyAsked
+from flotilla.encryption import Cipher, SessionKeyring, check_proof, public_key_of, sealed_key
+from flotilla.postgres import UNSTORABLE, Connection, Pool, retry_later_if_unavailable, tenant_transaction
+from flotilla.runtime.http_limits import limited_body
+
+MAX_BODY_BYTES = 10_000
+MAX_NAMED_CHARS = 200
+_ASKER = "SELECT agent, secret_hash FROM flotilla.session_key_asker($1, $2, $3, $4, $5)"
+log = structlog.get_logger(__name__)
+
+
+class SessionKeyIssuer:
+    """Answers agents with the keys of their tasks' sessions."""
+
+    def __init__(self, pool: Pool, keyring: SessionKeyring) -> None:
+        """`keyring` has the root key."""
+        self._pool = pool
+        self._keyring = keyring
+
+    async def issue(self, asked: SessionKeyAsked) -> bytes:
+        """Return the session's key, encrypted for who asked.
+
+        Raises:
+            Undecodable: the request's public key is none.
+            Forbidden: the task does not entitle this process to this key, or the secret is not proven.
+            RetryLater, ConfigurationError: PostgreSQL, or the root key, is unavailable.
+        """
+        public_key = public_key_of(asked)
+        with retry_later_if_unavailable():
+            try:
+                async with tenant_transaction(self._pool, asked.tenant_id) as connection:
+                    secret_hash = await _proven_hash(connection, asked, public_key)
+                    cipher = await self._cipher(connection, asked)
+            except UNSTORABLE as error:
+                raise Forbidden("no task has such a name") from error
+        return sealed_key(asked, secret_hash, cipher)
+
+    async def _cipher(self, connection: Connection, asked: SessionKeyAsked) -> Cipher | None:
+        if asked.makes:
+            return await self._keyring.made(connection, asked.tenant_id, asked.session_id)
+        return (await self._keyring.reading(connection, asked.tenant_id, [asked.session_id]))[asked.session_id]
+
+
+async def _proven_hash(connection: Connection, asked: SessionKeyAsked, public_key: bytes) -> bytes:
+    row = await connection.fetchrow(_ASKER, asked.tenant_id, asked.task_id, asked.attempt, asked.session_id, public_key)
+    if row is None:
+        raise Forbidden("this process holds no open task of this session")
+    check_proof(asked, row["secret_hash"])
+    secret_hash: bytes = row["secret_hash"]
+    return secret_hash
+
+
+def session_keys_api(issuer: SessionKeyIssuer) -> Starlette:
+    """Return the application that serves `issuer`."""
+    return Starlette(routes=[Route(SESSION_KEYS_PATH, partial(_issue, issuer), methods=["POST"])])
+
+
+async def _issue(issuer: SessionKeyIssuer, request: Request) -> Response:
+    body = await limited_body(request, MAX_BODY_BYTES)
+    if body is None:
+        return _refusal(413, f"a request has at most {MAX_BODY_BYTES} bytes")
+    try:
+        asked = from_json(body, SessionKeyAsked)
+        answer = await issuer.issue(asked)
+    except Undecodable as error:
+        return _refusal(400, str(error))
+    except Forbidden as error:
+        log.warning("session_key_refused", reason=str(error), **_named(asked))
+        return _refusal(403, str(error))
+    except (RetryLater, ConfigurationError) as error:
+        log.warning("session_key_not_issued", error=str(error), **_named(asked))
+        return _refusal(503, str(error))
+    return Response(answer, media_type="application/octet-stream")
+
+
+def _named(asked: SessionKeyAsked) -> dict[str, str]:
+    """What the log shows of a request."""
+    names = {"tenant": asked.tenant_id, "task_id": asked.task_id, "session_id": asked.session_id}
+    return {what: name[:MAX_NAMED_CHARS] for what, name in names.items()}
+
+
+def _refusal(status: int, reason: str) -> Response:
+    return JSONResponse({"reason": reason}, status)

@@ -1,0 +1,61 @@
+"""POST of JSON to a server that holds keys, by the standard library alone: agents are built with what they need."""
+
+import asyncio
+import ssl
+from collections.abc import Mapping
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import HTTPRedirectHandler, HTTPSHandler, OpenerDirector, ProxyHandler, Request, build_opener
+
+from flotilla.contracts.errors import ConfigurationError
+
+TIMEOUT_S = 5.0
+MOST_BYTES = 64_000
+"""Of an answer; what is behind them is not read."""
+
+
+class JsonPoster:
+    """Posts to one server, past any proxy."""
+
+    def __init__(self, url: str, ca_file: Path | None = None) -> None:
+        """`url` is the server's address; `ca_file` has the certificates (PEM) that may have signed its own.
+
+        Raises:
+            ConfigurationError: the file can't be read.
+        """
+        self._url = url.rstrip("/")
+        self._opener = _opener(ca_file)
+
+    async def post(self, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> tuple[int, bytes]:
+        """Status and body of the answer; 0 and why, where there is none."""
+        request = Request(  # noqa: S310 - http or https, say the settings
+            self._url + path, body, {"content-type": "application/json", **(headers or {})}, method="POST"
+        )
+        return await asyncio.to_thread(self._post, request)
+
+    def _post(self, request: Request) -> tuple[int, bytes]:
+        try:
+            with self._opener.open(request, timeout=TIMEOUT_S) as answer:
+                return answer.status, answer.read(MOST_BYTES)
+        except HTTPError as refusal:
+            with refusal:
+                return refusal.code, refusal.read(MOST_BYTES)
+        except (OSError, HTTPException) as error:
+            return 0, f"{type(error).__name__}: {error}".encode()
+
+
+class _NoRedirects(HTTPRedirectHandler):
+    """What is sent, and its token, is for the one server."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Never."""
+
+
+def _opener(ca_file: Path | None) -> OpenerDirector:
+    try:
+        tls = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(f"the certificates in {ca_file} can't be read: {error}") from error
+    return build_opener(ProxyHandler({}), _NoRedirects(), HTTPSHandler(context=tls))
