@@ -6,7 +6,7 @@ from fastapi import Query
 from starlette.responses import StreamingResponse
 
 from flotilla.contracts.identity import LOCAL_ISSUER, user_name
-from flotilla.encryption import Keyring
+from flotilla.encryption import SessionKeyring
 from flotilla.postgres import keyring_of, tenant_transaction
 from gateway.auth.principal import ADMINS
 from gateway.guard import allow, guarded_router
@@ -174,7 +174,7 @@ async def request_retention(services: Wired, caller: Caller, body: RetentionBody
         return await retention.request_change(connection, caller, body, needed)
 
 
-def _forget(keyring: Keyring | None) -> None:
+def _forget(keyring: SessionKeyring | None) -> None:
     """After the commit, show what is erased as erased: the other replicas do within a minute."""
     if keyring is not None:
         keyring.forget()

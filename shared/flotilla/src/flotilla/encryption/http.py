@@ -5,9 +5,15 @@ import ssl
 from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
 from urllib.error import HTTPError
-from urllib.request import HTTPRedirectHandler, HTTPSHandler, OpenerDirector, ProxyHandler, Request, build_opener
+from urllib.request import (
+    HTTPDefaultErrorHandler,
+    HTTPErrorProcessor,
+    HTTPHandler,
+    HTTPSHandler,
+    OpenerDirector,
+    Request,
+)
 
 from flotilla.contracts.errors import ConfigurationError
 
@@ -46,16 +52,13 @@ class JsonPoster:
             return 0, f"{type(error).__name__}: {error}".encode()
 
 
-class _NoRedirects(HTTPRedirectHandler):
-    """What is sent, and its token, is for the one server."""
-
-    def redirect_request(self, *_: Any) -> None:
-        """Never."""
-
-
 def _opener(ca_file: Path | None) -> OpenerDirector:
     try:
         tls = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
     except (OSError, ssl.SSLError) as error:
         raise ConfigurationError(f"the certificates in {ca_file} can't be read: {error}") from error
-    return build_opener(ProxyHandler({}), _NoRedirects(), HTTPSHandler(context=tls))
+    opener = OpenerDirector()
+    # Neither proxies nor redirects: what is sent, and its token, is for the one server.
+    for handler in (HTTPHandler(), HTTPSHandler(context=tls), HTTPDefaultErrorHandler(), HTTPErrorProcessor()):
+        opener.add_handler(handler)
+    return opener
