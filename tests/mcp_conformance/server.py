@@ -1,10 +1,11 @@
-"""The gateway's MCP server without credentials and without a fleet, with the tools that the conformance suite calls.
+"""The gateway's MCP server without credentials and without a fleet, with the tools and prompts of the suite.
 
 `python -m tests.mcp_conformance.server PORT` serves until it is stopped. The suite can't send a key, and asks how
 messages are answered.
 """
 
 import asyncio
+import hmac
 import json
 import re
 import sys
@@ -19,10 +20,18 @@ from mcp_types import (
     INVALID_PARAMS,
     MISSING_REQUIRED_CLIENT_CAPABILITY,
     CallToolRequestParams,
+    CompleteRequestParams,
+    CompleteResult,
+    Completion,
+    ElicitResult,
+    GetPromptRequestParams,
+    ListPromptsResult,
     ListResourcesResult,
     ListResourceTemplatesResult,
     ListToolsResult,
     PaginatedRequestParams,
+    Prompt,
+    PromptArgument,
     ReadResourceRequestParams,
     ReadResourceResult,
     Resource,
@@ -75,6 +84,10 @@ def _resource(uri: str, mime_type: str, text: str) -> Json:
     return {"type": "resource", "resource": {"uri": uri, "mimeType": mime_type, "text": text}}
 
 
+def _text(text: str) -> Json:
+    return {"type": "text", "text": text}
+
+
 ANSWERS: dict[str, Json] = {
     "test_simple_text": text_result("This is a simple text response for testing."),
     "test_image_content": content_blocks_result([IMAGE]),
@@ -84,7 +97,7 @@ ANSWERS: dict[str, Json] = {
     ),
     "test_multiple_content_types": content_blocks_result(
         [
-            {"type": "text", "text": "Multiple content types test:"},
+            _text("Multiple content types test:"),
             IMAGE,
             _resource("test://mixed-content-resource", "application/json", '{"test": "data", "value": 123}'),
         ]
@@ -111,6 +124,37 @@ async def _missing(context: Context) -> Json:
     return text_result("it is there")
 
 
+ASKED: dict[str, list[tuple[str, str, str]]] = {
+    "test_input_required_result_elicitation": [("user_name", "name", "string")],
+    "test_input_required_result_request_state": [("confirm", "ok", "boolean")],
+    "test_input_required_result_tampered_state": [("confirm", "ok", "boolean")],
+    "test_input_required_result_multi_round": [("step1", "name", "string"), ("step2", "color", "string")],
+}
+"""Tools that ask the client's user, round by round: the request's key, the form's field and its type."""
+STATE_KEY = b"of the tests"
+
+
+def _state(done: int) -> str:
+    return f"{done}.{hmac.digest(STATE_KEY, str(done).encode(), 'sha256').hex()}"
+
+
+def _asking(params: CallToolRequestParams) -> Json:
+    """The next round's request for input, or the end."""
+    rounds = ASKED[params.name]
+    states = [_state(done) for done in range(len(rounds))]
+    if params.request_state is not None and params.request_state not in states:
+        raise MCPError(INVALID_PARAMS, "requestState is none of this server's")
+    done = states.index(params.request_state) if params.request_state else 0
+    if isinstance((params.input_responses or {}).get(rounds[done][0]), ElicitResult):
+        done += 1
+    if done == len(rounds):
+        return text_result("state-ok")
+    key, field, kind = rounds[done]
+    form = {"type": "object", "properties": {field: {"type": kind}}, "required": [field]}
+    asked = {"method": "elicitation/create", "params": {"mode": "form", "message": field, "requestedSchema": form}}
+    return {"resultType": "input_required", "inputRequests": {key: asked}, "requestState": states[done]}
+
+
 TOOLS: dict[str, Callable[[Context], Awaitable[Json]]] = {
     "test_tool_with_progress": _progress,
     "test_missing_capability": _missing,
@@ -119,7 +163,7 @@ TOOLS: dict[str, Callable[[Context], Awaitable[Json]]] = {
 
 async def list_tools(_context: Context, _params: PaginatedRequestParams) -> ListToolsResult:
     """All of them."""
-    schemas = {name: {"type": "object"} for name in (*ANSWERS, *TOOLS)} | {"json_schema_2020_12_tool": SCHEMA}
+    schemas = {name: {"type": "object"} for name in (*ANSWERS, *ASKED, *TOOLS)} | {"json_schema_2020_12_tool": SCHEMA}
     return ListToolsResult(
         tools=[Tool(name=name, description=name, input_schema=schema) for name, schema in schemas.items()]
     )
@@ -150,11 +194,61 @@ async def read_resource(_context: Context, params: ReadResourceRequestParams) ->
     return ReadResourceResult(contents=[TextResourceContents(uri=uri, mime_type=mime_type, text=text)])
 
 
+PROMPTS: dict[str, tuple[str, ...]] = {
+    "test_simple_prompt": (),
+    "test_prompt_with_arguments": ("arg1", "arg2"),
+    "test_prompt_with_embedded_resource": ("resourceUri",),
+    "test_prompt_with_image": (),
+}
+"""The arguments of each."""
+
+
+async def list_prompts(_context: Context, _params: PaginatedRequestParams) -> ListPromptsResult:
+    """All of them."""
+    return ListPromptsResult(
+        prompts=[
+            Prompt(
+                name=name, description=name, arguments=[PromptArgument(name=one, required=True) for one in arguments]
+            )
+            for name, arguments in PROMPTS.items()
+        ]
+    )
+
+
+async def get_prompt(_context: Context, params: GetPromptRequestParams) -> Json:
+    """The messages that the suite expects."""
+    given = params.arguments or {}
+    if PROMPTS.get(params.name) != tuple(given):
+        raise MCPError(INVALID_PARAMS, f"no prompt {params.name} with these arguments")
+    blocks: dict[str, list[Json]] = {
+        "test_simple_prompt": [_text("This is a simple prompt for testing.")],
+        "test_prompt_with_arguments": [
+            _text(f"Prompt with arguments: arg1='{given.get('arg1')}', arg2='{given.get('arg2')}'")
+        ],
+        "test_prompt_with_embedded_resource": [
+            _resource(given.get("resourceUri", ""), "text/plain", "Embedded resource content for testing."),
+            _text("Please process the embedded resource above."),
+        ],
+        "test_prompt_with_image": [IMAGE, _text("Please analyze the image above.")],
+    }
+    return {
+        "resultType": "complete",
+        "messages": [{"role": "user", "content": block} for block in blocks[params.name]],
+    }
+
+
+async def complete(_context: Context, _params: CompleteRequestParams) -> CompleteResult:
+    """Nothing to complete."""
+    return CompleteResult(completion=Completion(values=[], has_more=False))
+
+
 async def call_tool(context: Context, params: CallToolRequestParams) -> Json:
     """The answer that the suite expects."""
     tool = TOOLS.get(params.name)
     if tool is not None:
         return await tool(context)
+    if params.name in ASKED:
+        return _asking(params)
     if params.name not in ANSWERS:
         raise MCPError(INVALID_PARAMS, f"no tool {params.name}")
     return ANSWERS[params.name]
@@ -168,6 +262,9 @@ def application() -> Starlette:
     server.add_request_handler("resources/list", PaginatedRequestParams, list_resources)
     server.add_request_handler("resources/templates/list", PaginatedRequestParams, list_templates)
     server.add_request_handler("resources/read", ReadResourceRequestParams, read_resource)
+    server.add_request_handler("prompts/list", PaginatedRequestParams, list_prompts)
+    server.add_request_handler("prompts/get", GetPromptRequestParams, get_prompt)
+    server.add_request_handler("completion/complete", CompleteRequestParams, complete)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
-from mcp_types import ResourceTemplateReference
+from mcp_types import PromptReference, ResourceTemplateReference
 
 from flotilla.postgres import open_pool
 from gateway.auth.principal import Principal
@@ -187,6 +187,40 @@ async def test_documents_sessions_and_runs_are_resources_to_those_who_may_read_t
         assert json.loads(content.text)["events"] == []  # type: ignore[union-attr]
         ref = ResourceTemplateReference(uri="flotilla://sessions/{session_id}")
         completed = await mcp.complete(ref, {"name": "session_id", "value": "hi"})
+        assert completed.completion.values == ["his"]
+
+
+async def test_prompts_quote_what_their_caller_may_read(gateway: RunningGateway) -> None:
+    bob = await gateway.client_of("bob", "operator", person=True)
+    assert (await bob.post("/v1/sessions", json={"session_id": "his"})).status_code == 201
+    sent = await bob.post(
+        "/v1/documents", files={"file": ("lamp.md", b"# Lamps\n\nThe lamp is lit at {sunset}.", "text/markdown")}
+    )
+    assert sent.status_code in (200, 201), sent.text
+    async with connected(gateway) as mcp:
+        prompts = {one.name: one for one in (await mcp.list_prompts()).prompts}
+        assert sorted(prompts) == ["answer_from_documents", "review_session"]
+        asked, *quoted = (
+            await mcp.get_prompt("answer_from_documents", {"question": "When is the lamp {lit}?"})
+        ).messages
+        assert "Question: When is the lamp {lit}?" in asked.content.text  # type: ignore[union-attr]
+        [passage] = [one.content.resource for one in quoted]  # type: ignore[union-attr]
+        assert "The lamp is lit at {sunset}." in passage.text  # type: ignore[union-attr]
+        assert (await mcp.read_resource(passage.uri)).contents
+        with pytest.raises(MCPError, match="Resource not found"):
+            await mcp.get_prompt("review_session", {"session_id": "his"})
+        for name, arguments in (
+            ("answer_from_documents", {}),
+            ("answer_from_documents", {"question": ""}),
+            ("answer_from_documents", {"question": "q", "k": "50"}),
+            ("x" * 10_000, {}),
+        ):
+            with pytest.raises(MCPError):
+                await mcp.get_prompt(name, arguments)
+    async with connected(gateway, "bob") as mcp:
+        asked, events = (await mcp.get_prompt("review_session", {"session_id": "his"})).messages
+        assert json.loads(events.content.resource.text)["events"] == []  # type: ignore[union-attr]
+        completed = await mcp.complete(PromptReference(name="review_session"), {"name": "session_id", "value": "hi"})
         assert completed.completion.values == ["his"]
 
 

@@ -12,6 +12,8 @@ from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import asyncpg
+from mcp import MCPError
+from mcp_types import INVALID_PARAMS
 
 from flotilla.contracts.approvals import canonical_content
 from flotilla.contracts.errors import Conflict, Forbidden, Invalid
@@ -64,6 +66,10 @@ WHERE tenant_id = $1 AND principal = $2 AND request = $3 ORDER BY created_at DES
 _GET = """
 SELECT call_id, is_run, session_id FROM flotilla.mcp_calls WHERE tenant_id = $1 AND principal = $2 AND call_id = $3
 """
+_OF_STATE = """
+SELECT call_id, is_run, session_id FROM flotilla.mcp_calls
+WHERE tenant_id = $1 AND principal = $2 AND call_id = $3 AND digest = $4
+"""
 _NAME_REQUEST = "UPDATE flotilla.mcp_calls SET request = $3 WHERE tenant_id = $1 AND call_id = $2"
 _NOTE_ANSWERED = "UPDATE flotilla.mcp_calls SET is_answered = true WHERE tenant_id = $1 AND call_id = $2"
 _NOTE_TO_REPEAT = "UPDATE flotilla.mcp_calls SET is_to_repeat = true WHERE tenant_id = $1 AND call_id = $2"
@@ -80,11 +86,18 @@ class Call:
 
 
 async def begin_or_continue_call(
-    door: Door, tool: CallableTool, arguments: Json, meta: Mapping[str, Any], request_id: object
+    door: Door,
+    tool: CallableTool,
+    arguments: Json,
+    meta: Mapping[str, Any],
+    request_id: object,
+    *,
+    state: str | None = None,
 ) -> Call:
-    """Start the call, or continue the equal one.
+    """Start the call, or continue the equal one; with `state` the one that returned that state.
 
     Raises:
+        MCPError: the caller made no equal call that returned `state`.
         FlotillaError, HTTPException, RequestValidationError, ValidationError: as the API's routes that start tasks and
             runs.
     """
@@ -93,6 +106,8 @@ async def begin_or_continue_call(
     key, session_id = _text(meta, KEY_META), _text(meta, SESSION_META)
     digest = _digest(tool, {"arguments": arguments, "session": session_id, "key": key})
     name = door.request_name(request_id)
+    if state is not None:
+        return await _call_of_state(door, state, digest)
     last, continues = await _last(door, digest)
     if last is not None and (continues or key is not None):
         if name is not None:
@@ -119,6 +134,13 @@ async def begin_or_continue_call(
 
 def _digest(tool: CallableTool, what: Json) -> bytes:
     return hashlib.sha256(canonical_content(tool.target, what).encode()).digest()
+
+
+async def _call_of_state(door: Door, state: str, digest: bytes) -> Call:
+    call = await _found(door, _OF_STATE, state, digest) if is_valid_id(state) else None
+    if call is None:
+        raise MCPError(INVALID_PARAMS, "requestState is none that an equal call of yours returned")
+    return call
 
 
 async def _last(door: Door, digest: bytes) -> tuple[Call | None, bool]:
@@ -186,10 +208,10 @@ async def find_call_by_request(door: Door, request_id: object) -> Call | None:
     return await _found(door, _OF_REQUEST, name) if name is not None else None
 
 
-async def _found(door: Door, query: str, value: str) -> Call | None:
+async def _found(door: Door, query: str, *values: object) -> Call | None:
     caller = door.caller
     async with tenant_transaction(door.services.pool, caller.tenant_id) as connection:
-        row = await connection.fetchrow(query, caller.tenant_id, caller.idempotency_scope, value)
+        row = await connection.fetchrow(query, caller.tenant_id, caller.idempotency_scope, *values)
     return None if row is None else _call(row)
 
 

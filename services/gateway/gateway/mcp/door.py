@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mcp.server.context import ServerRequestContext
+from mcp_types import ClientCapabilities
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from starlette.requests import Request
 
@@ -29,6 +30,8 @@ class Door:
     """Whether the client said that it knows the tasks extension."""
     is_modern: bool = False
     """Whether the protocol is one without sessions, in which a client cancels a request by closing its answer."""
+    takes_forms: bool = False
+    """Whether the client shows its user forms that a result asks for."""
 
     @classmethod
     def of(cls, context: ServerRequestContext[Any, Any]) -> "Door":
@@ -39,7 +42,14 @@ class Door:
         capabilities = context.session.client_capabilities
         is_modern = context.protocol_version in MODERN_PROTOCOL_VERSIONS
         takes_tasks = is_modern and capabilities is not None and TASKS in (capabilities.extensions or {})
-        return cls(request.app.state.services, request, request.state.principal, takes_tasks, is_modern)
+        return cls(
+            request.app.state.services,
+            request,
+            request.state.principal,
+            takes_tasks,
+            is_modern,
+            is_modern and _takes_forms(capabilities),
+        )
 
     def reads(self) -> Mapping[str, Read]:
         """Return what may be read, by the tools' names."""
@@ -58,3 +68,9 @@ class Door:
             return None
         # In ASCII: PostgreSQL stores neither NUL nor half a surrogate pair.
         return f"{session[:_MAX_NAME_CHARS]} {ascii(str(request_id))[:_MAX_NAME_CHARS]}"
+
+
+def _takes_forms(capabilities: ClientCapabilities | None) -> bool:
+    """Forms are what an elicitation is where the client names no mode."""
+    elicitation = capabilities.elicitation if capabilities else None
+    return elicitation is not None and (elicitation.form is not None or elicitation.url is None)

@@ -14,9 +14,6 @@ from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp_types import (
     INVALID_PARAMS,
-    CompleteRequestParams,
-    CompleteResult,
-    Completion,
     ListResourcesResult,
     ListResourceTemplatesResult,
     PaginatedRequestParams,
@@ -24,9 +21,9 @@ from mcp_types import (
     ReadResourceResult,
     Resource,
     ResourceTemplate,
-    ResourceTemplateReference,
     TextResourceContents,
 )
+from starlette.requests import Request
 
 from flotilla.contracts.envelope import from_json
 from gateway.mcp.door import Door
@@ -34,13 +31,12 @@ from gateway.mcp.reads import read_operation
 from gateway.mcp.results import MAX_RESULT_BYTES, Json
 
 SCHEME = "flotilla://"
-_MOST = 100
-"""On a page, and of completions: the protocol's limit."""
+_PAGE = 100
 Context = ServerRequestContext[Any, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Kind:
+class ResourceKind:
     """One kind of resource, `flotilla://NAME/ID`."""
 
     name: str
@@ -57,37 +53,36 @@ class _Kind:
         return f"{SCHEME}{self.name}/{{{self.id_member}}}"
 
 
-_KINDS: Mapping[str, _Kind] = {
+RESOURCE_KINDS: Mapping[str, ResourceKind] = {
     one.name: one
     for one in (
-        _Kind(
+        ResourceKind(
             name="documents", id_member="document_id", path="/v1/documents/{}", description="The text of a document."
         ),
-        _Kind(
+        ResourceKind(
             name="sessions",
             id_member="session_id",
             path="/v1/sessions/{}/events",
             description="What happened in a session, as JSON: the first events.",
             search="q",
         ),
-        _Kind(name="runs", id_member="run_id", path="/v1/runs/{}", description="A run and its result, as JSON."),
+        ResourceKind(name="runs", id_member="run_id", path="/v1/runs/{}", description="A run and its result, as JSON."),
     )
 }
 
 
 def add_resources(server: Server[Any]) -> None:
-    """Have `server` offer resources, their templates, and completions for these."""
+    """Have `server` offer resources and their templates."""
     server.add_request_handler("resources/list", PaginatedRequestParams, _list_resources)
     server.add_request_handler("resources/templates/list", PaginatedRequestParams, _list_templates)
     server.add_request_handler("resources/read", ReadResourceRequestParams, _read_resource)
-    server.add_request_handler("completion/complete", CompleteRequestParams, _complete)
 
 
 async def _list_resources(context: Context, params: PaginatedRequestParams | None) -> ListResourcesResult:
     """The documents: sessions and runs are too many, and have a template each."""
     cursor = params.cursor if params else None
-    query = {"limit": str(_MOST), **({"cursor": cursor} if cursor else {})}
-    found = await _answer(context, "/v1/documents", query)
+    query = {"limit": str(_PAGE), **({"cursor": cursor} if cursor else {})}
+    found = await read_answer(context, "/v1/documents", query)
     resources = [
         Resource(
             uri=f"{SCHEME}documents/{quote(one['document_id'], safe=':')}",
@@ -103,51 +98,41 @@ async def _list_resources(context: Context, params: PaginatedRequestParams | Non
 async def _list_templates(_context: Context, _params: PaginatedRequestParams | None) -> ListResourceTemplatesResult:
     templates = [
         ResourceTemplate(uri_template=one.template, name=one.name, description=one.description)
-        for one in _KINDS.values()
+        for one in RESOURCE_KINDS.values()
     ]
     return ListResourceTemplatesResult(resource_templates=templates)
 
 
 async def _read_resource(context: Context, params: ReadResourceRequestParams) -> ReadResourceResult:
-    uri = str(params.uri)
+    return ReadResourceResult(contents=[await read_resource_text(Door.of(context).request, str(params.uri))])
+
+
+async def read_resource_text(request: Request, uri: str) -> TextResourceContents:
+    """Read a resource as the caller of `request`.
+
+    Raises:
+        MCPError: it is not there, not shared with the caller, or too large to be sent here.
+    """
     name, _, written = uri.removeprefix(SCHEME).partition("/")
-    kind = _KINDS.get(name) if uri.startswith(SCHEME) else None
+    kind = RESOURCE_KINDS.get(name) if uri.startswith(SCHEME) else None
     if kind is None or not written:
         raise not_found(uri)
-    status, body = await read_operation(
-        Door.of(context).request, kind.path.format(quote(unquote(written), safe=":")), {}
-    )
+    status, body = await read_operation(request, kind.path.format(quote(unquote(written), safe=":")), {})
     if status in (HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY):
         raise not_found(uri)
     answer = _document(status, body)
     is_document = kind.name == "documents"
     text = answer["text"] if is_document else body.decode()
     mime_type = _mime_type(answer) if is_document else "application/json"
-    return ReadResourceResult(contents=[TextResourceContents(uri=uri, mime_type=mime_type, text=text)])
+    return TextResourceContents(uri=uri, mime_type=mime_type, text=text)
 
 
-async def _complete(context: Context, params: CompleteRequestParams) -> CompleteResult:
-    """Ids that begin like what was typed, of the newest."""
-    typed, ref = params.argument.value, params.ref
-    kind = next(
-        (
-            one
-            for one in _KINDS.values()
-            if isinstance(ref, ResourceTemplateReference)
-            and (str(ref.uri), params.argument.name) == (one.template, one.id_member)
-        ),
-        None,
-    )
-    if kind is None:
-        raise MCPError(INVALID_PARAMS, "nothing to complete: resources/templates/list names what can be completed")
-    query = {"limit": str(_MOST), **({kind.search: typed} if kind.search and typed else {})}
-    found = await _answer(context, f"/v1/{kind.name}", query)
-    ids = [str(one[kind.id_member]) for one in found[kind.name]]
-    values = [one for one in ids if one.startswith(typed)]
-    return CompleteResult(completion=Completion(values=values, has_more=found["next_cursor"] is not None))
+async def read_answer(context: Context, path: str, query: Mapping[str, str]) -> Json:
+    """Return what an operation of the API answers to the caller.
 
-
-async def _answer(context: Context, path: str, query: Mapping[str, str]) -> Json:
+    Raises:
+        MCPError: it refused, or its answer is too large to be sent here.
+    """
     return _document(*await read_operation(Door.of(context).request, path, query))
 
 

@@ -36,7 +36,10 @@ from gateway.mcp.calls import (
     wait_for_call,
 )
 from gateway.mcp.catalog import find_callable, list_callable_tools
+from gateway.mcp.completions import add_completions
 from gateway.mcp.door import TASKS, Door
+from gateway.mcp.elicitation import answer_questions, input_required_result, questions_for_caller
+from gateway.mcp.prompts import add_prompts
 from gateway.mcp.resources import add_resources
 from gateway.mcp.results import Json, failure, text_result
 from gateway.problems import problem_from_error
@@ -44,6 +47,7 @@ from gateway.problems import problem_from_error
 TASK_AFTER_S = 2.0
 """How long a client that knows tasks waits before its call becomes one."""
 PROGRESS_EVERY_S = 5.0
+LOOK_FOR_QUESTIONS_S = 1.0
 PAGE = 100
 _INSTRUCTIONS = """Tools of a fleet of agents, under governance: each call is recorded, and policy may ask people before
 it has an effect. A result that says "waiting" is no failure: call again with the same arguments, and you get the answer
@@ -65,6 +69,8 @@ def make_server(version: str) -> Server[Any]:
     )
     tasks.add_methods(server)
     add_resources(server)
+    add_prompts(server)
+    add_completions(server)
     server.extensions[TASKS] = {}
     return server
 
@@ -111,27 +117,38 @@ async def _called(context: Context, params: CallToolRequestParams) -> Json:
     tool = await find_callable(door, params.name)
     if tool is None:
         raise MCPError(INVALID_PARAMS, f"no tool {params.name[:200]}: tools/list names them")
-    call = await begin_or_continue_call(door, tool, arguments, dict(context.meta or {}), context.request_id)
+    call = await begin_or_continue_call(
+        door, tool, arguments, dict(context.meta or {}), context.request_id, state=params.request_state
+    )
     async with _cancelling(door, call):
-        return await _answered(context, door, call)
+        declined = await answer_questions(door, call, params.input_responses or {})
+        return await _answered(context, door, call, declined)
 
 
-async def _answered(context: Context, door: Door, call: Call) -> Json:
-    """Return the call's result, once it is over; else a task, or the request to call again."""
+async def _answered(context: Context, door: Door, call: Call, declined: set[str]) -> Json:
+    """Return the call's result, once it is over; else what is asked of the client's user and they did not decline, a
+    task, or the request to call again."""
     loop = asyncio.get_running_loop()
     started = loop.time()
     limit_s = TASK_AFTER_S if door.takes_tasks else door.services.mcp_wait_s
+    look_s = LOOK_FOR_QUESTIONS_S if door.takes_forms else PROGRESS_EVERY_S
+    next_progress = started + PROGRESS_EVERY_S
     admission = call_access_check(door, call)
     while True:
         left_s = started + limit_s - loop.time()
-        work = await wait_for_call(door, call, max(0.0, min(left_s, PROGRESS_EVERY_S)), admission)
+        work = await wait_for_call(door, call, max(0.0, min(left_s, look_s)), admission)
         if is_over(work):
             await note_answered(door, call)
             return call_tool_result(work)
+        if requests := await questions_for_caller(door, call, declined):
+            await note_to_repeat(door, call)
+            return input_required_result(call, requests)
         if left_s <= 0 or door.services.stopping.is_set():
             break
-        why, _ = await describe_what_call_waits_for(door, call)
-        await context.session.report_progress(loop.time() - started, message=why)
+        if loop.time() >= next_progress:
+            why, _ = await describe_what_call_waits_for(door, call)
+            await context.session.report_progress(loop.time() - started, message=why)
+            next_progress += PROGRESS_EVERY_S
     if door.takes_tasks:
         await note_answered(door, call)
         return await tasks.task_created_result(door, call, work)

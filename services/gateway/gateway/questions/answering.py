@@ -76,10 +76,10 @@ async def answer_open_question(
     tenant_id = caller.tenant_id
     async with recording_transaction(services.pool, tenant_id, question_id) as connection:
         row = await get_question(connection, tenant_id, question_id)
-        await _check_may_answer(connection, caller, row)
+        await check_may_answer(connection, caller, row)
     await check_fits_schema(services.run_confined, row["answer_schema"], data, "answer", "question_answer")
     async with recording_transaction(services.pool, tenant_id, question_id) as connection:
-        await _check_may_answer(connection, caller, row)
+        await check_may_answer(connection, caller, row)
         wake_up = await _stored(connection, caller, row, data)
         row = await get_question(connection, tenant_id, question_id)
         if wake_up is None:
@@ -89,7 +89,12 @@ async def answer_open_question(
     return question_from_row(row)
 
 
-async def _check_may_answer(connection: Connection, caller: Principal, row: Mapping[str, Any]) -> None:
+async def check_may_answer(connection: Connection, caller: Principal, row: Mapping[str, Any]) -> None:
+    """Return if the caller may answer the question of `row`.
+
+    Raises:
+        NotAPerson, WrongRole, Forbidden, NotFound: the caller may not.
+    """
     if caller.limited_person is None:
         raise NotAPerson(f"{caller.subject} is a service: people answer, or a service on behalf of one")
     roles = frozenset(row["roles"])
