@@ -189,6 +189,23 @@ def test_root_keys_are_mounted_where_sessions_keys_are_issued_and_agents_ask_the
     }
 
 
+def test_the_example_of_a_key_server_mounts_no_root_key_anywhere(render: Render, tmp_path: Path) -> None:
+    page = (ROOT / "docs/key-providers.md").read_text(encoding="utf-8")
+    [values] = re.findall(r"```yaml\n((?:.+\n)+)```", page)
+    own = tmp_path / "vault.yaml"
+    own.write_text(values, encoding="utf-8")
+    more = ("global.encryption.existingSecret=", "agents.translate.agent.llm=false")
+    files = ("flotilla/values-production.yaml", str(own))
+    manifests = render("flotilla", "global.dependencies.postgres.maxConnections=0", *more, files=files)
+    services, agents = ("on", None, False), ("on", "http://flotilla-workflow-worker", False)
+    assert encryption_of(manifests) == {
+        "outbox-relay": (None, None, False),
+        "audit-consumer": (None, None, False),
+        **dict.fromkeys(("gateway", "workflow-worker"), services),
+        **dict.fromkeys(("research-agent", "writer-agent", "tool-gateway", "translate-agent"), agents),
+    }
+
+
 def test_a_fleet_without_root_keys_encrypts_nothing(render: Render) -> None:
     values = ("global.encryption.existingSecret=",)
     found = encryption_of(render("flotilla", *values, files=("flotilla/values-production.yaml",)))

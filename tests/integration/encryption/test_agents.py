@@ -11,9 +11,9 @@ from flotilla.bus import Consumer, Redis, connect_redis
 from flotilla.bus.dead_letter_store import PostgresDeadLetters
 from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.names import task_stream
-from flotilla.encryption import KeyRefused, Keyring, sealed_task
+from flotilla.encryption import KeyFile, KeyRefused, Keyring, sealed_task
 from flotilla.eventstore import AgentEventStore
-from flotilla.postgres import Pool, TaskProof, acting_for_task, session_cipher, tenant_transaction
+from flotilla.postgres import Pool, TaskProof, acting_for_task, open_pool, session_cipher, tenant_transaction
 from tests.support.adder import Adder, asked
 from tests.support.agents import (
     SESSION,
@@ -27,6 +27,7 @@ from tests.support.agents import (
     task,
 )
 from tests.support.consumers import pending
+from tests.support.postgres import agent_dsn
 from tests.support.session_keys import agent_process, issuing
 from tests.support.waiting import eventually
 
@@ -100,6 +101,20 @@ async def test_an_agent_has_the_key_of_its_tasks_session_and_of_those_that_it_wa
             assert await session_cipher(connection, "default", SESSION) is not None, "made by the worker"
             found = await process.keyring.reading(connection, "default", ["root", "parent", "other"])
     assert [name for name, cipher in found.items() if cipher is not None] == ["root", "parent"]
+
+
+async def test_an_agent_of_the_former_version_goes_on_with_its_key_file(sealing: Pool, key_file: Path) -> None:
+    await open_session(sealing)
+    await open_session(sealing, "other")
+    await delegate(sealing, held := task())
+    former = Keyring(KeyFile(key_file), writes=True)
+    async with (
+        open_pool(await agent_dsn(sealing, "adder"), application="adder", keyring=former) as own,
+        own.acquire() as connection,
+    ):
+        with acting_for_task(TaskProof(task_id=held.task_id, attempt=held.attempt, secret=held.secret or "")):
+            assert await session_cipher(connection, "default", SESSION) is not None
+            assert await session_cipher(connection, "default", "other") is None
 
 
 async def test_an_entry_that_no_task_is_held_for_is_kept_as_it_came(sealing: Pool, redis: Redis, url: str) -> None:
