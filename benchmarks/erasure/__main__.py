@@ -28,7 +28,6 @@ from flotilla.postgres import ITSELF, Pool, acting_as, open_pool, tenant_transac
 from flotilla_devstack import stack_for_tests
 from tests.support.postgres import Database
 from workflow_worker.erasures import ErasureDuty
-from workflow_worker.queue_duty import RunQueueDuty
 
 TENANT = "default"
 IN_A_SESSION = 100
@@ -105,7 +104,7 @@ async def erase(gateway: Pool) -> float:
 
 async def finish(worker: Pool, superuser: "asyncpg.Connection[asyncpg.Record]") -> float:
     """What the worker's duty does until each session has recorded it; seconds."""
-    duty = ErasureDuty(worker, RunQueueDuty(worker, None, None))  # type: ignore[arg-type] # no run is open
+    duty = ErasureDuty(worker)
     began = time.perf_counter()
     while not await superuser.fetchval(_FINISHED, TENANT):
         await duty.run_once()

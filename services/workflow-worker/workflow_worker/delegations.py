@@ -27,6 +27,7 @@ from flotilla.contracts.tasks import (
     AgentTask,
     ReplyAddress,
     hop_number,
+    mcp_call_id_prefix,
     next_hop,
     next_hop_id,
     root_task_id,
@@ -72,6 +73,22 @@ WHERE d.tenant_id = $1 AND d.task_id = $2 AND d.attempt = $3 AND d.agent = $4 AN
 _CLOSE = """
 UPDATE flotilla.delegations SET state = $4, event = NULL, ticket = NULL, closed_at = now()
 WHERE tenant_id = $1 AND task_id = $2 AND attempt = $3 AND state = 'open'
+"""
+# Ends what is still given out of a run ($2), or of a task ($3) and the calls ($4) that it asked for.
+_CLOSE_OPEN = """
+WITH closed AS (
+    UPDATE flotilla.delegations AS d SET state = 'cancelled', event = NULL, ticket = NULL, closed_at = now()
+    WHERE d.tenant_id = $1 AND d.state = 'open' AND d.task_id IN (
+        SELECT t.task_id FROM flotilla.agent_tasks AS t WHERE t.tenant_id = $1 AND t.run_id = $2
+        UNION ALL
+        SELECT r.task_id FROM flotilla.delegations AS r WHERE r.tenant_id = $1 AND r.root_task_id = $3
+        UNION ALL
+        SELECT t.task_id FROM flotilla.agent_tasks AS t
+        WHERE t.tenant_id = $1 AND t.session_id = $5 AND t.agent = 'mcp' AND starts_with(t.task_id, $4))
+    RETURNING d.task_id
+)
+UPDATE flotilla.agent_tasks AS t SET status = 'cancelled', finished_at = now() FROM closed AS c
+WHERE t.tenant_id = $1 AND t.task_id = c.task_id AND t.status = 'queued'
 """
 # Ends a hop whose result is stored and opens the one after it.
 _FORWARD = "SELECT flotilla.forward_slip($1, $2, $3, $4, $5, $6, $7, $8)"
@@ -298,6 +315,16 @@ def reseal_task(task: AgentTask, deadline: datetime, signer: Signer) -> tuple[Ag
 async def close_hop(connection: Connection, tenant_id: str, task_id: str, attempt: int, state: str) -> None:
     """End the row; nothing if it has ended. What was published goes: nobody needs it any more."""
     await connection.execute(_CLOSE, tenant_id, task_id, attempt, state)
+
+
+async def close_tries_of_run(connection: Connection, tenant_id: str, run_id: str) -> None:
+    """End what is still given out of a run that is over: nobody waits for it."""
+    await connection.execute(_CLOSE_OPEN, tenant_id, run_id, None, None, None)
+
+
+async def close_tries_of_task(connection: Connection, tenant_id: str, session_id: str, task_id: str) -> None:
+    """End what is still given out of a task that is over, its calls of MCP tools included."""
+    await connection.execute(_CLOSE_OPEN, tenant_id, None, task_id, mcp_call_id_prefix(task_id), session_id)
 
 
 class TaskPublisher:

@@ -17,6 +17,7 @@ from flotilla.contracts.requests import (
     read_run_request,
 )
 from flotilla.contracts.session_events import ErrorRaised
+from flotilla.encryption import WHY_ERASED
 from flotilla.encryption.tables import ACTIONS, ORDERS, PIPELINES, RUNS
 from flotilla.postgres import Pool, retry_later_if_unavailable
 from flotilla.telemetry import metrics
@@ -103,7 +104,8 @@ def reconciled_kinds(
         await actions.close_lost_action(row.tenant_id, row.id, _why(ended).message)
 
     async def close_order(row: UnfinishedRow, ended: WorkflowEnd) -> None:
-        await orders.close_lost_order(row.tenant_id, row.id, _why(ended).message)
+        close = orders.undo_lost_order if ended.reason == WHY_ERASED else orders.close_lost_order
+        await close(row.tenant_id, row.id, _why(ended).message)
 
     async def close_task(row: UnfinishedRow, ended: WorkflowEnd) -> None:
         await calls.settle_calls(EndedTask(tenant_id=row.tenant_id, task_id=row.id))
@@ -135,6 +137,8 @@ def _run_status(status: WorkflowExecutionStatus | None) -> RunStatus:
 
 
 def _why(ended: WorkflowEnd) -> ErrorRaised:
+    if ended.reason == WHY_ERASED:
+        return ErrorRaised(type="SessionErased", message=WHY_ERASED, where="workflow")
     if not ended.was_started:
         return ErrorRaised(
             type="WorkflowNotStarted", message=f"its workflow can't be started: {ended.reason}", where="workflow"

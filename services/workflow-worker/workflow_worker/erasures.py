@@ -1,10 +1,8 @@
-"""What follows a confirmed erasure: each session records it, the person's runs end, and then it is finished.
+"""What follows a confirmed erasure: each session records it, and once nothing of the person is open it is finished.
 
-The key is destroyed when this begins. Every step is a transaction or can be repeated, so it ends however often the
-worker is killed in between.
+The key is destroyed when this begins. What is open ends by `erased_work`. Every step is a transaction or can be
+repeated, so it ends however often the worker is killed in between.
 """
-
-from datetime import timedelta
 
 import asyncpg
 import structlog
@@ -13,9 +11,7 @@ from flotilla.contracts.event_builders import run_finished_event, state_change
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry import metrics
-from flotilla.workflows.calls.runs import RunKey
 from workflow_worker.notices import queue_notice
-from workflow_worker.queue_duty import RunQueueDuty
 
 ERASED = "subject_erased"
 """The `change` that each session of the person records."""
@@ -33,14 +29,14 @@ _END_QUEUED = """
 UPDATE flotilla.runs SET status = 'cancelled', finished_at = now()
 WHERE tenant_id = $1 AND session_id = $2 AND status = 'queued' RETURNING run_id
 """
-# A workflow whose history can't be read any more can't follow a request to end.
-_ACTIVE = """
-SELECT r.run_id, r.workflow_id, e.confirmed_at < now() - $4::interval AS is_stuck
-FROM flotilla.runs AS r JOIN flotilla.erasures AS e ON e.tenant_id = $1 AND e.erasure_id = $3
-WHERE r.tenant_id = $1 AND r.session_id = $2 AND r.status IN ('pending', 'running', 'interrupted')
+# What the session's workflows have not ended yet (`erased_work`).
+_IS_OPEN = """
+SELECT EXISTS (SELECT FROM flotilla.runs WHERE tenant_id = $1 AND session_id = $2
+               AND status IN ('pending', 'running', 'interrupted'))
+    OR EXISTS (SELECT FROM flotilla.actions WHERE tenant_id = $1 AND session_id = $2 AND finished_at IS NULL)
+    OR EXISTS (SELECT FROM flotilla.orders WHERE tenant_id = $1 AND session_id = $2 AND finished_at IS NULL)
+    OR EXISTS (SELECT FROM flotilla.pipelines WHERE tenant_id = $1 AND session_id = $2 AND finished_at IS NULL)
 """
-PATIENCE = timedelta(seconds=30)
-"""How long the runs of an erased person have to end by themselves: as long as caches may hold the key."""
 _DONE = """
 UPDATE flotilla.erasure_sessions SET done_at = now() WHERE tenant_id = $1 AND erasure_id = $2 AND session_id = $3
 """
@@ -48,6 +44,9 @@ _FINISH = """
 UPDATE flotilla.erasures AS e SET finished_at = now() WHERE e.tenant_id = $1 AND e.erasure_id = $2
     AND NOT EXISTS (SELECT FROM flotilla.erasure_sessions AS s
                     WHERE s.tenant_id = $1 AND s.erasure_id = $2 AND s.done_at IS NULL)
+    -- Their rows are there until Temporal's schedules are gone.
+    AND NOT EXISTS (SELECT FROM flotilla.schedules AS s WHERE s.tenant_id = $1 AND s.deleted_at IS NOT NULL
+                    AND flotilla_ops.person_of(s.owner, s.user_id) = e.person)
 RETURNING 1
 """
 log = structlog.get_logger(__name__)
@@ -56,9 +55,8 @@ log = structlog.get_logger(__name__)
 class ErasureDuty:
     """Carries confirmed erasures on to their end."""
 
-    def __init__(self, pool: Pool, queue: RunQueueDuty) -> None:
+    def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._queue = queue
 
     async def run_once(self) -> None:
         """One round: up to 200 sessions."""
@@ -81,15 +79,8 @@ class ErasureDuty:
         async with tenant_transaction(self._pool, tenant_id) as connection:
             if await connection.fetchval(_LOCK, tenant_id, erasure_id, session_id):
                 await _record(connection, tenant_id, erasure_id, session_id)
-            active = await connection.fetch(_ACTIVE, tenant_id, session_id, erasure_id, PATIENCE)
-            if not active:
+            if not await connection.fetchval(_IS_OPEN, tenant_id, session_id):
                 await connection.execute(_DONE, tenant_id, erasure_id, session_id)
-        for run in active:
-            key = RunKey(tenant_id=tenant_id, run_id=run["run_id"])
-            if run["is_stuck"]:
-                await self._queue.terminate_run(key, run["workflow_id"])
-            else:
-                await self._queue.cancel_run(key, run["workflow_id"])
 
     async def _finish(self, tenant_id: str, erasure_id: str) -> None:
         async with tenant_transaction(self._pool, tenant_id) as connection:

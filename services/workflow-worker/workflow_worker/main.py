@@ -46,6 +46,7 @@ from workflow_worker.bridge import ReplyBridge
 from workflow_worker.delegates import Delegates
 from workflow_worker.delegations import SOURCE, TaskPublisher
 from workflow_worker.duties import load_known_agents, reconciled_kinds, report_gauges
+from workflow_worker.erased_work import ErasedWorkDuty
 from workflow_worker.erasures import ErasureDuty
 from workflow_worker.installed_workflows import WorkflowPublisher, load_installed_workflows
 from workflow_worker.leader import LeaderElection, repeating_duty
@@ -226,7 +227,8 @@ def _leader(
         repeating_duty(RECONCILE_S, reconciler.run),
         repeating_duty(OPENED_S, reconciler.start_opened_runs),
         repeating_duty(RECONCILE_S, queue.run_once),
-        repeating_duty(RECONCILE_S, ErasureDuty(deps.pool, queue).run_once),
+        repeating_duty(RECONCILE_S, ErasureDuty(deps.pool).run_once),
+        repeating_duty(RECONCILE_S, ErasedWorkDuty(deps.pool, deps.temporal, all_kinds).run_once),
         repeating_duty(RETENTION_S, RetentionDuty(deps.pool).run_once),
         repeating_duty(RECONCILE_S, TenantDeletionDuty(deps.pool, deps.temporal, settings.operator_tenant).run_once),
         repeating_duty(RECONCILE_S, ScheduleSyncDuty(deps.pool, deps.temporal, settings.task_queue).run),

@@ -47,15 +47,6 @@ class RunQueueDuty:
                 raise
             await self._close_unstarted(run)
 
-    async def terminate_run(self, run: RunKey, workflow_id: str) -> None:
-        """End an active run whose workflow does not follow a request to end: without its compensations."""
-        try:
-            await self._client.get_workflow_handle(workflow_id).terminate(reason="its person was erased")
-        except RPCError as error:
-            if error.status != RPCStatusCode.NOT_FOUND:  # it has ended meanwhile
-                raise
-        await self._runs.close_run(CloseRun(run=run, status="cancelled"))
-
     async def _close_unstarted(self, run: RunKey) -> None:
         """End a run whose workflow never began; the reconciler ends one whose workflow is over."""
         async with tenant_transaction(self._pool, run.tenant_id) as connection:

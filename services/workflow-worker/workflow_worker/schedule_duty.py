@@ -1,4 +1,5 @@
-"""What the leader does for schedules: brings Temporal to what the rows say, and pauses those whose maker is gone."""
+"""What the leader does for schedules: brings Temporal to what the rows say, and pauses those whose maker or session
+is gone."""
 
 import structlog
 from temporalio.client import Client
@@ -27,7 +28,7 @@ class ScheduleSyncDuty:
     async def run(self) -> None:
         """One round."""
         for row in await self._pool.fetch(_ORPHANED, BATCH):
-            await self._pause(row["tenant_id"], row["schedule_id"], f"key {row['key_id']} of its maker is revoked")
+            await self._pause(row["tenant_id"], row["schedule_id"], row["why"])
         for row in await self._pool.fetch(_UNSYNCED, BATCH):
             try:
                 await self._schedules.sync(row["tenant_id"], row["schedule_id"])

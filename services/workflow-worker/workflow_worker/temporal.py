@@ -1,7 +1,8 @@
 """The connection to Temporal and the worker itself."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +12,7 @@ from temporalio.contrib.opentelemetry import TracingInterceptor
 from temporalio.exceptions import ApplicationError
 from temporalio.runtime import PrometheusConfig, TelemetryConfig
 from temporalio.runtime import Runtime as SdkRuntime
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import (
     ActivityInboundInterceptor,
     ExecuteActivityInput,
@@ -166,3 +167,13 @@ def _deployment(settings: Settings) -> WorkerDeploymentConfig | None:
         return None
     version = WorkerDeploymentVersion(deployment_name=settings.deployment_name, build_id=settings.build_id)
     return WorkerDeploymentConfig(version=version, use_worker_versioning=True)
+
+
+@contextmanager
+def ignoring_what_is_gone() -> Iterator[None]:
+    """Go on where Temporal does not know what is to be ended, or has ended it."""
+    try:
+        yield
+    except RPCError as error:
+        if error.status != RPCStatusCode.NOT_FOUND:
+            raise

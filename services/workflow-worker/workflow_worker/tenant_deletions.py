@@ -4,17 +4,15 @@ The keys are destroyed when this begins. Every step can be repeated, so it ends 
 between.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 
 import asyncpg
 import structlog
 from temporalio.client import Client
-from temporalio.service import RPCError, RPCStatusCode
 
 from flotilla.audit.admin_log import record_admin_changes
 from flotilla.postgres import Pool, tenant_transaction
+from workflow_worker.temporal import ignoring_what_is_gone
 
 SOURCE = "/workflow-worker"
 SETTLED_AFTER = timedelta(seconds=60)
@@ -88,10 +86,10 @@ class TenantDeletionDuty:
         last = ""
         while page := await self._fetch(_OPEN_WORK, tenant_id, last, _PAGE):
             for (last,) in page:
-                with _ignoring_what_is_gone():
+                with ignoring_what_is_gone():
                     await self._client.get_workflow_handle(last).terminate(f"tenant {tenant_id} is deleted")
         for (schedule,) in await self._fetch(_SCHEDULES, tenant_id):
-            with _ignoring_what_is_gone():
+            with ignoring_what_is_gone():
                 await self._client.get_schedule_handle(schedule).delete()
 
     async def _fetch(self, statement: str, tenant_id: str, *arguments: object) -> list[asyncpg.Record]:
@@ -105,12 +103,3 @@ class TenantDeletionDuty:
                 details = {"tenant": tenant_id, **dict(row)}
                 await record_admin_changes(connection, self._operator_tenant, SOURCE, ("tenant_deleted", details))
         log.info("tenant_deleted", tenant=tenant_id)
-
-
-@contextmanager
-def _ignoring_what_is_gone() -> Iterator[None]:
-    try:
-        yield
-    except RPCError as error:
-        if error.status != RPCStatusCode.NOT_FOUND:
-            raise

@@ -21,7 +21,6 @@ from tests.support.gateway import RunningGateway
 from tests.support.waiting import eventually
 from workflow_worker import erasures
 from workflow_worker.erasures import ErasureDuty
-from workflow_worker.queue_duty import RunQueueDuty
 
 __all__ = ["key_file"]
 ADA = user_name("flotilla", "ada")
@@ -275,7 +274,7 @@ async def test_sessions_that_are_stuck_keep_no_others_waiting(
     monkeypatch.setattr(erasures, "_record", broken)
     monkeypatch.setattr(erasures, "BATCH", 2)  # no more than are stuck
     async with open_pool(encrypting.database.dsn("flotilla_worker"), application="test") as pool:
-        duty = ErasureDuty(pool, RunQueueDuty(pool, temporal_client, None))  # type: ignore[arg-type]
+        duty = ErasureDuty(pool)
         for _ in range(2):
             await duty.run_once()
         assert {row["session_id"] for row in await pool.fetch(UNFINISHED)} == set(sessions[:2])
@@ -305,7 +304,15 @@ async def test_a_plan_counts_and_changes_nothing(encrypting: RunningGateway, uni
     await ada.post("/v1/sessions", json={"session_id": unique("empty")})
     admin = await encrypting.client_of("otto", "admin", person=True)
     plan = (await admin.get("/v1/privacy/plan", params={"subject": "ada"})).json()
-    assert plan == {"person": ADA, "encrypted_sessions": 1, "clear_sessions": 1, "open_runs": 1, "held_for": None}
+    assert plan == {
+        "person": ADA,
+        "encrypted_sessions": 1,
+        "clear_sessions": 1,
+        "open_runs": 1,
+        "held_for": None,
+        "other_open_work": 0,
+        "schedules": 0,
+    }
     assert "Why?" in str(await events(ada, session))
     nobody = await admin.post("/v1/privacy/erasures", json={"subject": "nobody", "reason": "r"})
     assert nobody.status_code == 404
@@ -328,8 +335,7 @@ async def test_an_erasure_ends_wherever_the_worker_is_killed(
         await encrypting.finish(run_id)
     await confirmed(encrypting)
     async with open_pool(encrypting.database.dsn("flotilla_worker"), application="test") as pool:
-        # No run is active here, so no workflow is asked to end.
-        duty = ErasureDuty(pool, RunQueueDuty(pool, temporal_client, None))  # type: ignore[arg-type]
+        duty = ErasureDuty(pool)
         with monkeypatch.context() as patch:
             patch.setattr(erasures, "tenant_transaction", killed_after(commits))
             if commits < 3:
@@ -356,7 +362,7 @@ async def test_a_session_that_fails_keeps_no_other_waiting(
         await record(connection, tenant_id, erasure_id, session_id)
 
     async with open_pool(encrypting.database.dsn("flotilla_worker"), application="test") as pool:
-        duty = ErasureDuty(pool, RunQueueDuty(pool, temporal_client, None))  # type: ignore[arg-type]
+        duty = ErasureDuty(pool)
         with monkeypatch.context() as patch:
             patch.setattr(erasures, "_record", broken)
             await duty.run_once()

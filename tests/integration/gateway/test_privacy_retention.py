@@ -36,6 +36,9 @@ INSERT INTO flotilla.dead_letters (tenant_id, dead_letter_id, stream, consumer_g
 VALUES ('acme', 'l-{run}', 's', 'g', '{run}', 'r', 'e', 1, '', '{session}');
 INSERT INTO flotilla.mcp_calls (tenant_id, call_id, is_run, session_id, principal, digest)
 VALUES ('acme', '{run}', true, '{session}', '{who}', 'x');
+INSERT INTO flotilla.pipelines (tenant_id, task_id, session_id, workflow_id, user_id, steps, request,
+    result_task_id, finished_at)
+VALUES ('acme', 't-{run}', '{session}', 'w-{run}', '{who}', '{{}}', '{{}}', 't-{run}', now());
 """
 AGE = tuple(
     f"UPDATE flotilla.{table} SET {column} = now() - interval '40 days'"
@@ -151,7 +154,8 @@ async def test_a_session_that_is_over_loses_its_key_and_records_it(
     shown = {session: (await otto.get(f"/v1/sessions/{session}/events")).text for session in (old, held, active, young)}
     assert [session for session, text in shown.items() if "Why?" in text] == [held, active, young]
     assert [change["change"] for change in await changes_of(encrypting, old)].count("session_expired") == 1
-    assert old not in await sessions_in(encrypting, "runs") | await sessions_in(encrypting, "llm_calls")
+    for table in ("runs", "llm_calls", "pipelines"):
+        assert old not in await sessions_in(encrypting, table)
     applied = [c for c in await changes_of(encrypting, "flotilla:audit") if c["change"] == "privacy_retention_applied"]
     assert [c["details"]["deleted"] for c in applied if c["details"]["kind"] == "sessions"] == [1]
     assert (await otto.get(f"/v1/sessions/{old}")).status_code == 200

@@ -35,6 +35,10 @@ class ErasurePlan(Answer):
     """Sessions from before encryption was on: their text stays."""
     open_runs: int
     """They end."""
+    other_open_work: int
+    """Open tasks, actions and orders: they end, too."""
+    schedules: int
+    """They are deleted."""
     held_for: str | None
     """Why it would be refused: the reason of a legal hold."""
 
@@ -53,7 +57,7 @@ class Erasure(Answer):
     """The last of them. The key is destroyed with the last confirmation."""
     confirmed_at: datetime | None
     finished_at: datetime | None
-    """When no run was left, and each session had recorded it."""
+    """When nothing of the person was open, and each session had recorded it."""
 
 
 class ErasureList(Answer):

@@ -5,19 +5,23 @@ id: when the step's slow INSERT comes after all, it meets the tombstone and does
 between `available`, held reservations and `spent`; their sum never changes.
 """
 
+import asyncpg
+import structlog
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from flotilla.contracts.envelope import to_builtins, to_json
+from flotilla.contracts.envelope import from_json, to_builtins, to_json
 from flotilla.contracts.event_builders import session_event, state_change
+from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import order_workflow_id
-from flotilla.contracts.orders import OrderState
+from flotilla.contracts.orders import OrderState, OrderStatus, order_step_id
 from flotilla.contracts.requests import OrderRequest
 from flotilla.contracts.session_events import AgentStateEvent, Message
+from flotilla.encryption import ERASED
 from flotilla.encryption.tables import ORDERS
 from flotilla.eventstore.sessions import ensure_session
 from flotilla.outbox import append
-from flotilla.postgres import Connection, Pool, seal_columns, tenant_transaction
+from flotilla.postgres import UNSTORABLE, Connection, Pool, seal_columns, tenant_transaction
 from flotilla.telemetry import metrics
 from workflow_worker.activities.signatures.orders import (
     APPROVE_ORDER,
@@ -37,6 +41,7 @@ from workflow_worker.activities.signatures.orders import (
 )
 
 SOURCE = "/workflows/OrderProcessingSaga"
+log = structlog.get_logger(__name__)
 _OUTCOMES = {"compensated": "done", "parked": "parked", "skipped": "skipped", "resolved": "resolved"}
 
 # For a saga that was started without the gateway.
@@ -116,8 +121,14 @@ _NOTIFY = """
 UPDATE flotilla.orders SET notified_at = now()
 WHERE tenant_id = $1 AND order_id = $2 AND notified_at IS NULL RETURNING order_id
 """
+_UNFINISHED = """
+SELECT session_id, user_id, amount_minor, currency, status, approval, steps FROM flotilla.orders
+WHERE tenant_id = $1 AND order_id = $2 AND finished_at IS NULL
+"""
+_SEEN_TO = ("skipped", "resolved")
+"""Steps that an operator decided about: they are not undone."""
 _CLOSE_LOST = """
-UPDATE flotilla.orders SET status = 'compensation_failed', finished_at = now()
+UPDATE flotilla.orders SET status = $3, finished_at = now()
 WHERE tenant_id = $1 AND order_id = $2 AND finished_at IS NULL RETURNING session_id
 """
 _STORE_REASON = "UPDATE flotilla.orders SET reason = $3 WHERE tenant_id = $1 AND order_id = $2"
@@ -283,13 +294,54 @@ class OrderActivities:
 
     async def close_lost_order(self, tenant_id: str, order_id: str, why: str) -> None:
         """Close an order whose workflow is gone: what it left undone, a person must see to."""
+        await self._close(tenant_id, order_id, "compensation_failed", "order_lost", why)
+
+    async def undo_lost_order(self, tenant_id: str, order_id: str, why: str) -> None:
+        """Close an order whose workflow is gone and can't be read: as approved if it was, else with all undone that
+        nobody has undone yet. Where a compensation can never succeed, as `close_lost_order`. Safe to repeat."""
         async with tenant_transaction(self._pool, tenant_id) as connection:
-            session_id = await connection.fetchval(_CLOSE_LOST, tenant_id, order_id)
+            row = await connection.fetchrow(_UNFINISHED, tenant_id, order_id)
+        if row is None:
+            return
+        if row["approval"] == "approved" and row["status"] == "pending":
+            await self._close(tenant_id, order_id, "approved", "order_approved", why)
+            return
+        try:
+            await self._undo(tenant_id, order_id, row)
+        except (asyncpg.IntegrityConstraintViolationError, *UNSTORABLE):
+            log.exception("order_not_undone", order_id=order_id, tenant=tenant_id)
+            await self.close_lost_order(tenant_id, order_id, why)
+        else:
+            await self._close(tenant_id, order_id, "rejected", "order_rejected", why)
+
+    async def _undo(self, tenant_id: str, order_id: str, row: asyncpg.Record) -> None:
+        order = OrderRequest(
+            order_id=order_id,
+            user_id=row["user_id"],
+            amount_minor=row["amount_minor"],
+            currency=row["currency"],
+            product_id=ERASED,
+            tenant_id=tenant_id,
+            session_id=row["session_id"],
+        )
+        key = OrderReference(tenant_id=tenant_id, order_id=order_id, session_id=order.session_id)
+        seen_to = {step["name"] for step in from_json(row["steps"], list) if step["status"] in _SEEN_TO}
+        for step, compensate in (
+            (APPROVE_ORDER, self.cancel_order),
+            (VERIFY_IDENTITY, self.revoke_verification),
+            (RESERVE_FUNDS, self.release_funds),
+        ):
+            if step not in seen_to:
+                await compensate(OrderStep(key=key, step_id=order_step_id(step, order_id), order=order))
+
+    async def _close(self, tenant_id: str, order_id: str, status: OrderStatus, change: str, why: str) -> None:
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            session_id = await connection.fetchval(_CLOSE_LOST, tenant_id, order_id, status)
             if session_id is not None:
                 stored = await seal_columns(connection, tenant_id, session_id, ORDERS, order_id, reason=why)
                 await connection.execute(_STORE_REASON, tenant_id, order_id, stored["reason"])
-                lost = state_change("order_lost", {"order_id": order_id, "reason": why}, SOURCE)
-                await append(connection, tenant_id, session_id, [lost])
+                details: JsonObject = {"order_id": order_id, "status": status, "reason": why}
+                await append(connection, tenant_id, session_id, [state_change(change, details, SOURCE)])
 
 
 async def _reserve(connection: Connection, step: OrderStep, amount_minor: int, status: str) -> bool:

@@ -19,6 +19,7 @@ from workflow_worker.activities.signatures.pipelines import (
     PipelineReference,
 )
 from workflow_worker.delegates import load_agent_time_limits
+from workflow_worker.delegations import close_tries_of_task
 from workflow_worker.routes import routed_versions
 
 SOURCE = "/workflows/PipelineWorkflow"
@@ -81,6 +82,7 @@ class PipelineActivities:
                     details["versions"] = versions
                 if status != "success":
                     await _store_error(connection, key, session_id, error)
+                    await close_tries_of_task(connection, key.tenant_id, session_id, key.task_id)
                 finished = state_change("task_finished", details, SOURCE)
                 await append(connection, key.tenant_id, session_id, [finished])
 

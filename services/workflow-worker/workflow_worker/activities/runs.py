@@ -45,6 +45,7 @@ from flotilla.workflows.calls.runs import (
 from workflow_worker.activities.questions import close_questions
 from workflow_worker.adopted_runs import adopt_child_run, run_closed_error
 from workflow_worker.delegates import load_agent_time_limits
+from workflow_worker.delegations import close_tries_of_run
 from workflow_worker.notices import queue_notice
 from workflow_worker.queued_runs import open_next_run
 from workflow_worker.routes import routed_versions_of_run
@@ -267,6 +268,8 @@ async def _finish(connection: Connection, run: RunKey, end: _End) -> _Finished |
     await connection.execute(_STORE_END, run.tenant_id, run.run_id, stored["result"], stored["error"], stored["output"])
     if row["asks"]:
         await close_questions(connection, run, "cancelled")
+    if end.status != "success":
+        await close_tries_of_run(connection, run.tenant_id, run.run_id)
     # The steps of other workflows say it themselves.
     is_question = row["workflow"] == QUESTION
     versions = await routed_versions_of_run(connection, run.tenant_id, run.run_id) if is_question else {}

@@ -20,6 +20,7 @@ with workflow.unsafe.imports_passed_through():
         OrderState,
         OrderStatus,
         SagaStepState,
+        order_step_id,
     )
     from flotilla.contracts.requests import OrderRequest
     from flotilla.saga import NotParked, Saga, UnknownStep
@@ -176,7 +177,7 @@ class OrderProcessingSaga:
 
     def _message(self, step: str) -> "call.OrderStep":
         order = self._order
-        return call.OrderStep(key=self._key(), step_id=f"{step}:{order.order_id}", order=order)
+        return call.OrderStep(key=self._key(), step_id=order_step_id(step, order.order_id), order=order)
 
     def _key(self) -> "call.OrderReference":
         order = self._order

@@ -160,6 +160,8 @@ function Ask({ kind, reload, onClose }: AskProps) {
               ["Encrypted sessions", number(plan.encrypted_sessions)],
               ["Sessions in clear, which stay", number(plan.clear_sessions)],
               ["Runs that end", number(plan.open_runs)],
+              ["Tasks, actions and orders that end", number(plan.other_open_work)],
+              ["Schedules that are deleted", number(plan.schedules)],
               plan.held_for !== null && ["Legal hold", plan.held_for],
             ]}
           />

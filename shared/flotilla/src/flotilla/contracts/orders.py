@@ -64,3 +64,8 @@ class OperatorVerb:
     tenant_id: str = ""
     order_id: str = ""
     """Whose saga it is about: workflow ids of former versions can be those of two orders."""
+
+
+def order_step_id(step: str, order_id: str) -> str:
+    """The idempotency key of an order's step, and of its compensation."""
+    return f"{step}:{order_id}"

@@ -11,7 +11,7 @@ A value is authenticated with its place (`runs.query/RUN`), so that no ciphertex
 encrypted is in `flotilla.encryption.tables`, which members of events in `flotilla.encryption.events`.
 """
 
-from flotilla.encryption.cipher import ERASED, UNREADABLE, DataKey, Unreadable, is_sealed
+from flotilla.encryption.cipher import ERASED, UNREADABLE, WHY_ERASED, DataKey, Unreadable, is_sealed
 from flotilla.encryption.columns import (
     Row,
     SealedTable,
@@ -34,6 +34,7 @@ __all__ = [
     "ERASED",
     "SEALED",
     "UNREADABLE",
+    "WHY_ERASED",
     "Cipher",
     "DataKey",
     "FoundKey",

@@ -11,6 +11,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 KEY_BYTES = 32
 ERASED = "[erased]"
 """What readers get in place of text whose key was destroyed."""
+WHY_ERASED = "the data of its session was erased"
+"""Why work ended whose session's key was destroyed. It is kept as it is."""
 UNREADABLE = "[unreadable]"
 """The same for text that was changed or moved, or whose key this process can't reach."""
 _NONCE_BYTES = 12

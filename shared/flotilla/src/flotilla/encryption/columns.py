@@ -15,11 +15,12 @@ import msgspec
 
 from flotilla.contracts.envelope import from_json, to_json
 from flotilla.contracts.json_types import JsonObject, JsonValue
-from flotilla.encryption.cipher import ERASED, SEALED_PREFIX, UNREADABLE, Unreadable, is_sealed
+from flotilla.encryption.cipher import ERASED, SEALED_PREFIX, UNREADABLE, WHY_ERASED, Unreadable, is_sealed
 from flotilla.encryption.keyring import Cipher
 
 WRAPPED = "flotilla:sealed"
 """The only member of an object that holds another one encrypted."""
+_WHY_ERASED = to_json(WHY_ERASED)
 _MARKS = (ERASED.encode(), UNREADABLE.encode())
 _BEGINNINGS = (SEALED_PREFIX.encode(), ERASED.encode())
 _NOTHING: tuple[Any, ...] = (None, "", [], {})
@@ -200,8 +201,11 @@ def _with_opened_members(
 
 
 def seal(cipher: Cipher, value: bytes, place: str) -> str:
-    """Encrypt JSON for its place. A session whose key was destroyed keeps nothing: `[erased]` is stored."""
-    return ERASED if cipher.key is None else cipher.key.seal_text(value, place)
+    """Encrypt JSON for its place. A session whose key was destroyed keeps nothing but `WHY_ERASED`: `[erased]` is
+    stored."""
+    if cipher.key is None:
+        return WHY_ERASED if value == _WHY_ERASED else ERASED
+    return cipher.key.seal_text(value, place)
 
 
 def unseal(cipher: Cipher | None, stored: Any, place: str, stand_in: JsonValue = ERASED) -> Any:

@@ -1,0 +1,53 @@
+"""Ends what is open in sessions whose key was destroyed, by an erasure or by retention, and says why.
+
+A workflow whose history can't be read any more can't end by itself once its worker has forgotten the key: it is asked
+first, and terminated when its time is over. Each step can be repeated, so it ends however often the worker is killed.
+"""
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+import asyncpg
+import structlog
+from temporalio.client import Client, WorkflowExecutionStatus
+
+from flotilla.encryption import WHY_ERASED
+from flotilla.postgres import Pool
+from workflow_worker.reconciler import Kind, UnfinishedRow, WorkflowEnd
+from workflow_worker.temporal import ignoring_what_is_gone
+
+PATIENCE = timedelta(seconds=30)
+"""How long what is open has to end by itself. Who began to start it when the key was there is through by then, too."""
+BATCH = 200
+_WORK = "SELECT * FROM flotilla.work_of_erased_sessions($1, $2)"
+log = structlog.get_logger(__name__)
+
+
+class ErasedWorkDuty:
+    """Ends runs, tasks, actions and orders, with their questions, votes and webhooks."""
+
+    def __init__(self, pool: Pool, client: Client, kinds: Mapping[str, Kind], patience: timedelta = PATIENCE) -> None:
+        self._pool = pool
+        self._client = client
+        self._kinds = kinds
+        self._patience = patience
+
+    async def run_once(self) -> None:
+        """One round: up to 200 of them. What fails for one keeps none of the others waiting."""
+        for row in await self._pool.fetch(_WORK, self._patience, BATCH):
+            try:
+                await self._end(row)
+            except Exception:
+                log.exception("erased_work_postponed", kind=row["kind"], id=row["id"], tenant=row["tenant_id"])
+
+    async def _end(self, row: asyncpg.Record) -> None:
+        workflow = self._client.get_workflow_handle(row["workflow_id"])
+        if not row["is_stuck"]:
+            with ignoring_what_is_gone():
+                await workflow.cancel()
+            return
+        with ignoring_what_is_gone():
+            await workflow.terminate(WHY_ERASED)
+        unfinished = UnfinishedRow(row["kind"], row["tenant_id"], row["id"], row["workflow_id"])
+        await self._kinds[row["kind"]].close(unfinished, WorkflowEnd(WorkflowExecutionStatus.TERMINATED, WHY_ERASED))
+        log.info("erased_work_ended", kind=row["kind"], id=row["id"], tenant=row["tenant_id"])
