@@ -80,7 +80,14 @@ IDS = {
     "partition": "0",
     "tile": "0/000.p/1",
 }
-QUERY = {"q": "word", "stream": "acme-stream", "from_seq": "1", "to_seq": "1", "session_id": "acme-session"}
+QUERY = {
+    "before": "2031-01-01T00:00:00Z",
+    "q": "word",
+    "stream": "acme-stream",
+    "from_seq": "1",
+    "to_seq": "1",
+    "session_id": "acme-session",
+}
 UPLOADS = (
     "POST /v1/documents",
     "PUT /v1/documents/{document_id}",

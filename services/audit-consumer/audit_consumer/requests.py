@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 import asyncpg
 import structlog
 
+from audit_consumer.archiving import archive_sessions, restore_session
 from audit_consumer.decisions import Publish, accept_parked_history, reject_parked_history
 from audit_consumer.losses import WouldLoseEvents
 from audit_consumer.projection import Projection
@@ -124,6 +125,13 @@ class AuditRequestLoop:
             return await self._rebuild(self._order(request))
         if request["kind"] == "drop_kept":
             return await drop_kept_projection(self._pool, is_confirmed=_is_confirmed(request))
+        if request["kind"] == "archive":
+            return await archive_sessions(self._pool, request["tenant_id"], request["request_id"])
+        if request["kind"] == "restore":
+            return await restore_session(self._pool, session)
+        return await self._decide(request, session)
+
+    async def _decide(self, request: asyncpg.Record, session: SessionKey) -> JsonObject:
         decision = HistoryDecision(
             session=session,
             request_id=request["request_id"],

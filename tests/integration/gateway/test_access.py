@@ -167,6 +167,11 @@ RULES = {
         POST /v1/audit/parked/accept
         POST /v1/audit/parked/reject
         POST /v1/audit/rebuild
+        GET /v1/audit/archivable
+        GET /v1/audit/archives
+        POST /v1/audit/archives
+        POST /v1/audit/archives/{session_id}/events
+        POST /v1/audit/archives/{session_id}/restore
         POST /v1/audit/kept-projection/drop
         PUT /v1/agents/{agent_name}/route
         DELETE /v1/agents/{agent_name}/route

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from flotilla.audit.export import export_session
-from flotilla.contracts.errors import Conflict, Forbidden, NotFound, RetryLater, no_such
+from flotilla.contracts.errors import Conflict, Forbidden, NotFound, RetryLater, SessionArchived, no_such
 from flotilla.contracts.identity import LOCAL_ISSUER, parse_identity_name
 from flotilla.eventstore.log import PublishedEventLog, SessionLog
 from flotilla.postgres import ITSELF, Connection, Pool, acting_as, tenant_transaction
@@ -63,6 +63,7 @@ class PersonExport:
     issuers: frozenset[str] = frozenset({LOCAL_ISSUER})
     """Whose subjects rows name alone; those of another issuer are only found by the whole name."""
     _unproven: dict[str, str] = field(default_factory=dict)
+    _archived: dict[str, str] = field(default_factory=dict)
 
     async def stream(self) -> AsyncIterator[bytes]:
         """The archive's bytes.
@@ -91,6 +92,7 @@ class PersonExport:
                 "made_at": datetime.now(UTC),
                 "files": archive.files,
                 "without_proof": self._unproven,
+                "archived": self._archived,
             }
         )
 
@@ -130,8 +132,12 @@ class PersonExport:
             lineage = await log.lineage(session_id)
         seq, last = lineage[0].after_seq + 1, lineage[0].upto_seq
         while seq <= last:
-            with acting_as(ITSELF):
-                page = await log.read(session_id, seq, min(last, seq + _EVENTS_AT_ONCE - 1))
+            try:
+                with acting_as(ITSELF):
+                    page = await log.read(session_id, seq, min(last, seq + _EVENTS_AT_ONCE - 1))
+            except SessionArchived as error:
+                self._archived[session_id] = str(error)
+                return
             yield [body + b"\n" for body in page.bodies]
             seq = page.next_seq
 
@@ -149,7 +155,7 @@ class PersonExport:
                 if len(batch) == _LINES_AT_ONCE:
                     yield batch
                     batch = []
-        except (NotFound, RetryLater) as error:
+        except (NotFound, RetryLater, SessionArchived) as error:
             self._unproven[session_id] = str(error)
             return
         yield batch

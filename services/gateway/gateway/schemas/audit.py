@@ -6,6 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 from fastapi import Path
 from pydantic import ConfigDict, Field, StringConstraints
 
+from flotilla.audit.archives import MAX_SESSIONS, ArchivableSession, ArchivedSession
 from flotilla.audit.requests import AuditParkedSession, AuditRequest
 from gateway.schemas.common import Answer, Id, Reason, RequestBody
 
@@ -107,3 +108,61 @@ class RebuildBody(RequestBody):
     """`SESSION`, or `TENANT/SESSION`, as the refused rebuild named them."""
     reason: Reason | None = None
     """Required with `accept_loss`."""
+
+
+class ArchivableList(Answer):
+    """Sessions that may be archived, by id."""
+
+    sessions: list[ArchivableSession]
+
+
+class ArchiveList(Answer):
+    """What was archived, newest first."""
+
+    archives: list[ArchivedSession]
+    next_cursor: str | None
+
+
+class SessionInFile(RequestBody):
+    """A session whose whole history is in an archive's file."""
+
+    session_id: Id
+    seq: Annotated[int, Field(ge=1, le=2**53)]
+    """Its newest event in the file."""
+
+
+class ArchiveBody(RequestBody):
+    """A file that holds the exports of sessions, checked by who wrote it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "file": "/archive/acme/2031-02-17-0001.jsonl.gz",
+                    "file_sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+                    "sessions": [{"session_id": "s1", "seq": 42}],
+                }
+            ]
+        }
+    )
+
+    file: Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+    """Where it is, for people."""
+    file_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    sessions: Annotated[list[SessionInFile], Field(min_length=1, max_length=MAX_SESSIONS)]
+
+
+class ReturnedEvent(RequestBody):
+    """An event of an archived session."""
+
+    seq: Annotated[int, Field(ge=1, le=2**53)]
+    body: str
+    """Its document, character for character as the archive has it."""
+
+
+class ReturnedEventsBody(RequestBody):
+    """Events of an archived session, on their way back."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"events": [{"seq": 1, "body": "{}"}]}]})
+
+    events: Annotated[list[ReturnedEvent], Field(min_length=1, max_length=1000)]

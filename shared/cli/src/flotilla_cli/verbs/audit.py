@@ -11,7 +11,8 @@ from flotilla_cli.errors import CliError, Misuse
 from flotilla_cli.printing import OutputFormat, TableColumn, age, print_json, print_notice, print_table, say
 from flotilla_cli.target import ADMIN
 from flotilla_cli.verb import Limit, Output, VerbCall, docstring_as_help, examples_epilog, new_verb_group, verb
-from flotilla_cli.verbs import audit_parked
+from flotilla_cli.verbs import audit_archives, audit_parked
+from flotilla_cli.verbs.audit_keys import PublicKey, find_checkpoint_key_file
 from flotilla_cli.verbs.audit_requests import REQUESTS, Reason, Wait, wait_and_print_outcome
 from flotilla_cli.writing import new_file
 
@@ -20,16 +21,7 @@ if TYPE_CHECKING:
 
 app = new_verb_group("Audit: proof that nobody changed the history.")
 app.add_typer(audit_parked.app, name="parked")
-PublicKey = Annotated[
-    Path | None,
-    typer.Option(
-        "--public-key",
-        metavar="PEM",
-        envvar="FLOTILLA_AUDIT_PUBLIC_KEY_FILE",
-        help="Who may have signed the export. Default: the local stack's key.",
-        show_default=False,
-    ),
-]
+audit_archives.add_verbs(app)
 WitnessKeys = Annotated[
     list[str] | None,
     typer.Option("--witness", metavar="KEY", help="A witness's key, NAME+ID+KEY; repeat it for several."),
@@ -67,7 +59,11 @@ def verify(
     session: Annotated[str | None, typer.Option("--session", "-s", help="Only this one and its parents.")] = None,
     file: Annotated[
         Path | None,
-        typer.Option("--file", metavar="EXPORT", help="An exported history, checked here without a server."),
+        typer.Option(
+            "--file",
+            metavar="EXPORT",
+            help="An exported history, or an archive of several, checked here without a server.",
+        ),
     ] = None,
     public_key: PublicKey = None,
     vote_roots: Annotated[
@@ -113,7 +109,7 @@ def _verify_export(
     cosigned: tuple[list[str], int | None, str | None],
 ) -> dict[str, Any]:
     """The verdict on an export, in the shape of the gateway's."""
-    from flotilla.audit.export_lines import NotAnExport, read_lines
+    from flotilla.audit.export_lines import NotAnExport, open_export, read_lines, split_exports
     from flotilla.audit.export_trees import WitnessPolicy
     from flotilla.audit.verify_export import load_signers, verify_export
     from flotilla.config.signing import load_public_keys
@@ -122,12 +118,12 @@ def _verify_export(
 
     keys_file = find_checkpoint_key_file(public_key)
     try:
-        with file.open("rb") as opened:
+        with open_export(file) as opened:
             roots = read_vote_roots(vote_roots) if vote_roots else None
             keys = load_public_keys(keys_file)
             policy = WitnessPolicy.of(*cosigned)
             signers = load_signers(audit_session, keys, policy) if audit_session else None
-            found = verify_export(read_lines(opened), keys, roots, signers, policy)
+            found = [verify_export(lines, keys, roots, signers, policy) for lines in split_exports(read_lines(opened))]
     except OSError as error:
         raise Misuse(f"{error.filename}: {error.strerror}", "give what flotilla audit export wrote") from error
     except NotAnExport as error:
@@ -176,26 +172,18 @@ app.command(
 )(log_keys)
 
 
-def find_checkpoint_key_file(given: Path | None) -> Path:
-    """Return the public key of those who may sign checkpoints: the one that is given, else the local stack's.
-
-    Raises:
-        Misuse: there is neither.
-    """
-    if given is not None:
-        return given
-    from flotilla_devstack import default_state_dir
-    from flotilla_devstack.folders import StateDir
-
-    key = StateDir(default_state_dir()).public_key_file
-    if not key.exists():
-        raise Misuse("no public key given", "--public-key PEM takes the audit consumer's public key")
-    return key
+def _as_verdict(found: "list[ExportVerdict]") -> dict[str, Any]:
+    sessions = [_as_session(one) for one in found]
+    return {
+        "ok": bool(found) and all(one.word == "GOOD" for one in found),
+        "sessions": sessions,
+        "problems": [problem for one in found for problem in map(asdict, one.problems)],
+        "unsigned": [unsigned for one in found for unsigned in one.unsigned],
+    }
 
 
-def _as_verdict(found: "ExportVerdict") -> dict[str, Any]:
-    problems = [asdict(problem) for problem in found.problems]
-    session = {
+def _as_session(found: "ExportVerdict") -> dict[str, Any]:
+    return {
         "session_id": found.session_id,
         "events": found.events,
         "verified_seq": found.last_seq,
@@ -203,13 +191,7 @@ def _as_verdict(found: "ExportVerdict") -> dict[str, Any]:
         "signed_votes": found.signed_votes,
         "unchecked_votes": found.unchecked_votes,
         "revocations_checked": found.knows_revocations,
-        "problem": problems[0] if problems else None,
-    }
-    return {
-        "ok": found.word == "GOOD",
-        "sessions": [session],
-        "problems": problems,
-        "unsigned": found.unsigned,
+        "problem": asdict(found.problems[0]) if found.problems else None,
     }
 
 
@@ -246,6 +228,7 @@ _VERDICTS = (
     TableColumn("events", "events", "right"),
     TableColumn("verified to", "verified_seq", "right"),
     TableColumn("signed to", "anchored_seq", "right"),
+    TableColumn("archived to", lambda one: one.get("archived_seq") or None, "right"),
     TableColumn("problem", lambda one: _first([one["problem"]]) if one.get("problem") else "none"),
 )
 

@@ -30,10 +30,31 @@ REQUESTS = (
 
 def wait_and_print_outcome(call: VerbCall, request: dict[str, Any], *, wait: bool) -> None:
     """Show the outcome of a request to the audit consumer, or that it was made."""
-    request_id = request["request_id"]
     waits_for_person = request["needs_confirmation"] and request["confirmed_at"] is None
+    if wait and not waits_for_person:
+        request = _finished(call, request)
+    call.show(request, lambda: _print_request(request))
+    if waits_for_person:
+        print_notice(f"A second person has to agree within 24 hours: flotilla audit confirm {request['request_id']}")
+    _check_outcome(request)
+
+
+def wait_for_outcome(call: VerbCall, request: dict[str, Any]) -> dict[str, Any]:
+    """Return what came of a request to the audit consumer.
+
+    Raises:
+        CliError: it failed, or takes too long.
+    """
+    finished = _finished(call, request)
+    _check_outcome(finished)
+    outcome: dict[str, Any] = finished["outcome"]
+    return outcome
+
+
+def _finished(call: VerbCall, request: dict[str, Any]) -> dict[str, Any]:
+    request_id = request["request_id"]
     deadline, seen = time.monotonic() + REQUEST_WITHIN_S, None
-    while wait and not waits_for_person and request["finished_at"] is None:
+    while request["finished_at"] is None:
         if time.monotonic() > deadline:
             raise CliError(f"request {request_id} is not finished after {REQUEST_WITHIN_S:g} s; it goes on", _LATE)
         time.sleep(_POLL_S)
@@ -41,9 +62,10 @@ def wait_and_print_outcome(call: VerbCall, request: dict[str, Any], *, wait: boo
         if request["progress"] != seen:
             seen, deadline = request["progress"], time.monotonic() + REQUEST_WITHIN_S
             print_notice(_progress(seen))
-    call.show(request, lambda: _print_request(request))
-    if waits_for_person:
-        print_notice(f"A second person has to agree within 24 hours: flotilla audit confirm {request_id}")
+    return request
+
+
+def _check_outcome(request: dict[str, Any]) -> None:
     outcome = request.get("outcome") or {}
     if outcome.get("ok") is False:
         raise CliError(f"{request['kind']} failed: {outcome.get('error')}")

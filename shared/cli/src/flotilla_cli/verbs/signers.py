@@ -12,7 +12,8 @@ from flotilla_cli.printing import TableColumn, age, print_fields, print_notice
 from flotilla_cli.signing import SigningKeyFile, open_signing_key, signed_statement_body
 from flotilla_cli.target import ADMIN
 from flotilla_cli.verb import Limit, VerbCall, examples_epilog, new_verb_group, verb
-from flotilla_cli.verbs.audit import LogOrigin, PublicKey, WitnessesNeeded, WitnessKeys, find_checkpoint_key_file
+from flotilla_cli.verbs.audit import LogOrigin, WitnessesNeeded, WitnessKeys
+from flotilla_cli.verbs.audit_keys import PublicKey, find_checkpoint_key_file
 
 app = new_verb_group(
     "Signers: the keys with which people sign their votes. Each person enrolls their own; an admin approves."

@@ -54,6 +54,8 @@ class ExpectedChain:
     """0, or the parent's seq at which it was forked: the chain starts behind it."""
     anchors: Mapping[int, bytes]
     """Hashes by seq, from signed checkpoints."""
+    archived: tuple[int, bytes] | None = None
+    """The newest event that is in an archive, and its hash: the next one follows from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,14 @@ class ChainChecker:
         self.anchored_seq = chain.after_seq
         """The newest good event that a checkpoint covers."""
         self.events = 0
+        if chain.archived is not None:
+            self._begin_behind_archive(*chain.archived)
+
+    def _begin_behind_archive(self, seq: int, archived_hash: bytes) -> None:
+        if self._chain.anchors.get(seq) != archived_hash:
+            self.problem = self._bad("rewritten", seq, "no signed checkpoint has this hash for what was archived")
+        self.last_seq = self.anchored_seq = seq
+        self.last_hash = archived_hash
 
     def check_events(self, events: Iterable[ChainedEvent]) -> None:
         """Check each event, as `check`."""

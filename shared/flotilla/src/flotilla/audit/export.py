@@ -35,12 +35,13 @@ from flotilla.audit.log_tiles import inclusion_proof, provable_tree
 from flotilla.audit.proof import inclusion_path, split_leaves
 from flotilla.contracts.errors import RetryLater
 from flotilla.eventstore.log import LineageSegment, SessionLog
+from flotilla.eventstore.sessions import archived_error
 from flotilla.kafka.lanes import lane_of
 from flotilla.postgres import Connection, Pool, tenant_transaction
 
 _PAGE = 1000
 
-_PROJECTED = "SELECT seq FROM audit.session_heads WHERE tenant_id = $1 AND session_id = $2"
+_PROJECTED = "SELECT seq, archived_seq FROM audit.session_heads WHERE tenant_id = $1 AND session_id = $2"
 _EVENTS = """
 SELECT seq, hash, body FROM audit.session_events
 WHERE tenant_id = $1 AND session_id = $2 AND seq > $3 AND seq <= $4 ORDER BY seq LIMIT $5
@@ -63,6 +64,7 @@ async def export_session(pool: Pool, tenant_id: str, session_id: str) -> AsyncIt
 
     Raises:
         NotFound: the tenant has no such session.
+        SessionArchived: its events, or its parent's, are in an archive.
         RetryLater: its parent's prefix is not projected yet.
     """
     lineage = await SessionLog(pool, tenant_id).lineage(session_id)
@@ -99,8 +101,10 @@ def _links(lineage: Sequence[LineageSegment]) -> list[tuple[LineageSegment, str 
 
 
 async def _part(connection: Connection, tenant_id: str, segment: LineageSegment, parent: str | None, own: bool) -> Part:
-    projected = await connection.fetchval(_PROJECTED, tenant_id, segment.session_id)
-    projected_seq = segment.after_seq if projected is None else int(projected)
+    projected = await connection.fetchrow(_PROJECTED, tenant_id, segment.session_id)
+    projected_seq = segment.after_seq if projected is None else int(projected["seq"])
+    if projected is not None and projected["archived_seq"]:
+        raise archived_error(segment.session_id, projected["archived_seq"])
     if not own and projected_seq < segment.upto_seq:
         raise RetryLater(
             f"session {segment.session_id}, its parent, is projected up to {projected_seq} only: try again in a moment"

@@ -1,12 +1,20 @@
 """Reads an export line by line, strictly, in bounded memory."""
 
+import gzip
+import io
+import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
 from typing import NoReturn, Protocol, TypeVar
 
 from flotilla.audit.chain import ChainProblem, ProblemKind
 from flotilla.audit.export_format import MAX_LINE_BYTES, AnyLine, read_line
 
 _MAX_DETAIL = 300
+_GZIP = b"\x1f\x8b"
+_BEGINNING = b'{"kind":"header"'
 T = TypeVar("T", bound=AnyLine)
 
 
@@ -18,10 +26,52 @@ class _Readable(Protocol):
     def readline(self, limit: int, /) -> bytes: ...
 
 
+class _Expanded:
+    """A compressed file as its lines. Where it is damaged it goes on with what is no line of any export."""
+
+    def __init__(self, file: "gzip.GzipFile") -> None:
+        self._file = file
+
+    def readline(self, limit: int, /) -> bytes:
+        try:
+            return self._file.readline(limit)
+        except (EOFError, gzip.BadGzipFile, zlib.error):
+            self._file = gzip.GzipFile(fileobj=io.BytesIO(), mode="rb")  # nothing more
+            return b"damaged"
+
+
+@contextmanager
+def open_export(path: Path) -> Iterator[_Readable]:
+    """Open an export, or an archive, which may be compressed by gzip.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    with path.open("rb") as file:
+        if file.peek(2)[:2] == _GZIP:
+            with gzip.GzipFile(fileobj=file, mode="rb") as expanded:
+                yield _Expanded(expanded)
+        else:
+            yield file
+
+
 def read_lines(file: _Readable) -> Iterator[bytes]:
     """Yield the file's lines, each with its newline; of one that is too long only so much that this shows."""
     while line := file.readline(MAX_LINE_BYTES + 1):
         yield line
+
+
+def split_exports(lines: Iterable[bytes]) -> Iterator[Iterator[bytes]]:
+    """Yield the lines of each export of an archive, which has several one behind the other. They are taken in turn."""
+    number = 0
+
+    def of_export(line: bytes) -> int:
+        nonlocal number
+        number += line.startswith(_BEGINNING)
+        return number
+
+    for _, export in groupby(lines, key=of_export):
+        yield export
 
 
 class BadLine(Exception):

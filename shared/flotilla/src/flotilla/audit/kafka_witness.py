@@ -23,6 +23,10 @@ JOIN audit.session_events AS e ON e.tenant_id = $1 AND e.session_id = w.session_
 """
 _NEWEST = "SELECT max(seq) FROM audit.session_events WHERE tenant_id = $1 AND session_id = $2 AND seq <= $3"
 _NEWEST_OF_ALL = "SELECT session_id, max(seq) AS seq FROM audit.session_events WHERE tenant_id = $1 GROUP BY session_id"
+_ARCHIVED = """
+SELECT session_id, archived_seq FROM audit.session_heads
+WHERE tenant_id = $1 AND session_id = ANY ($2) AND archived_seq > 0
+"""
 _END = 2**62
 
 
@@ -136,11 +140,15 @@ class KafkaWitness:
             rows = await connection.fetch(
                 _ROWS, self._tenant_id, [session_id for session_id, _ in due], [event.seq for _, event in due]
             )
+            archived = await connection.fetch(_ARCHIVED, self._tenant_id, list({session_id for session_id, _ in due}))
+        archived_seqs = {row["session_id"]: row["archived_seq"] for row in archived}
         bodies = {(row["session_id"], row["seq"]): row["body"] for row in rows}
         elsewhere = {(session_id, event.body) for session_id, event in due}
         for session_id, event in due:
             comparison.last_seq[session_id] = max(event.seq, comparison.last_seq.get(session_id, 0))
             body = bodies.get((session_id, event.seq))
+            if event.seq <= archived_seqs.get(session_id, 0):
+                continue  # its archive is compared by who has it
             if body is None:
                 comparison.note(session_id, event.seq, "deleted", "Kafka has it, the projection does not")
             elif body != event.body:

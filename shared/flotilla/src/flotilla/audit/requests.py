@@ -16,14 +16,14 @@ from flotilla.audit.admin_log import record_admin_changes
 from flotilla.contracts.errors import Conflict, Forbidden, Invalid, NotFound, no_such
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.json_types import JsonObject
-from flotilla.postgres import Pool, tenant_transaction
+from flotilla.postgres import Connection, Pool, tenant_transaction
 
 SOURCE = "/gateway"
 """Who records decisions in the tenant's audit session: it asks for them."""
 NO_SESSION = "-"
 """Stands for the records that belong to no session; no session has this id."""
 MAX_AT_ONCE = 500
-RequestKind: TypeAlias = Literal["rebuild", "retry", "discard", "accept", "reject", "drop_kept"]
+RequestKind: TypeAlias = Literal["rebuild", "retry", "discard", "accept", "reject", "drop_kept", "archive", "restore"]
 
 _PARKED = """
 SELECT session_id, min(seq) AS first_seq, count(*) AS events, min(parked_at) AS parked_since,
@@ -305,6 +305,23 @@ async def get_request(pool: Pool, tenant_id: str, request_id: str) -> AuditReque
 async def _check_parked(pool: Pool, tenant_id: str, session_id: str) -> None:
     if not await list_parked(pool, tenant_id, session_id):
         raise NotFound(f"nothing of session {session_id} is parked")
+
+
+async def add_request(
+    connection: Connection,
+    tenant_id: str,
+    kind: RequestKind,
+    requested_by: str,
+    *,
+    session_id: str | None = None,
+    reason: str | None = None,
+) -> AuditRequest:
+    """Ask the audit consumer for something, in the caller's transaction."""
+    request_id = new_id()
+    await connection.execute(_ADD, tenant_id, request_id, kind, session_id, requested_by, reason, False, None)  # noqa: FBT003
+    row = await connection.fetchrow(_GET, tenant_id, request_id)
+    assert row is not None  # noqa: S101 - just inserted
+    return _shown(row)
 
 
 async def _request(

@@ -40,11 +40,13 @@ _VOUCHED = "SELECT min(seq) FROM audit.standing_heads WHERE tenant_id = $1 AND s
 # Who its parent is, as the session's own row and as its chain's head say.
 _ORIGIN = """
 SELECT s.session_id IS NOT NULL AS has_session, s.parent_session_id, coalesce(s.forked_at_seq, 0) AS after_seq,
-    h.session_id IS NOT NULL AS has_head, h.seq, h.hash, h.first_seq, h.parent_session_id AS head_parent
+    h.session_id IS NOT NULL AS has_head, h.seq, h.hash, h.first_seq, h.parent_session_id AS head_parent,
+    h.archived_seq, h.archived_hash
 FROM (SELECT $2::text AS session_id) AS w
 LEFT JOIN flotilla.sessions AS s ON s.tenant_id = $1 AND s.session_id = w.session_id
 LEFT JOIN audit.session_heads AS h ON h.tenant_id = $1 AND h.session_id = w.session_id
 """
+_RECORDED = "SELECT session_id, seq, hash FROM audit.recorded_archives($1, $2)"
 # The JSON copy is compared where the database could make one. Copies are without ciphertext; older ones have it.
 _EVENTS = """
 SELECT seq, hash, body, event IS NULL OR event #- '{data,sealed}' =
@@ -69,6 +71,9 @@ class SessionVerdict:
     """The chain is good up to here."""
     anchored_seq: int
     """Up to here a signed checkpoint vouches for it; what is newer waits for the next one."""
+    archived_seq: int = 0
+    """Up to here its events are in an archive: a signed checkpoint has the hash of the last one, and the audit session
+    says who archived them. The file has the rest of the proof."""
     problem: ChainProblem | None
 
 
@@ -121,7 +126,8 @@ class Verifier:
             checkpoints.judge_unseen(await self._kafka.read_checkpoints())
         segments = await self._segments(session_id)
         witnessed = await self._witnessed(None if session_id is None and self._whole_tenant else segments)
-        verdicts = [await self._session(segment, checkpoints, witnessed) for segment in segments]
+        recorded = await self._recorded_archives(session_id if len(segments) == 1 else None)
+        verdicts = [await self._session(segment, checkpoints, witnessed, recorded) for segment in segments]
         # Sessions of which only Kafka knows.
         verdicts += [
             SessionVerdict(session_id=lost, events=0, verified_seq=0, anchored_seq=0, problem=problem)
@@ -138,6 +144,11 @@ class Verifier:
             kafka_checked=self._kafka is not None,
             problems=problems,
         )
+
+    async def _recorded_archives(self, session_id: str | None) -> set[tuple[str, int, str]]:
+        """What the audit session says was archived: session, newest event, and its hash (hex)."""
+        async with tenant_transaction(self._pool, self._tenant_id) as connection:
+            return {tuple(row) for row in await connection.fetch(_RECORDED, self._tenant_id, session_id)}
 
     async def _forbidden(self, session_ids: list[str] | None) -> list[ChainProblem]:
         """The parked events that nobody may have written; None looks at all sessions."""
@@ -183,7 +194,11 @@ class Verifier:
         return await (witness.check_all_sessions() if segments is None else witness.check_sessions(segments))
 
     async def _session(
-        self, segment: LineageSegment, checkpoints: CheckpointFindings, witnessed: dict[str, ChainProblem]
+        self,
+        segment: LineageSegment,
+        checkpoints: CheckpointFindings,
+        witnessed: dict[str, ChainProblem],
+        recorded: set[tuple[str, int, str]],
     ) -> SessionVerdict:
         async with tenant_transaction(self._pool, self._tenant_id) as connection:
             anchors = await connection.fetch(_ANCHORS, self._tenant_id, segment.session_id)
@@ -193,6 +208,7 @@ class Verifier:
             rewinds = await connection.fetch(_REWINDS, self._tenant_id, segment.session_id)
             first = (
                 _lineage_problem(segment.session_id, origin)
+                or _archive_problem(segment.session_id, origin, recorded)
                 or self._forged_anchor(segment, anchors, checkpoints)
                 or self._forged_rewind(segment, rewinds, checkpoints)
             )
@@ -204,14 +220,17 @@ class Verifier:
             events=check.events,
             verified_seq=check.last_seq,
             anchored_seq=check.anchored_seq,
+            archived_seq=origin["archived_seq"] or 0,
             problem=_judge(found, witnessed.get(segment.session_id)),
         )
 
     def _chain(self, session_id: str, origin: asyncpg.Record, anchors: Sequence[asyncpg.Record]) -> ExpectedChain:
         by_seq = {row["seq"]: row["hash"] for row in anchors}
-        if origin["has_session"] or not origin["has_head"]:
-            return ExpectedChain(self._tenant_id, session_id, origin["parent_session_id"], origin["after_seq"], by_seq)
-        return ExpectedChain(self._tenant_id, session_id, origin["head_parent"], origin["first_seq"] - 1, by_seq)
+        archived = (origin["archived_seq"], origin["archived_hash"]) if origin["archived_seq"] else None
+        parent, after_seq = origin["parent_session_id"], origin["after_seq"]
+        if origin["has_head"] and not origin["has_session"]:
+            parent, after_seq = origin["head_parent"], origin["first_seq"] - 1
+        return ExpectedChain(self._tenant_id, session_id, parent, after_seq, by_seq, archived)
 
     async def _read(
         self, connection: Connection, segment: LineageSegment, origin: asyncpg.Record, check: ChainChecker
@@ -268,6 +287,17 @@ def _lineage_problem(session_id: str, origin: asyncpg.Record) -> ChainProblem | 
         f"its chain {origin['head_parent']} at {origin['first_seq'] - 1}"
     )
     return ChainProblem(kind="lineage", detail=detail, session_id=session_id, seq=origin["first_seq"])
+
+
+def _archive_problem(
+    session_id: str, origin: asyncpg.Record, recorded: set[tuple[str, int, str]]
+) -> ChainProblem | None:
+    """Events that are said to be archived, and nobody recorded it: they were taken away."""
+    seq = origin["archived_seq"]
+    if not seq or (session_id, seq, origin["archived_hash"].hex()) in recorded:
+        return None
+    detail = f"events up to {seq} are missing, and no event of the audit session says that they were archived"
+    return ChainProblem(kind="truncated", detail=detail, session_id=session_id, seq=seq)
 
 
 def _head_problem(segment: LineageSegment, origin: asyncpg.Record, check: ChainChecker) -> ChainProblem | None:

@@ -4,6 +4,7 @@ Needs the file, the public keys and nothing else: no database, no Kafka, no Flot
 file: every line is of a known kind, in its only place and in its only spelling, every claim of the header follows from
 the events, and a checkpoint that a trusted key signed vouches for the last of them.
 
+FILE may be compressed by gzip, and an archive has several exports one behind the other: each is checked by itself.
 Exit code 0: `GOOD`, all of that holds. 1: `BAD`, with the first line that is not as it should be, or `UNSIGNED`, with
 the events that no checkpoint in the file reaches. 2: the file or a key can't be read.
 """
@@ -19,7 +20,15 @@ import msgspec
 
 from flotilla.audit.chain import ChainChecker, ChainedEvent, ChainProblem, ExpectedChain, ProblemKind
 from flotilla.audit.export_format import FORMER_FORMAT, Anchor, End, Event, Header, Inclusion, Part, Witness
-from flotilla.audit.export_lines import BadLine, ExportLines, NotAnExport, printable_excerpt, read_lines
+from flotilla.audit.export_lines import (
+    BadLine,
+    ExportLines,
+    NotAnExport,
+    open_export,
+    printable_excerpt,
+    read_lines,
+    split_exports,
+)
 from flotilla.audit.export_trees import ANY_TREE, ExportedTrees, WitnessPolicy
 from flotilla.audit.export_votes import ExportedVoteChecker
 from flotilla.audit.proof import Statement, head_leaf, root_from_path
@@ -345,7 +354,7 @@ def _anchor_problem(tenant_id: str, anchor: Anchor, keys: PublicKeys) -> str | N
 def main(argv: Sequence[str] | None = None) -> int:
     """Check one file and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m flotilla.audit.verify_export", description=__doc__)
-    parser.add_argument("file", type=Path, help="the export, JSON lines")
+    parser.add_argument("file", type=Path, help="the export, JSON lines, or an archive of several")
     parser.add_argument("--public-key", type=Path, required=True, help="the audit consumer's public keys, PEM")
     parser.add_argument("--vote-roots", type=Path, help="whose approval of a voter's key counts, TOML")
     parser.add_argument("--audit-session", type=Path, help=f"export of {AUDIT_SESSION}: which keys were revoked when")
@@ -362,8 +371,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         policy = WitnessPolicy.of(arguments.witness, arguments.witnesses, arguments.origin)
         keys, roots = load_public_keys(arguments.public_key), _roots(arguments.vote_roots)
         signers = load_signers(arguments.audit_session, keys, policy) if arguments.audit_session else None
-        with arguments.file.open("rb") as file:
-            verdict = verify_export(read_lines(file), keys, roots, signers, policy)
+        words = []
+        with open_export(arguments.file) as file:
+            for export in split_exports(read_lines(file)):
+                verdict = verify_export(export, keys, roots, signers, policy)
+                _print(verdict)
+                words.append(verdict.word)
     except OSError as error:
         sys.stderr.write(f"{error.filename}: {error.strerror}\n")
         return EXIT_MISUSE
@@ -373,6 +386,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_MISUSE
+    if not words:
+        sys.stderr.write(f"{arguments.file}: it is empty\n")
+        return EXIT_MISUSE
+    return EXIT_GOOD if set(words) == {"GOOD"} else EXIT_BAD
+
+
+def _print(verdict: ExportVerdict) -> None:
     for problem in verdict.problems:
         place = f"session {problem.session_id} event {problem.seq}: " if problem.session_id else ""
         sys.stdout.write(f"BAD {place}{problem.kind}: {problem.detail}\n")
@@ -382,7 +402,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{verdict.word} session {verdict.session_id}: {verdict.events} events, verified up to {verdict.last_seq}, "
         f"signed up to {verdict.anchored_seq}{_votes(verdict)}{_witnessed(verdict)}\n"
     )
-    return EXIT_GOOD if verdict.word == "GOOD" else EXIT_BAD
 
 
 def load_signers(file: Path, keys: PublicKeys, policy: WitnessPolicy = ANY_TREE) -> Signers:
@@ -392,7 +411,7 @@ def load_signers(file: Path, keys: PublicKeys, policy: WitnessPolicy = ANY_TREE)
         OSError, NotAnExport: it can't be read.
         ConfigurationError: it is of another session, or is not good.
     """
-    with file.open("rb") as opened:
+    with open_export(file) as opened:
         verdict, signers = read_signers(read_lines(opened), keys, policy)
     if verdict.word != "GOOD":
         why = [problem.detail for problem in verdict.problems] + verdict.unsigned

@@ -69,6 +69,7 @@ SELECT p.session_id FROM audit.parked_events AS p
 WHERE p.tenant_id = $1 AND p.reason <> 'discarded' AND p.session_id IS NOT NULL
 ORDER BY session_id
 """
+_ARCHIVED = "SELECT count(*) FROM audit.session_heads WHERE tenant_id = $1 AND archived_seq > 0"
 _KEY = "SELECT root_id, wrapped_key FROM flotilla.tenant_keys WHERE tenant_id = $1"
 
 
@@ -149,6 +150,11 @@ async def _refuse_unsettled(connection: Plain, tenant_id: str, *, with_open_work
             f"{len(unsettled)} sessions of tenant {tenant_id} have events that are not projected "
             f"({', '.join(unsettled[:_SHOWN])}): repeat it in a moment, or look at flotilla outbox status and flotilla "
             "audit parked list"
+        )
+    if archived := await connection.fetchval(_ARCHIVED, tenant_id):
+        raise Refused(
+            f"{archived} sessions of tenant {tenant_id} are archived: restore them first (flotilla audit archives, "
+            "flotilla audit restore)"
         )
     return open_work
 

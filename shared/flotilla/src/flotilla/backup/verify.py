@@ -29,6 +29,17 @@ _EVENT_COLUMNS = ("tenant_id", "session_id", "seq", "hash", "body", "kafka_parti
 _Session = tuple[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What a session's head row says."""
+
+    first_seq: int
+    parent: str | None
+    seq: int
+    archived: tuple[int, bytes] | None = None
+    """The newest event that is in an archive, and its hash."""
+
+
 @dataclass(slots=True)
 class BackupVerdict:
     """What was found."""
@@ -164,10 +175,7 @@ class _Contents:
             last = SeenCheckpoint(record.number, _epoch_of(record.statement, last.epoch))
 
     def _check_chains(self) -> None:
-        heads = {
-            (text_of(row[0]), text_of(row[1])): (int(text_of(row[2])), text_of(row[3]), int(text_of(row[4])))
-            for row in self._rows(_HEADS, "tenant_id", "session_id", "first_seq", "parent_session_id", "seq")
-        }
+        heads = {(text_of(row[0]), text_of(row[1])): _head(row) for row in self._rows(_HEADS, *self._head_columns())}
         anchors = _Anchors(self._rows(_ANCHORS, *_ANCHOR_COLUMNS), self._leaves, self._rewinds(), self._verdict)
         current, check = ("", ""), None
         for row in self._rows(_EVENTS, *_EVENT_COLUMNS):
@@ -178,9 +186,11 @@ class _Contents:
             check.check(ChainedEvent(seq, bytes_of(row[3]), body))
             self._compare_with_kafka(session, seq, body, int(text_of(row[5])), int(text_of(row[6])))
         self._end(current, check, heads)
+        for session in [session for session, head in heads.items() if head.archived is not None]:
+            self._end(session, _begin(session, heads[session], anchors.of(session)), heads)
         self._verdict.note(*(f"session {session}: no event of it is there" for _, session in {*heads, *anchors.left}))
 
-    def _end(self, session: _Session, check: ChainChecker | None, heads: dict[_Session, tuple[int, str, int]]) -> None:
+    def _end(self, session: _Session, check: ChainChecker | None, heads: dict[_Session, _Head]) -> None:
         if check is None:
             return
         check.end()
@@ -190,8 +200,8 @@ class _Contents:
         if check.problem is not None:
             problem = check.problem
             self._verdict.note(f"session {session[1]} event {problem.seq}: {problem.kind}: {problem.detail}")
-        elif head is None or head[2] != check.last_seq:
-            recorded = "no row" if head is None else f"{head[2]}"
+        elif head is None or head.seq != check.last_seq:
+            recorded = "no row" if head is None else f"{head.seq}"
             self._verdict.note(f"session {session[1]}: its events end at {check.last_seq}, its head is {recorded}")
 
     def _compare_with_kafka(self, session: _Session, seq: int, body: bytes, partition: int, offset: int) -> None:
@@ -226,6 +236,11 @@ class _Contents:
                 self._verdict.note(f"session {rewind.session_id}: checkpoint {number} signed no such decision")
         return found
 
+    def _head_columns(self) -> tuple[str, ...]:
+        """Backups of former versions know of no archives."""
+        table = self._manifest.find_table(_HEADS)
+        return _HEAD_COLUMNS + (_ARCHIVE_COLUMNS if table and _ARCHIVE_COLUMNS[0] in table.columns else ())
+
     def _rows(self, name: str, *columns: str) -> Iterator[list[bytes | None]]:
         table: StoredTable | None = self._manifest.find_table(name)
         if table is None:
@@ -233,6 +248,8 @@ class _Contents:
         return rows(self._folder, table, *columns)
 
 
+_HEAD_COLUMNS = ("tenant_id", "session_id", "first_seq", "parent_session_id", "seq")
+_ARCHIVE_COLUMNS = ("archived_seq", "archived_hash")
 _ANCHOR_COLUMNS = ("tenant_id", "session_id", "seq", "hash", "kafka_partition", "number", "leaf_index")
 _REWIND_COLUMNS = (
     "tenant_id",
@@ -279,9 +296,15 @@ class _Anchors:
         return self._by_session
 
 
-def _begin(session: _Session, head: tuple[int, str, int] | None, anchors: dict[int, bytes]) -> ChainChecker:
-    first_seq, parent, _ = head or (1, "", 0)
-    return ChainChecker(ExpectedChain(*session, parent or None, first_seq - 1, anchors))
+def _begin(session: _Session, head: _Head | None, anchors: dict[int, bytes]) -> ChainChecker:
+    head = head or _Head(1, None, 0)
+    return ChainChecker(ExpectedChain(*session, head.parent, head.first_seq - 1, anchors, head.archived))
+
+
+def _head(row: list[bytes | None]) -> _Head:
+    archive = row[len(_HEAD_COLUMNS) :]
+    archived = (int(text_of(archive[0])), bytes_of(archive[1])) if archive and archive[1] is not None else None
+    return _Head(int(text_of(row[2])), text_of(row[3]) or None, int(text_of(row[4])), archived)
 
 
 def _epoch_of(statement: bytes, otherwise: int) -> int:

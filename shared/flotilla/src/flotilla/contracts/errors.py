@@ -62,6 +62,12 @@ class SessionErased(Conflict):
     code = "session_erased"
 
 
+class SessionArchived(Conflict):
+    """The events of the session are in an archive: it can be read, and goes on, once they are restored."""
+
+    code = "session_archived"
+
+
 class SequenceConflict(Conflict):
     """`expected_seq` is not the session's head."""
 

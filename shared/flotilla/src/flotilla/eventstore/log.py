@@ -14,6 +14,7 @@ from typing import Protocol
 
 from flotilla.contracts.errors import Invalid, Parked, RetryLater, no_such
 from flotilla.eventstore.opening import decrypt_event_bodies
+from flotilla.eventstore.sessions import archived_error
 from flotilla.kafka.lanes import lane_of
 from flotilla.kafka.records import LoggedEvent
 from flotilla.postgres import Pool, tenant_transaction
@@ -47,6 +48,11 @@ SELECT NULL, o.session_id, NULL, o.seq, o.body FROM flotilla.event_outbox AS o J
     ON o.session_id = w.session_id AND o.seq > w.after_seq AND o.seq <= w.upto_seq
 WHERE o.tenant_id = $1
     AND (SELECT count(*) FROM projected) < (SELECT sum(greatest(upto_seq - after_seq, 0)) FROM wanted)
+"""
+# Sessions of a lineage whose events are in an archive up to there.
+_ARCHIVED = """
+SELECT l.session_id, a.upto_seq FROM unnest($2::text[], $3::bigint[]) AS l (session_id, first_seq)
+CROSS JOIN LATERAL audit.archived_upto($1, l.session_id) AS a (upto_seq) WHERE a.upto_seq >= l.first_seq LIMIT 1
 """
 _NEXT_OFFSET = "SELECT audit.next_offset($1)"
 # What holds up the sessions of a lineage, the cause before what waits behind it.
@@ -116,6 +122,7 @@ class SessionLog:
         Raises:
             NotFound: the tenant has no such session.
             Invalid: `from_seq` is below 1.
+            SessionArchived: its events, or its parent's, are in an archive.
             RetryLater: committed events are neither projected nor in reach.
         """
         if from_seq < 1:
@@ -157,6 +164,7 @@ class SessionLog:
     async def _read_missing(self, session_id: str, first_seq: int, last_seq: int) -> "_Found":
         """The same with the holes filled from Kafka. Offsets are read before the events, so that what the
         projection gains in between is seen twice rather than never."""
+        await self._check_archived(await self.lineage(session_id), first_seq)
         if self._kafka is None:
             await self._check_parked(session_id, await self.lineage(session_id))
             raise RetryLater(f"session {session_id}: its newest events are not projected yet: try again in a moment")
@@ -181,6 +189,19 @@ class SessionLog:
                 "the projection: is the relay running (`flotilla outbox status`)?"
             )
         return found
+
+    async def _check_archived(self, segments: Sequence[LineageSegment], first_seq: int) -> None:
+        """Return unless events from `first_seq` on are in an archive.
+
+        Raises:
+            SessionArchived: names the session.
+        """
+        needed = [(one.session_id, max(first_seq, one.after_seq + 1)) for one in segments if one.upto_seq >= first_seq]
+        names, first_seqs = [name for name, _ in needed], [seq for _, seq in needed]
+        async with tenant_transaction(self._pool, self._tenant_id) as connection:
+            row = await connection.fetchrow(_ARCHIVED, self._tenant_id, names, first_seqs)
+        if row is not None:
+            raise archived_error(row["session_id"], row["upto_seq"])
 
     async def _check_parked(self, session_id: str, segments: Sequence[LineageSegment]) -> None:
         """Return unless a person has to decide first.

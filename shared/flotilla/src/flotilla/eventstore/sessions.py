@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Literal, TypeAlias
 
 from flotilla.contracts.envelope import to_builtins, to_json
-from flotilla.contracts.errors import Conflict, Forbidden, Invalid, RunInProgress, SessionErased, no_such
+from flotilla.contracts.errors import Conflict, Forbidden, Invalid, RunInProgress, SessionArchived, SessionErased, no_such
 from flotilla.contracts.event_builders import state_change
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.json_types import JsonObject
@@ -37,7 +37,8 @@ SELECT flotilla_ops.sees_all() OR flotilla_ops.has_access(visibility, owner, wri
 FROM flotilla.sessions WHERE tenant_id = $1 AND session_id = $2
 """
 _KIND = """
-SELECT kind, flotilla.is_erased_session($1, $2) AS is_erased FROM flotilla.sessions
+SELECT kind, flotilla.is_erased_session($1, $2) AS is_erased, audit.archived_upto($1, $2) AS archived_upto
+FROM flotilla.sessions
 WHERE tenant_id = $1 AND session_id = $2
 """
 _ACCESS = "SELECT owner, visibility, readers, writers FROM flotilla.sessions WHERE tenant_id = $1 AND session_id = $2"
@@ -120,14 +121,25 @@ async def ensure_session(
         Forbidden: the viewer may only read it.
         Conflict: it exists, and it is, or is to be, a replay.
         SessionErased: it exists, and its person was erased.
+        SessionArchived: it exists, and its events are in an archive.
     """
     if not await add_session_if_new(connection, tenant_id, session_id, user_id, access, kind=kind):
         await check_may_write(connection, tenant_id, session_id)
         row = await connection.fetchrow(_KIND, tenant_id, session_id)
         if row is not None and row["is_erased"]:
             raise SessionErased(f"session {session_id} was erased, so nothing new begins in it: use another session")
+        if row is not None and row["archived_upto"]:
+            raise archived_error(session_id, row["archived_upto"])
         if "replay" in (kind, row and row["kind"]):
             raise Conflict(f"session {session_id} is a replay of a recorded run: use another session, or fork it")
+
+
+def archived_error(session_id: str, upto_seq: int) -> SessionArchived:
+    """Return the error for who needs the session's archived events."""
+    return SessionArchived(
+        f"events 1 to {upto_seq} of session {session_id} are in an archive: flotilla audit archives shows the file, "
+        "flotilla audit restore brings them back"
+    )
 
 
 async def add_session_if_new(

@@ -1,0 +1,160 @@
+"""Takes the events of archived sessions out of the projection, and puts them back.
+
+A session leaves in one transaction, under the fence of its partition, and only if it may at that moment. It comes back
+in one transaction, if its events are those that left: the chain over them ends in the hash that its head remembers.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import asyncpg
+import structlog
+
+from audit_consumer.placement import SessionPlacement
+from audit_consumer.projection_rows import INSERT_CAREFULLY, LOCK_OFFSET, SessionKey, write_projected_events
+from audit_consumer.records import read_candidate
+from audit_consumer.snapshotting import write_due_snapshots
+from flotilla.audit.proof import genesis_hash, link
+from flotilla.contracts.errors import Refused, RetryLater
+from flotilla.contracts.json_types import JsonObject
+from flotilla.kafka.lanes import lane_of
+from flotilla.postgres import Connection, Pool
+
+_PAGE = 1000
+_STATEMENT_S = 600
+"""A session may have millions of events."""
+_RECORDED_WITHIN_S = 60.0
+_DUE = """
+SELECT session_id, seq, hash FROM audit.archives
+WHERE tenant_id = $1 AND request_id = $2 ORDER BY session_id
+"""
+_RECORDED = "SELECT session_id, seq, hash FROM audit.recorded_archives($1, NULL)"
+_HEAD = "SELECT * FROM session_heads WHERE tenant_id = $1 AND session_id = $2 FOR UPDATE"
+_MAY_ARCHIVE = "SELECT audit.may_archive($1, $2, $3)"
+_NOTE_ARCHIVED = """
+UPDATE audit.archives SET archived_at = now(), restored_at = NULL, offsets = ARRAY(
+    SELECT e.kafka_offset FROM session_events AS e WHERE e.tenant_id = $1 AND e.session_id = $2 ORDER BY e.seq)
+WHERE tenant_id = $1 AND session_id = $2 AND seq = $3
+"""
+_DELETE_EVENTS = "DELETE FROM session_events WHERE tenant_id = $1 AND session_id = $2"
+_DELETE_SNAPSHOTS = "DELETE FROM snapshots WHERE tenant_id = $1 AND session_id = $2"
+_LEAVE = """
+UPDATE session_heads SET archived_seq = seq, archived_hash = hash, snapshot_seq = seq
+WHERE tenant_id = $1 AND session_id = $2
+"""
+_ARCHIVE = "SELECT offsets FROM audit.archives WHERE tenant_id = $1 AND session_id = $2 AND seq = $3"
+_RETURNED = """
+SELECT seq, body FROM audit.returned_events
+WHERE tenant_id = $1 AND session_id = $2 AND seq > $3 AND seq <= $4 ORDER BY seq LIMIT $5
+"""
+_DELETE_RETURNED = "DELETE FROM audit.returned_events WHERE tenant_id = $1 AND session_id = $2"
+_COME_BACK = """
+UPDATE session_heads SET archived_seq = 0, archived_hash = NULL, snapshot_seq = first_seq - 1
+WHERE tenant_id = $1 AND session_id = $2
+"""
+_NOTE_RESTORED = """
+UPDATE audit.archives SET restored_at = now() WHERE tenant_id = $1 AND session_id = $2 AND seq = $3
+"""
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _ReturnedRecord:
+    """An event that comes back, shaped as the record it was."""
+
+    partition: int
+    offset: int
+    value: bytes
+    key: None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+async def archive_sessions(pool: Pool, tenant_id: str, request_id: str) -> JsonObject:
+    """Take the events of the request's sessions out; those that went on meanwhile, or are held, stay.
+
+    Raises:
+        RetryLater: the audit session does not say yet that they are archived: without that they would be missing.
+    """
+    due = await pool.fetch(_DUE, tenant_id, request_id)
+    await _wait_until_recorded(pool, tenant_id, due)
+    archived, kept = 0, []
+    for row in due:
+        if await _take_out(pool, (tenant_id, row["session_id"]), row):
+            archived += 1
+        else:
+            kept.append(row["session_id"])
+    return {"archived": archived, "kept": kept}
+
+
+async def _wait_until_recorded(pool: Pool, tenant_id: str, due: Iterable[asyncpg.Record]) -> None:
+    wanted = {(row["session_id"], row["seq"], row["hash"].hex()) for row in due}
+    deadline = asyncio.get_running_loop().time() + _RECORDED_WITHIN_S
+    while not wanted <= {tuple(row) for row in await pool.fetch(_RECORDED, tenant_id)}:
+        if asyncio.get_running_loop().time() > deadline:
+            raise RetryLater("the event that records it is not projected: is the relay running? Ask for it again")
+        await asyncio.sleep(0.2)
+
+
+async def _take_out(pool: Pool, session: SessionKey, row: asyncpg.Record) -> bool:
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.execute(f"SET LOCAL statement_timeout = '{_STATEMENT_S}s'")
+        await connection.fetchval(LOCK_OFFSET, lane_of(*session))
+        head = await connection.fetchrow(_HEAD, *session)
+        if head is None or (head["seq"], head["hash"]) != (row["seq"], row["hash"]):
+            return False
+        if head["archived_seq"] == row["seq"]:
+            return True  # an earlier attempt did it
+        if not await connection.fetchval(_MAY_ARCHIVE, *session, row["seq"]):
+            return False
+        await connection.execute(_NOTE_ARCHIVED, *session, row["seq"], timeout=_STATEMENT_S)
+        await connection.execute(_DELETE_EVENTS, *session, timeout=_STATEMENT_S)
+        await connection.execute(_DELETE_SNAPSHOTS, *session, timeout=_STATEMENT_S)
+        await connection.execute(_LEAVE, *session)
+    log.info("session_archived", tenant=session[0], session_id=session[1], seq=row["seq"])
+    return True
+
+
+async def restore_session(pool: Pool, session: SessionKey) -> JsonObject:
+    """Put the events that were handed in back into their places.
+
+    Raises:
+        Refused: they are not those that left, or not all of them; nothing was changed.
+    """
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.execute(f"SET LOCAL statement_timeout = '{_STATEMENT_S}s'")
+        await connection.fetchval(LOCK_OFFSET, lane_of(*session))
+        head = await connection.fetchrow(_HEAD, *session)
+        upto = head["archived_seq"] if head else 0
+        if head is not None and upto:
+            await _put_back(connection, session, head)
+            await connection.execute(_DELETE_SNAPSHOTS, *session, timeout=_STATEMENT_S)
+            await connection.execute(_COME_BACK, *session)
+            await connection.execute(_NOTE_RESTORED, *session, upto)
+        await connection.execute(_DELETE_RETURNED, *session, timeout=_STATEMENT_S)
+    await write_due_snapshots(pool, [session])
+    log.info("session_restored", tenant=session[0], session_id=session[1], seq=upto)
+    return {"restored": upto}
+
+
+async def _put_back(connection: Connection, session: SessionKey, head: asyncpg.Record) -> None:
+    offsets = await connection.fetchval(_ARCHIVE, *session, head["archived_seq"])
+    seq = head["first_seq"] - 1
+    chain_hash = genesis_hash(*session, head["parent_session_id"], seq)
+    while rows := await connection.fetch(_RETURNED, *session, seq, head["archived_seq"], _PAGE):
+        placement = SessionPlacement(None)
+        for row in rows:
+            if row["seq"] != seq + 1:
+                raise Refused(f"event {seq + 1} of session {session[1]} was not handed in")
+            record = _ReturnedRecord(head["kafka_partition"], offsets[row["seq"] - head["first_seq"]], row["body"])
+            candidate = read_candidate(record)
+            if (candidate.tenant_id, candidate.session_id, candidate.seq) != (*session, row["seq"]):
+                raise Refused(f"what was handed in as event {row['seq']} of session {session[1]} is another one")
+            seq, chain_hash = row["seq"], link(chain_hash, row["body"])
+            placement.appended.append((candidate, chain_hash))
+        await write_projected_events(connection, [placement], INSERT_CAREFULLY)
+    if (seq, chain_hash) != (head["archived_seq"], head["archived_hash"]):
+        raise Refused(
+            f"what was handed in of session {session[1]} is not what was archived: the hash of event {seq} is "
+            f"{chain_hash.hex()}, that of event {head['archived_seq']} was {head['archived_hash'].hex()}"
+        )

@@ -1,0 +1,236 @@
+"""Sessions that leave the projection for a file, and come back: what may go, what proves it, and who is refused."""
+
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from audit_consumer import archiving
+from audit_consumer.archiving import archive_sessions, restore_session
+from flotilla.audit.archives import (
+    ArchiveFile,
+    list_archivable,
+    list_archives,
+    request_archive,
+    request_restore,
+    return_events,
+)
+from flotilla.audit.export_format import Event, read_line
+from flotilla.audit.verify import Verdict, Verifier
+from flotilla.audit.verify_export import verify_export
+from flotilla.contracts.errors import Conflict, NotFound, Refused, SessionArchived
+from flotilla.eventstore.sessions import ensure_session
+from flotilla.postgres import Pool, tenant_transaction
+from tests.support.audit import Projected
+from tests.support.exports import TENANT, Recorder, said
+from tests.support.postgres import Database
+
+ROWS = """
+SELECT session_id, seq, event_id, type, occurred_at, run_id, rolled_back_to, kafka_partition, kafka_offset, hash,
+    body, event
+FROM audit.session_events WHERE session_id = $1 ORDER BY seq
+"""
+LATER = datetime.now(UTC) + timedelta(hours=1)
+OPEN_RUN = """
+INSERT INTO flotilla.runs (tenant_id, run_id, session_id, user_id, workflow_id, query, status, request)
+VALUES ('default', 'r', 's1', 'ada', 'w', 'q', 'running', '{}')
+"""
+HELD = "INSERT INTO flotilla.legal_holds VALUES ('default', 'user/flotilla/ada', 'case 4 O 17', 'otto')"
+SUSPENDED = """
+INSERT INTO flotilla_ops.tenants (tenant_id, created_by, suspended_by, suspended_at, suspended_for)
+VALUES ('default', '', 'otto', now(), 'it moves')
+"""
+PARKED = """
+INSERT INTO audit.parked_events (tenant_id, kafka_partition, kafka_offset, session_id, seq, reason, detail, body)
+VALUES ('default', 0, 99, 's1', 9, 'gap', 'd', '')
+"""
+
+
+@pytest.fixture
+def recorder(pool: Pool, audit_pool: Pool, database: Database, tmp_path: Path) -> Recorder:
+    return Recorder(pool, audit_pool, database, tmp_path)
+
+
+async def two_sessions(recorder: Recorder) -> None:
+    """A long one, with snapshots and a rollback, and a short one."""
+    for session, count in (("s1", 1300), ("s2", 3)):
+        await recorder.store.ensure_session(session, "ada")
+        await recorder.store.append(session, [said(f"{session} {number}") for number in range(count)])
+    await recorder.store.rollback("s1", 1200)
+    await recorder.project()
+
+
+async def archived(recorder: Recorder, *sessions: str) -> bytes:
+    """The sessions, archived; the file."""
+    found = {one.session_id: one.seq for one in await list_archivable(recorder.pool, TENANT, LATER, "", 100)}
+    file = b"".join([await recorder.export(session) for session in sessions])
+    request = await asked(recorder, {session: found[session] for session in sessions}, file)
+    outcome = await archive_sessions(recorder.audit_pool, TENANT, request)
+    assert outcome == {"archived": len(sessions), "kept": []}
+    return file
+
+
+async def asked(recorder: Recorder, sessions: dict[str, int], file: bytes = b"") -> str:
+    """The id of a request to archive, which is recorded."""
+    named = ArchiveFile(place="/archive/x", sha256=sha256(file).digest(), sessions=sessions)
+    async with tenant_transaction(recorder.pool, TENANT) as connection:
+        request = await request_archive(connection, TENANT, named, "otto")
+    await recorder.project()
+    return request.request_id
+
+
+async def handed_in(recorder: Recorder, file: bytes, session: str) -> None:
+    lines = [read_line(raw) for raw in file.splitlines(keepends=True)]
+    events = [(line.seq, line.body) for line in lines if type(line) is Event and line.session == session]
+    async with tenant_transaction(recorder.pool, TENANT) as connection:
+        for first in range(0, len(events), 500):
+            await return_events(connection, TENANT, session, events[first : first + 500])
+        await request_restore(connection, TENANT, session, "otto")
+    await recorder.project()
+
+
+async def verified(recorder: Recorder, session: str | None = None) -> Verdict:
+    return await Verifier(recorder.pool, TENANT, recorder.keys()).verify(session)
+
+
+async def test_an_archived_session_leaves_its_head_and_comes_back_as_it_was(
+    recorder: Recorder, projected: Projected
+) -> None:
+    await two_sessions(recorder)
+    before, state = await projected.fetch(ROWS, "s1"), await recorder.store.state_at("s1")
+    file = await archived(recorder, "s1")
+    assert await projected.fetch(ROWS, "s1") == []
+    verdict = await verified(recorder)
+    assert (verdict.ok, verdict.problems) == (True, [])
+    assert {one.session_id: one.archived_seq for one in verdict.sessions if one.archived_seq} == {"s1": 1301}
+    assert verify_export(file.splitlines(keepends=True), recorder.keys()).word == "GOOD"
+    for read in (recorder.store.state_at("s1"), recorder.store.replay("s1"), recorder.export("s1")):
+        with pytest.raises(SessionArchived, match="events 1 to 1301 of session s1"):
+            await read
+    async with tenant_transaction(recorder.pool, TENANT) as connection:
+        with pytest.raises(SessionArchived):
+            await ensure_session(connection, TENANT, "s1", "ada")
+    assert [event.data["content"] for event in await recorder.store.replay("s2")] == ["s2 0", "s2 1", "s2 2"]
+    await handed_in(recorder, file, "s1")
+    assert await restore_session(recorder.audit_pool, (TENANT, "s1")) == {"restored": 1301}
+    assert await projected.fetch(ROWS, "s1") == before
+    assert await recorder.store.state_at("s1") == state
+    (snapshots,) = await projected.fetch("SELECT count(*) AS rows FROM audit.snapshots WHERE session_id = 's1'")
+    assert snapshots["rows"] == 1
+    assert (await verified(recorder)).ok
+    (row,) = await list_archives(recorder.pool, TENANT, "s1", (None, None), 10)
+    assert (row.is_away, row.seq, row.restored_at is None) == (False, 1301, False)
+    assert await projected.fetch("SELECT FROM audit.returned_events") == []
+
+
+async def test_an_archived_session_goes_on_with_what_the_fleet_records(recorder: Recorder) -> None:
+    await two_sessions(recorder)
+    file = await archived(recorder, "s2")
+    await recorder.store.append("s2", [said("subject_erased")])
+    await recorder.project()
+    verdict = await verified(recorder, "s2")
+    assert (verdict.ok, verdict.sessions[0].archived_seq, verdict.sessions[0].verified_seq) == (True, 3, 4)
+    assert [event.sequence for event in await recorder.store.replay("s2", 4)] == [4]
+    await handed_in(recorder, file, "s2")
+    await restore_session(recorder.audit_pool, (TENANT, "s2"))
+    assert [event.sequence for event in await recorder.store.replay("s2")] == [1, 2, 3, 4]
+    assert (await verified(recorder)).ok
+
+
+@pytest.mark.parametrize("obstacle", [OPEN_RUN, HELD, SUSPENDED, PARKED])
+async def test_what_is_open_held_or_parked_stays(recorder: Recorder, projected: Projected, obstacle: str) -> None:
+    await two_sessions(recorder)
+    request = await asked(recorder, {"s1": 1301})
+    await projected.execute(obstacle)
+    assert "s1" not in {one.session_id for one in await list_archivable(recorder.pool, TENANT, LATER, "", 100)}
+    with pytest.raises(Conflict, match="s1"):
+        await asked(recorder, {"s1": 1301})
+    assert await archive_sessions(recorder.audit_pool, TENANT, request) == {"archived": 0, "kept": ["s1"]}
+    assert len(await projected.fetch(ROWS, "s1")) == 1301
+
+
+async def test_what_is_new_unsigned_forked_or_of_another_tenant_can_not_be_archived(recorder: Recorder) -> None:
+    await two_sessions(recorder)
+
+    async def archivable(before: datetime = LATER) -> list[str]:
+        return [one.session_id for one in await list_archivable(recorder.pool, TENANT, before, "", 100)]
+
+    assert await archivable() == ["s1", "s2"]
+    assert await archivable(datetime.now(UTC) - timedelta(hours=1)) == []
+    assert await list_archivable(recorder.pool, "globex", LATER, "", 100) == []
+    await recorder.store.append("s2", [said("more")])
+    await recorder.project(signed=False)
+    assert await archivable() == ["s1"]
+    await recorder.store.fork("s1", 10, "fork")
+    await recorder.project()
+    assert await archivable() == ["fork", "s2"]
+    await archived(recorder, "fork")
+    assert await archivable() == ["s1", "s2"]
+    with pytest.raises(Conflict, match="flotilla:audit"):
+        await asked(recorder, {"flotilla:audit": 1})
+
+
+async def test_events_that_were_taken_away_are_not_archived(recorder: Recorder, projected: Projected) -> None:
+    await two_sessions(recorder)
+    await projected.execute(
+        "UPDATE audit.session_heads SET archived_seq = seq, archived_hash = hash WHERE session_id = 's2'"
+    )
+    await projected.execute("DELETE FROM audit.session_events WHERE session_id = 's2'")
+    (problem,) = (await verified(recorder)).problems
+    assert (problem.session_id, problem.kind) == ("s2", "truncated")
+    assert "no event of the audit session" in problem.detail
+
+
+async def test_a_head_that_was_changed_after_the_archive_is_found(recorder: Recorder, projected: Projected) -> None:
+    await two_sessions(recorder)
+    await archived(recorder, "s2")
+    await projected.execute("UPDATE audit.session_heads SET archived_hash = sha256('x') WHERE session_id = 's2'")
+    (problem,) = (await verified(recorder)).problems
+    assert (problem.session_id, problem.kind) == ("s2", "rewritten")
+
+
+@pytest.mark.parametrize("changed", ["altered", "left out", "cut", "moved"])
+async def test_only_what_left_comes_back(recorder: Recorder, projected: Projected, changed: str) -> None:
+    await two_sessions(recorder)
+    file = await archived(recorder, "s1", "s2")
+    altered = {
+        "altered": file.replace(b"s2 1", b"s2 7"),
+        "left out": b"".join(line for line in file.splitlines(keepends=True) if b"s2 1" not in line),
+        "cut": b"".join(line for line in file.splitlines(keepends=True) if b"s2 2" not in line),
+        "moved": file.replace(b'"session":"s2","seq":2', b'"session":"s2","seq":9')
+        .replace(b'"session":"s2","seq":3', b'"session":"s2","seq":2')
+        .replace(b'"session":"s2","seq":9', b'"session":"s2","seq":3'),
+    }[changed]
+    await handed_in(recorder, altered, "s2")
+    with pytest.raises(Refused):
+        await restore_session(recorder.audit_pool, (TENANT, "s2"))
+    assert await projected.fetch(ROWS, "s2") == []
+    await handed_in(recorder, file, "s2")
+    assert await restore_session(recorder.audit_pool, (TENANT, "s2")) == {"restored": 3}
+
+
+async def test_events_are_taken_back_of_archived_sessions_only(recorder: Recorder) -> None:
+    await two_sessions(recorder)
+    await archived(recorder, "s2")
+    async with tenant_transaction(recorder.pool, TENANT) as connection:
+        for session, seq in (("s1", 1), ("nobody", 1), ("s2", 4)):
+            with pytest.raises(NotFound):
+                await return_events(connection, TENANT, session, [(seq, "{}")])
+
+
+@pytest.mark.parametrize("at", ["_NOTE_ARCHIVED", "_DELETE_EVENTS", "_DELETE_SNAPSHOTS", "_LEAVE"])
+async def test_an_archive_ends_wherever_the_audit_consumer_is_killed(
+    recorder: Recorder, projected: Projected, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    await two_sessions(recorder)
+    before = await projected.fetch(ROWS, "s1")
+    request = await asked(recorder, {"s1": 1301, "s2": 3})
+    with monkeypatch.context() as patch:
+        patch.setattr(archiving, at, f"{getattr(archiving, at).rstrip()} AND pg_terminate_backend(pg_backend_pid())")
+        with pytest.raises(Exception, match=r"connection|terminat"):
+            await archive_sessions(recorder.audit_pool, TENANT, request)
+    assert await projected.fetch(ROWS, "s1") == before
+    for _ in range(2):
+        assert await archive_sessions(recorder.audit_pool, TENANT, request) == {"archived": 2, "kept": []}
+    assert (await verified(recorder)).ok
