@@ -115,7 +115,7 @@ class GatewayServices:
 
     def event_store(self, tenant_id: str) -> AgentEventStore:
         """The session logs of a tenant."""
-        return AgentEventStore(self.pool, tenant_id, self.kafka_log, source=SOURCE)
+        return AgentEventStore(self.pool, tenant_id, self.kafka_log, source=SOURCE, sealed_snapshots=True)
 
     def access_for_new_session(self, caller: Principal) -> SessionAccess:
         """Who may read and write a session that `caller` opens."""

@@ -36,13 +36,20 @@ class AgentEventStore:
     """
 
     def __init__(
-        self, pool: Pool, tenant_id: str = "default", kafka: PublishedEventLog | None = None, *, source: str = SOURCE
+        self,
+        pool: Pool,
+        tenant_id: str = "default",
+        kafka: PublishedEventLog | None = None,
+        *,
+        source: str = SOURCE,
+        sealed_snapshots: bool = False,
     ) -> None:
+        """With `sealed_snapshots` the pool's role may keep snapshots of encrypted events."""
         self._pool = pool
         self._tenant_id = tenant_id
         self._source = source
         self._log = SessionLog(pool, tenant_id, kafka)
-        self._states = SessionStateReader(pool, tenant_id, self._log)
+        self._states = SessionStateReader(pool, tenant_id, self._log, sealed_snapshots=sealed_snapshots)
 
     async def ensure_session(self, session_id: str, user_id: str, metadata: JsonObject | None = None) -> Session:
         """The session, made if it is new. Calling it again changes nothing.

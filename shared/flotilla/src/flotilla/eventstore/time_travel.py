@@ -10,7 +10,14 @@ from flotilla.contracts.envelope import AgentEvent, decode_event
 from flotilla.contracts.errors import Invalid
 from flotilla.eventstore.log import LineageSegment, SessionLog
 from flotilla.eventstore.path import SeqRange, effective_ranges
-from flotilla.eventstore.snapshots import delta_from_snapshot
+from flotilla.eventstore.sealed_snapshots import (
+    SnapshotUnreadable,
+    drop_sealed_snapshot,
+    find_sealed_snapshots,
+    keep_sealed_snapshots,
+    load_sealed_snapshots,
+)
+from flotilla.eventstore.snapshots import SNAPSHOT_EVENTS, delta_from_snapshot
 from flotilla.eventstore.state import SessionState, StateDelta, combine_deltas, delta_of_events, rollback_target
 from flotilla.postgres import Pool, tenant_transaction
 
@@ -54,6 +61,7 @@ class _Known:
     first_seq: int
     seq: int
     earliest: datetime
+    is_sealed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +72,21 @@ class _Landmarks:
     @property
     def covered_seq(self) -> int:
         """The end of the last snapshot. What no snapshot before it holds: rollbacks, the last events before a fork,
-        stretches with encrypted events."""
+        stretches with encrypted events that nobody has folded."""
         return max((known.seq for known in self.snapshots), default=0)
 
 
 class SessionStateReader:
-    """States of the sessions of one tenant."""
+    """States of the sessions of one tenant.
 
-    def __init__(self, pool: Pool, tenant_id: str, log: SessionLog) -> None:
+    With `sealed_snapshots` stretches of encrypted events are folded once: who does leaves an encrypted snapshot.
+    """
+
+    def __init__(self, pool: Pool, tenant_id: str, log: SessionLog, *, sealed_snapshots: bool = False) -> None:
         self._pool = pool
         self._tenant_id = tenant_id
         self._log = log
+        self._sealed = sealed_snapshots
 
     async def state_at(self, session_id: str, seq: int | None = None) -> tuple[SessionState, list[SeqRange]]:
         """The state at `seq` (or at the head), and the path of events that make it up."""
@@ -89,6 +101,7 @@ class SessionStateReader:
         rollbacks = {mark.seq: mark.to_seq for mark in marks.rollbacks}
         rollbacks |= {at: to for at, event in tail.items() if (to := rollback_target(event)) is not None}
         path = effective_ranges(seq, rollbacks)
+        await self._keep_snapshots(segments, marks, tail)
         return combine_deltas(session_id, seq, await self._deltas(session_id, path, marks.snapshots, tail)), path
 
     async def last_seq_before_time(self, session_id: str, time: datetime) -> int:
@@ -126,10 +139,22 @@ class SessionStateReader:
                 [segment.after_seq for segment in segments],
                 [min(segment.upto_seq, upto_seq) for segment in segments],
             )
+            sealed = (
+                await find_sealed_snapshots(connection, self._tenant_id, segments, upto_seq) if self._sealed else []
+            )
+        clear = [_known(row) for row in rows if row["first_seq"] is not None]
         return _Landmarks(
             [_Rollback(row["seq"], row["rolled_back_to"], row["earliest"]) for row in rows if row["first_seq"] is None],
-            [_known(row) for row in rows if row["first_seq"] is not None],
+            _apart(clear, [_known(row, is_sealed=True) for row in sealed]),
         )
+
+    async def _keep_snapshots(
+        self, segments: Sequence[LineageSegment], marks: _Landmarks, tail: dict[int, AgentEvent]
+    ) -> None:
+        if self._sealed and len(tail) >= SNAPSHOT_EVENTS:
+            covered = [SeqRange(known.first_seq - 1, known.seq) for known in marks.snapshots]
+            async with tenant_transaction(self._pool, self._tenant_id) as connection:
+                await keep_sealed_snapshots(connection, self._tenant_id, segments, covered, tail)
 
     async def _deltas(
         self, session_id: str, path: Iterable[SeqRange], snapshots: Sequence[_Known], tail: dict[int, AgentEvent]
@@ -148,11 +173,25 @@ class SessionStateReader:
     async def _load(self, known: Sequence[_Known]) -> dict[int, StateDelta]:
         if not known:
             return {}
+        clear = [k for k in known if not k.is_sealed]
         async with tenant_transaction(self._pool, self._tenant_id) as connection:
             rows = await connection.fetch(
-                _SNAPSHOTS, self._tenant_id, [k.session_id for k in known], [k.seq for k in known]
+                _SNAPSHOTS, self._tenant_id, [k.session_id for k in clear], [k.seq for k in clear]
             )
-        return {row["seq"]: delta_from_snapshot(row) for row in rows}
+        deltas = {row["seq"]: delta_from_snapshot(row) for row in rows}
+        return deltas | await self._load_sealed([(k.session_id, k.seq) for k in known if k.is_sealed])
+
+    async def _load_sealed(self, wanted: Sequence[tuple[str, int]]) -> dict[int, StateDelta]:
+        if not wanted:
+            return {}
+        try:
+            async with tenant_transaction(self._pool, self._tenant_id) as connection:
+                opened = await load_sealed_snapshots(connection, self._tenant_id, wanted)
+        except SnapshotUnreadable as unreadable:
+            async with tenant_transaction(self._pool, self._tenant_id) as connection:
+                await drop_sealed_snapshot(connection, self._tenant_id, unreadable)
+            raise
+        return {one.seq: delta_from_snapshot(one) for one in opened}
 
     async def _from_tail(self, session_id: str, gap: SeqRange, tail: dict[int, AgentEvent]) -> list[AgentEvent]:
         if gap.after_seq + 1 in tail:
@@ -166,8 +205,13 @@ class SessionStateReader:
         return [decode_event(body) async for page in pages for body in page.bodies]
 
 
-def _known(row: "asyncpg.Record") -> _Known:
-    return _Known(row["session_id"], row["first_seq"], row["seq"], row["earliest"])
+def _known(row: "asyncpg.Record", *, is_sealed: bool = False) -> _Known:
+    return _Known(row["session_id"], row["first_seq"], row["seq"], row["earliest"], is_sealed)
+
+
+def _apart(clear: Sequence[_Known], sealed: Sequence[_Known]) -> list[_Known]:
+    """The snapshots without the sealed ones that cover what a clear one does."""
+    return [*clear, *(s for s in sealed if not any(c.first_seq <= s.seq and s.first_seq <= c.seq for c in clear))]
 
 
 def _uncovered(segments: Iterable[LineageSegment], marks: _Landmarks) -> list[LineageSegment]:
