@@ -256,7 +256,7 @@ def _time(given: str) -> datetime:
     try:
         moment = datetime.fromisoformat(given)
     except ValueError as error:
-        raise Misuse(f"{given!r} is no time", "for example 2031-01-01, or 2031-01-01T08:00:00+01:00") from error
+        raise Misuse(f"{given!r} is not a time", "for example 2031-01-01, or 2031-01-01T08:00:00+01:00") from error
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 

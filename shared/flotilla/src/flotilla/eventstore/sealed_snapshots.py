@@ -1,7 +1,7 @@
 """Snapshots of stretches with encrypted events, encrypted with their session's key, and gone with it.
 
-The audit consumer has no keys, so whoever folds a long session first leaves them for the next one. They are bound to
-the chain's hash at their end: a session whose history was decided otherwise has none.
+The audit consumer has no keys, so the first reader who folds a long session leaves them for the next one. They are
+bound to the chain's hash at their end: a session whose history was decided otherwise has none.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
