@@ -1,5 +1,6 @@
 """Sessions that leave the projection for a file, and come back: what may go, what proves it, and who is refused."""
 
+import gzip
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +19,7 @@ from flotilla.audit.archives import (
 )
 from flotilla.audit.export_format import Event, read_line
 from flotilla.audit.verify import Verdict, Verifier
+from flotilla.audit.verify_export import main as verify_main
 from flotilla.audit.verify_export import verify_export
 from flotilla.contracts.errors import Conflict, NotFound, Refused, SessionArchived
 from flotilla.eventstore.sessions import ensure_session
@@ -122,6 +124,34 @@ async def test_an_archived_session_leaves_its_head_and_comes_back_as_it_was(
     (row,) = await list_archives(recorder.pool, TENANT, "s1", (None, None), 10)
     assert (row.is_away, row.seq, row.restored_at is None) == (False, 1301, False)
     assert await projected.fetch("SELECT FROM audit.returned_events") == []
+
+
+def standalone(file: Path, recorder: Recorder, capsys: pytest.CaptureFixture[str]) -> tuple[int, list[str]]:
+    """The verifier's exit code, and the first word of each line."""
+    code = verify_main([str(file), "--public-key", str(recorder.public_key)])
+    return code, [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+
+
+async def test_the_verifier_reads_archives_alone(
+    recorder: Recorder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await two_sessions(recorder)
+    exports = [await recorder.export(session) for session in ("s1", "s2")]
+    good = b"".join(gzip.compress(export) for export in exports)
+    last = len(gzip.compress(exports[1]))
+    file = tmp_path / "archive.gz"
+    for content, expected in (
+        (good, (0, ["GOOD", "GOOD"])),
+        (b"".join(exports), (0, ["GOOD", "GOOD"])),
+        (good[:-last], (0, ["GOOD"])),  # whose hash is another one than was recorded
+        (good[: -last // 2], (1, ["GOOD", "BAD", "BAD"])),
+        (good[:-1], (1, ["GOOD", "BAD", "BAD"])),
+        (gzip.compress(b"".join(exports).replace(b"s2 1", b"s2 7")), (1, ["GOOD", "BAD", "BAD"])),
+        (gzip.compress(exports[0] + exports[1].replace(b'"kind":"end"', b'"kind":"enD"')), (1, ["GOOD", "BAD", "BAD"])),
+        (gzip.compress(b""), (2, [])),
+    ):
+        file.write_bytes(content)
+        assert standalone(file, recorder, capsys) == expected
 
 
 async def test_an_archived_session_goes_on_with_what_the_fleet_records(recorder: Recorder) -> None:
