@@ -8,8 +8,8 @@ from pydantic import AwareDatetime
 from flotilla.audit import archives
 from flotilla.audit.archives import ArchiveFile
 from flotilla.audit.requests import AuditRequest
-from flotilla.contracts.errors import Invalid
-from flotilla.postgres import tenant_transaction
+from flotilla.contracts.errors import Forbidden, Invalid
+from flotilla.postgres import current_viewer, tenant_transaction
 from gateway.auth.principal import ADMINS
 from gateway.guard import allow, guarded_router
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, read_time_cursor, time_cursor
@@ -19,6 +19,14 @@ from gateway.schemas.common import ID_PATTERN, ResourceId
 from gateway.services import Caller, Wired
 
 router = guarded_router("audit")
+
+
+def _check_sees_all() -> None:
+    viewer = current_viewer()
+    if viewer is None or not viewer.sees_all:
+        raise Forbidden(
+            "an archive is of any session of the tenant: FLOTILLA_SESSION_OPERATORS says who sees all of them"
+        )
 
 
 @router.get("/v1/audit/archivable", response_model=ArchivableList, responses=documented_errors())
@@ -33,6 +41,7 @@ async def list_archivable(
     limit: Limit = DEFAULT_LIMIT,
 ) -> ArchivableList:
     """List the sessions whose events may go into an archive: over, signed to the end, held by nobody."""
+    _check_sees_all()
     found = await archives.list_archivable(services.pool, caller.tenant_id, before, after or "", limit)
     return ArchivableList(sessions=found)
 
@@ -62,6 +71,7 @@ async def archive(services: Wired, caller: Caller, body: ArchiveBody) -> AuditRe
 
     Kafka keeps its copy. Recorded in the tenant's audit session, with the file's hash.
     """
+    _check_sees_all()
     sessions = {one.session_id: one.seq for one in body.sessions}
     if len(sessions) < len(body.sessions):
         raise Invalid("a session is named twice")
