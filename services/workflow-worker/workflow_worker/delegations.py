@@ -27,7 +27,6 @@ from flotilla.contracts.tasks import (
     AgentTask,
     ReplyAddress,
     hop_number,
-    mcp_call_id_prefix,
     next_hop,
     next_hop_id,
     root_task_id,
@@ -74,8 +73,8 @@ _CLOSE = """
 UPDATE flotilla.delegations SET state = $4, event = NULL, ticket = NULL, closed_at = now()
 WHERE tenant_id = $1 AND task_id = $2 AND attempt = $3 AND state = 'open'
 """
-# Ends what is still given out of a run ($2), or of a task ($3) and the calls ($4) that it asked for.
-_CLOSE_OPEN = """
+# Ends what is still given out of a run ($2), or of a task ($3) of session $4 and the calls that its hops asked for.
+_CLOSE_OPEN = r"""
 WITH closed AS (
     UPDATE flotilla.delegations AS d SET state = 'cancelled', event = NULL, ticket = NULL, closed_at = now()
     WHERE d.tenant_id = $1 AND d.state = 'open' AND d.task_id IN (
@@ -84,7 +83,8 @@ WITH closed AS (
         SELECT r.task_id FROM flotilla.delegations AS r WHERE r.tenant_id = $1 AND r.root_task_id = $3
         UNION ALL
         SELECT t.task_id FROM flotilla.agent_tasks AS t
-        WHERE t.tenant_id = $1 AND t.session_id = $5 AND t.agent = 'mcp' AND starts_with(t.task_id, $4))
+        WHERE t.tenant_id = $1 AND t.session_id = $4 AND t.agent = 'mcp' AND starts_with(t.task_id, $3)
+          AND substr(t.task_id, length($3) + 1) ~ '^(-[0-9]+)?\.mcp\.')
     RETURNING d.task_id
 )
 UPDATE flotilla.agent_tasks AS t SET status = 'cancelled', finished_at = now() FROM closed AS c
@@ -319,12 +319,12 @@ async def close_hop(connection: Connection, tenant_id: str, task_id: str, attemp
 
 async def close_tries_of_run(connection: Connection, tenant_id: str, run_id: str) -> None:
     """End what is still given out of a run that is over: nobody waits for it."""
-    await connection.execute(_CLOSE_OPEN, tenant_id, run_id, None, None, None)
+    await connection.execute(_CLOSE_OPEN, tenant_id, run_id, None, None)
 
 
 async def close_tries_of_task(connection: Connection, tenant_id: str, session_id: str, task_id: str) -> None:
     """End what is still given out of a task that is over, its calls of MCP tools included."""
-    await connection.execute(_CLOSE_OPEN, tenant_id, None, task_id, mcp_call_id_prefix(task_id), session_id)
+    await connection.execute(_CLOSE_OPEN, tenant_id, None, task_id, session_id)
 
 
 class TaskPublisher:

@@ -107,13 +107,6 @@ async def test_an_archived_session_leaves_its_head_and_comes_back_as_it_was(
     assert (verdict.ok, verdict.problems) == (True, [])
     assert {one.session_id: one.archived_seq for one in verdict.sessions if one.archived_seq} == {"s1": 1301}
     assert verify_export(file.splitlines(keepends=True), recorder.keys()).word == "GOOD"
-    for read in (recorder.store.state_at("s1"), recorder.store.replay("s1"), recorder.export("s1")):
-        with pytest.raises(SessionArchived, match="events 1 to 1301 of session s1"):
-            await read
-    async with tenant_transaction(recorder.pool, TENANT) as connection:
-        with pytest.raises(SessionArchived):
-            await ensure_session(connection, TENANT, "s1", "ada")
-    assert [event.data["content"] for event in await recorder.store.replay("s2")] == ["s2 0", "s2 1", "s2 2"]
     await handed_in(recorder, file, "s1")
     assert await restore_session(recorder.audit_pool, (TENANT, "s1")) == {"restored": 1301}
     assert await projected.fetch(ROWS, "s1") == before
@@ -124,6 +117,29 @@ async def test_an_archived_session_leaves_its_head_and_comes_back_as_it_was(
     (row,) = await list_archives(recorder.pool, TENANT, "s1", (None, None), 10)
     assert (row.is_away, row.seq, row.restored_at is None) == (False, 1301, False)
     assert await projected.fetch("SELECT FROM audit.returned_events") == []
+
+
+async def test_what_is_away_is_not_read_and_does_not_go_on(recorder: Recorder, projected: Projected) -> None:
+    await two_sessions(recorder)
+    await recorder.store.fork("s1", 10, "fork")
+    await recorder.project()
+    await archived(recorder, "fork")
+    await archived(recorder, "s1")
+    await projected.execute("DELETE FROM flotilla.event_outbox")  # the relay has taken them
+    for read, session in (
+        (recorder.store.state_at("s1"), "s1"),
+        (recorder.store.replay("s1"), "s1"),
+        (recorder.store.state_at("s1", time=LATER), "s1"),
+        (recorder.export("s1"), "s1"),
+        (recorder.store.state_at("fork"), "fork|s1"),
+        (recorder.export("fork"), "fork|s1"),
+    ):
+        with pytest.raises(SessionArchived, match=rf"events 1 to \d+ of session ({session}) are in an archive"):
+            await read
+    async with tenant_transaction(recorder.pool, TENANT) as connection:
+        with pytest.raises(SessionArchived):
+            await ensure_session(connection, TENANT, "s1", "ada")
+    assert [event.data["content"] for event in await recorder.store.replay("s2")] == ["s2 0", "s2 1", "s2 2"]
 
 
 def standalone(file: Path, recorder: Recorder, capsys: pytest.CaptureFixture[str]) -> tuple[int, list[str]]:
@@ -168,7 +184,7 @@ async def test_an_archived_session_goes_on_with_what_the_fleet_records(recorder:
     assert (await verified(recorder)).ok
 
 
-@pytest.mark.parametrize("obstacle", [OPEN_RUN, HELD, SUSPENDED, PARKED])
+@pytest.mark.parametrize("obstacle", [OPEN_RUN, HELD, SUSPENDED, PARKED], ids=["open", "held", "suspended", "parked"])
 async def test_what_is_open_held_or_parked_stays(recorder: Recorder, projected: Projected, obstacle: str) -> None:
     await two_sessions(recorder)
     request = await asked(recorder, {"s1": 1301})
@@ -194,9 +210,9 @@ async def test_what_is_new_unsigned_forked_or_of_another_tenant_can_not_be_archi
     assert await archivable() == ["s1"]
     await recorder.store.fork("s1", 10, "fork")
     await recorder.project()
-    assert await archivable() == ["fork", "s2"]
+    assert await archivable() == ["fork"]
     await archived(recorder, "fork")
-    assert await archivable() == ["s1", "s2"]
+    assert await archivable() == ["s1"]
     with pytest.raises(Conflict, match="flotilla:audit"):
         await asked(recorder, {"flotilla:audit": 1})
 

@@ -24,9 +24,7 @@ router = guarded_router("audit")
 def _check_sees_all() -> None:
     viewer = current_viewer()
     if viewer is None or not viewer.sees_all:
-        raise Forbidden(
-            "an archive is of any session of the tenant: FLOTILLA_SESSION_OPERATORS says who sees all of them"
-        )
+        raise Forbidden("only who sees all sessions may archive them (FLOTILLA_SESSION_OPERATORS)")
 
 
 @router.get("/v1/audit/archivable", response_model=ArchivableList, responses=documented_errors())

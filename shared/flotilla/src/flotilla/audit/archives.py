@@ -122,7 +122,7 @@ async def request_archive(connection: Connection, tenant_id: str, file: ArchiveF
             {"session_id": name, "seq": row["seq"], "hash": row["hash"].hex()} for name, row in sorted(rows.items())
         ],
     }
-    await record_admin_changes(connection, tenant_id, SOURCE, ("sessions_archived", details))
+    await record_admin_changes(connection, tenant_id, SOURCE, ("audit_archive_made", details))
     return request
 
 
@@ -168,7 +168,7 @@ async def request_restore(connection: Connection, tenant_id: str, session_id: st
         "session_id": session_id,
         "upto_seq": upto,
     }
-    await record_admin_changes(connection, tenant_id, SOURCE, ("session_restored", details))
+    await record_admin_changes(connection, tenant_id, SOURCE, ("audit_archive_restored", details))
     return request
 
 

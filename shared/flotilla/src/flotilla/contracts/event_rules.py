@@ -46,6 +46,7 @@ RESERVED_CHANGES: Mapping[str, frozenset[Party]] = MappingProxyType(
         "privacy_": _SERVICES,
         "tenant_": _SERVICES,
         "parked_history_": _GATEWAY,
+        "audit_archive_": _GATEWAY,
         "subject_erased": _SERVICES,
         "session_expired": _SERVICES,
     }
@@ -62,6 +63,7 @@ AUDIT_CHANGES = (
     "privacy_",
     "tenant_",
     "parked_history_",
+    "audit_archive_",
 )
 """Those of the tenant's audit session, which holds nothing else."""
 

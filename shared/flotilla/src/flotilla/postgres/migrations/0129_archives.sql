@@ -113,7 +113,7 @@ CREATE FUNCTION audit.recorded_archives(tenant text, only_session text)
     FROM audit.session_events AS e CROSS JOIN LATERAL jsonb_array_elements(e.event #> '{data,details,sessions}') AS a
     WHERE e.tenant_id = tenant AND e.session_id = 'flotilla:audit'
       AND (tenant = flotilla_ops.current_tenant() OR pg_has_role(session_user, 'flotilla_audit', 'USAGE'))
-      AND e.event #>> '{source}' = '/gateway' AND e.event #>> '{data,change}' = 'sessions_archived'
+      AND e.event #>> '{source}' = '/gateway' AND e.event #>> '{data,change}' = 'audit_archive_made'
       AND (only_session IS NULL OR a ->> 'session_id' = only_session)
     $$;
 -- Up to where the session's events are in an archive; 0 where they are all here.
