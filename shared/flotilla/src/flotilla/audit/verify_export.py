@@ -116,6 +116,21 @@ def verify_export(
     return verdict
 
 
+def verify_exports(
+    lines: Iterable[bytes],
+    keys: PublicKeys,
+    roots: VoteRoots | None = None,
+    signers: "Signers | None" = None,
+    policy: WitnessPolicy = ANY_TREE,
+) -> Iterator[ExportVerdict]:
+    """Check the exports of an archive one after the other, as `verify_export`, up to the first that is bad."""
+    for export in split_exports(lines):
+        verdict = verify_export(export, keys, roots, signers, policy)
+        yield verdict
+        if verdict.problems:
+            return
+
+
 @dataclass(slots=True)
 class Signers:
     """What the export of a tenant's audit session says of signing keys."""
@@ -373,8 +388,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signers = load_signers(arguments.audit_session, keys, policy) if arguments.audit_session else None
         words = []
         with open_export(arguments.file) as file:
-            for export in split_exports(read_lines(file)):
-                verdict = verify_export(export, keys, roots, signers, policy)
+            for verdict in verify_exports(read_lines(file), keys, roots, signers, policy):
                 _print(verdict)
                 words.append(verdict.word)
     except OSError as error:
