@@ -109,9 +109,9 @@ def _verify_export(
     cosigned: tuple[list[str], int | None, str | None],
 ) -> dict[str, Any]:
     """The verdict on an export, in the shape of the gateway's."""
-    from flotilla.audit.export_lines import NotAnExport, open_export, read_lines, split_exports
+    from flotilla.audit.export_lines import NotAnExport, open_export, read_lines
     from flotilla.audit.export_trees import WitnessPolicy
-    from flotilla.audit.verify_export import load_signers, verify_export
+    from flotilla.audit.verify_export import load_signers, verify_exports
     from flotilla.config.signing import load_public_keys
     from flotilla.contracts.errors import ConfigurationError
     from flotilla.votes.roots import read_vote_roots
@@ -123,7 +123,7 @@ def _verify_export(
             keys = load_public_keys(keys_file)
             policy = WitnessPolicy.of(*cosigned)
             signers = load_signers(audit_session, keys, policy) if audit_session else None
-            found = [verify_export(lines, keys, roots, signers, policy) for lines in split_exports(read_lines(opened))]
+            found = list(verify_exports(read_lines(opened), keys, roots, signers, policy))
     except OSError as error:
         raise Misuse(f"{error.filename}: {error.strerror}", "give what flotilla audit export wrote") from error
     except NotAnExport as error:

@@ -193,13 +193,12 @@ class _Archiver:
 
 
 def _check(file: Path, keys: "PublicKeys") -> None:
-    from flotilla.audit.export_lines import NotAnExport, open_export, read_lines, split_exports
-    from flotilla.audit.verify_export import verify_export
+    from flotilla.audit.export_lines import NotAnExport, open_export, read_lines
+    from flotilla.audit.verify_export import verify_exports
 
     try:
         with open_export(file) as opened:
-            for lines in split_exports(read_lines(opened)):
-                verdict = verify_export(lines, keys)
+            for verdict in verify_exports(read_lines(opened), keys):
                 if verdict.word != "GOOD":
                     why = [problem.detail for problem in verdict.problems] + verdict.unsigned
                     raise CliError(f"{file}: session {verdict.session_id} is {verdict.word}: {why[0]}")

@@ -124,8 +124,14 @@ def verify_exports(
     policy: WitnessPolicy = ANY_TREE,
 ) -> Iterator[ExportVerdict]:
     """Check the exports of an archive one after the other, as `verify_export`, up to the first that is bad."""
+    seen: set[str] = set()
     for export in split_exports(lines):
         verdict = verify_export(export, keys, roots, signers, policy)
+        if verdict.session_id in seen:
+            verdict.problems.append(
+                ChainProblem(kind="added", detail="the file has it twice", session_id=verdict.session_id, seq=1)
+            )
+        seen.add(verdict.session_id)
         yield verdict
         if verdict.problems:
             return
@@ -386,11 +392,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         policy = WitnessPolicy.of(arguments.witness, arguments.witnesses, arguments.origin)
         keys, roots = load_public_keys(arguments.public_key), _roots(arguments.vote_roots)
         signers = load_signers(arguments.audit_session, keys, policy) if arguments.audit_session else None
-        words = []
         with open_export(arguments.file) as file:
-            for verdict in verify_exports(read_lines(file), keys, roots, signers, policy):
-                _print(verdict)
-                words.append(verdict.word)
+            found = list(verify_exports(read_lines(file), keys, roots, signers, policy))
     except OSError as error:
         sys.stderr.write(f"{error.filename}: {error.strerror}\n")
         return EXIT_MISUSE
@@ -400,10 +403,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_MISUSE
-    if not words:
+    if not found:
         sys.stderr.write(f"{arguments.file}: it is empty\n")
         return EXIT_MISUSE
-    return EXIT_GOOD if set(words) == {"GOOD"} else EXIT_BAD
+    for verdict in [one for one in found if one.problems] or found:  # nothing of a bad file is good
+        _print(verdict)
+    return EXIT_GOOD if {one.word for one in found} == {"GOOD"} else EXIT_BAD
 
 
 def _print(verdict: ExportVerdict) -> None:
