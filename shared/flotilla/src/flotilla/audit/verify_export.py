@@ -129,7 +129,12 @@ def verify_exports(
         verdict = verify_export(export, keys, roots, signers, policy)
         if verdict.session_id in seen:
             verdict.problems.append(
-                ChainProblem(kind="added", detail="the file has it twice", session_id=verdict.session_id, seq=1)
+                ChainProblem(
+                    kind="added",
+                    detail="behind its last line the file has it again",
+                    session_id=verdict.session_id,
+                    seq=1,
+                )
             )
         seen.add(verdict.session_id)
         yield verdict
