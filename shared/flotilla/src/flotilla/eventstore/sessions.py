@@ -7,7 +7,15 @@ from datetime import datetime
 from typing import Literal, TypeAlias
 
 from flotilla.contracts.envelope import to_builtins, to_json
-from flotilla.contracts.errors import Conflict, Forbidden, Invalid, RunInProgress, SessionArchived, SessionErased, no_such
+from flotilla.contracts.errors import (
+    Conflict,
+    Forbidden,
+    Invalid,
+    RunInProgress,
+    SessionArchived,
+    SessionErased,
+    no_such,
+)
 from flotilla.contracts.event_builders import state_change
 from flotilla.contracts.ids import new_id
 from flotilla.contracts.json_types import JsonObject
