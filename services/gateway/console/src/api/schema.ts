@@ -601,6 +601,115 @@ export interface components {
             next_cursor: string | null;
         };
         /**
+         * ArchivableList
+         * @description Sessions that may be archived, by id.
+         */
+        ArchivableList: {
+            /** Sessions */
+            sessions: components["schemas"]["ArchivableSession"][];
+        };
+        /**
+         * ArchivableSession
+         * @description A session whose events may go into an archive.
+         */
+        ArchivableSession: {
+            /** Session Id */
+            session_id: string;
+            /**
+             * Seq
+             * @description Its newest event.
+             */
+            seq: number;
+            /** Hash */
+            hash: string;
+            /**
+             * Newest At
+             * Format: date-time
+             */
+            newest_at: string;
+        };
+        /**
+         * ArchiveBody
+         * @description A file that holds the exports of sessions, checked by who wrote it.
+         * @example {
+         *       "file": "/archive/acme/2031-02-17-0001.jsonl.gz",
+         *       "file_sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+         *       "sessions": [
+         *         {
+         *           "seq": 42,
+         *           "session_id": "s1"
+         *         }
+         *       ]
+         *     }
+         */
+        ArchiveBody: {
+            /**
+             * File
+             * @description Where it is, for people.
+             */
+            file: string;
+            /** File Sha256 */
+            file_sha256: string;
+            /** Sessions */
+            sessions: components["schemas"]["SessionInFile"][];
+        };
+        /**
+         * ArchiveList
+         * @description What was archived, newest first.
+         */
+        ArchiveList: {
+            /** Archives */
+            archives: components["schemas"]["ArchivedSession"][];
+            /** Next Cursor */
+            next_cursor: string | null;
+        };
+        /**
+         * ArchivedSession
+         * @description A session that was written to an archive.
+         */
+        ArchivedSession: {
+            /** Session Id */
+            session_id: string;
+            /**
+             * Seq
+             * @description Its newest event in the file.
+             */
+            seq: number;
+            /** Hash */
+            hash: string;
+            /**
+             * Newest At
+             * Format: date-time
+             */
+            newest_at: string;
+            /**
+             * File
+             * @description Where who archived it wrote it.
+             */
+            file: string;
+            /** File Sha256 */
+            file_sha256: string;
+            /** Archived By */
+            archived_by: string;
+            /**
+             * Asked At
+             * Format: date-time
+             */
+            asked_at: string;
+            /**
+             * Archived At
+             * @description When its events left the projection.
+             */
+            archived_at: string | null;
+            /** Restored At */
+            restored_at: string | null;
+            /**
+             * Is Away
+             * @description Whether its events are only in the file, and in Kafka.
+             */
+            is_away: boolean;
+        };
+        /**
          * AuditLoad
          * @description The projection: how far it is behind, and sessions of the tenant that it holds back.
          */
@@ -659,7 +768,7 @@ export interface components {
              * Kind
              * @enum {string}
              */
-            kind: "rebuild" | "retry" | "discard" | "accept" | "reject" | "drop_kept";
+            kind: "rebuild" | "retry" | "discard" | "accept" | "reject" | "drop_kept" | "archive" | "restore";
             /** Session Id */
             session_id: string | null;
             /** Requested By */
@@ -1380,7 +1489,7 @@ export interface components {
             confirmed_at: string | null;
             /**
              * Finished At
-             * @description When no run was left, and each session had recorded it.
+             * @description When nothing of the person was open, and each session had recorded it.
              */
             finished_at: string | null;
         };
@@ -1414,6 +1523,16 @@ export interface components {
              * @description They end.
              */
             open_runs: number;
+            /**
+             * Other Open Work
+             * @description Open tasks, actions and orders: they end, too.
+             */
+            other_open_work: number;
+            /**
+             * Schedules
+             * @description They are deleted.
+             */
+            schedules: number;
             /**
              * Held For
              * @description Why it would be refused: the reason of a legal hold.
@@ -3123,6 +3242,35 @@ export interface components {
             reason?: string | null;
         };
         /**
+         * ReturnedEvent
+         * @description An event of an archived session.
+         */
+        ReturnedEvent: {
+            /** Seq */
+            seq: number;
+            /**
+             * Body
+             * @description Its document, character for character as the archive has it.
+             */
+            body: string;
+        };
+        /**
+         * ReturnedEventsBody
+         * @description Events of an archived session, on their way back.
+         * @example {
+         *       "events": [
+         *         {
+         *           "body": "{}",
+         *           "seq": 1
+         *         }
+         *       ]
+         *     }
+         */
+        ReturnedEventsBody: {
+            /** Events */
+            events: components["schemas"]["ReturnedEvent"][];
+        };
+        /**
          * RollbackRequest
          * @description Where to go back to.
          * @example {
@@ -3811,6 +3959,19 @@ export interface components {
             next_seq: number | null;
         };
         /**
+         * SessionInFile
+         * @description A session whose whole history is in an archive's file.
+         */
+        SessionInFile: {
+            /** Session Id */
+            session_id: string;
+            /**
+             * Seq
+             * @description Its newest event in the file.
+             */
+            seq: number;
+        };
+        /**
          * SessionList
          * @description A page of sessions, newest first.
          */
@@ -3889,6 +4050,11 @@ export interface components {
             verified_seq: number;
             /** Anchored Seq */
             anchored_seq: number;
+            /**
+             * Archived Seq
+             * @default 0
+             */
+            archived_seq: number;
             problem: components["schemas"]["ChainProblem"] | null;
         };
         /**
