@@ -67,6 +67,12 @@ OPENED = [
     ("gateway", "settings.FLOTILLA_OIDC_ISSUER=https://login.example.com:8443/realms/main", PUBLIC_6, 8443),
     ("gateway", "settings.FLOTILLA_OIDC_ISSUER=https://keycloak.login.svc:8443/x", Place(namespace="login"), 8443),
     ("gateway", "settings.FLOTILLA_EMBEDDING_URL=https://models.example.com/v1", PUBLIC, 443),
+    (
+        "research-agent",
+        "sessionKeys.url=http://fleet-workflow-worker.fleets.svc",
+        Place(namespace="fleets", labels={"app.kubernetes.io/name": "workflow-worker"}),
+        8081,
+    ),
     ("gateway", "settings.FLOTILLA_ENCRYPTION_VAULT_URL=https://vault.vault.svc:8200", Place(namespace="vault"), 8200),
     ("workflow-worker", "settings.FLOTILLA_APPROVAL_WEBHOOK_URLS=https://hooks.example.com:9443/x", PUBLIC, 9443),
     ("workflow-worker", r"settings.FLOTILLA_ACTION_HTTP_HOSTS=api.example.com\,10.0.0.5:8443", PUBLIC, 443),

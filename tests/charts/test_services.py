@@ -347,3 +347,20 @@ def _measured(service: str) -> tuple[int, int]:
 def _mi(quantity: str) -> int:
     number, unit = int(quantity[:-2]), quantity[-2:]
     return number * {"Mi": 1, "Gi": 1024}[unit]
+
+
+@pytest.mark.parametrize(
+    ("service", "given"),
+    [
+        ("gateway", "encryption.existingSecret=root-keys"),
+        ("workflow-worker", "encryption.existingSecret=root-keys"),
+        ("research-agent", "sessionKeys.url=http://fleet-workflow-worker"),
+    ],
+)
+@pytest.mark.parametrize(("keys_only", "switch"), [((), "on"), (("global.encryption.keysOnly=true",), "off")])
+def test_a_service_of_its_own_release_encrypts_where_it_has_keys(
+    render: Render, service: str, given: str, keys_only: tuple[str, ...], switch: str
+) -> None:
+    [deployment] = of_kind(render(service, *ALONE, given, *keys_only), "Deployment")
+    container = deployment["spec"]["template"]["spec"]["containers"][0]
+    assert {"name": "FLOTILLA_ENCRYPTION", "value": switch} in container["env"]

@@ -46,7 +46,7 @@ gateway's MCP servers (ConfigMaps).
 {{/* With keys alone all read what is encrypted, and nobody encrypts yet: the step before, in an upgrade of a fleet at work. */}}
 {{- define "flotilla-service.encryptionSwitch" -}}
 - name: FLOTILLA_ENCRYPTION
-  value: {{ ((.Values.global | default dict).encryption | default dict).keysOnly | ternary "off" "on" | quote }}
+  value: {{ ((.Values.global | default dict).encryption | default dict).keysOnly | default false | ternary "off" "on" | quote }}
 {{- end }}
 
 {{/* Where an agent asks for keys of sessions, since it gets no root key: empty where the fleet does not encrypt. */}}
