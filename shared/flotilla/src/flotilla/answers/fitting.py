@@ -7,13 +7,12 @@ hundred questions flatters itself on them.
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from statistics import pstdev
 
 from flotilla.answers.calibration import Calibration, CalibrationStage, LogisticCurve
 
 MIN_CASES = 20
-RIDGE = 4.0
-"""How much weights are held back, by the spread of their features: sets are small."""
+RIDGE = 1.0
+"""How much weights are held back; features are of the same order, and sets are small."""
 ROUNDS = 50
 FOLDS = 10
 """Parts of the cases, each of which is scored by what was fitted to the others."""
@@ -144,19 +143,7 @@ def _unseen_scores(cases: Sequence[Case], names: Sequence[str], is_so: Callable[
 
 
 def fit_logistic_regression(rows: Sequence[Sequence[float]], targets: Sequence[bool]) -> tuple[list[float], float]:
-    """Return weights and bias of the ridge logistic regression of `targets` on `rows`. Features count by how far they
-    are from their mean in units of their spread: cosines, which hardly differ, are not held back more than shares."""
-    columns = list(zip(*rows, strict=True))
-    means = [math.fsum(column) / len(rows) for column in columns]
-    spreads = [pstdev(column) or 1.0 for column in columns]
-    alike = [[(x - mean) / spread for x, mean, spread in zip(row, means, spreads, strict=True)] for row in rows]
-    weights, bias = _regression(alike, targets)
-    scaled = [weight / spread for weight, spread in zip(weights, spreads, strict=True)]
-    return scaled, bias - math.fsum(weight * mean for weight, mean in zip(scaled, means, strict=True))
-
-
-def _regression(rows: Sequence[Sequence[float]], targets: Sequence[bool]) -> tuple[list[float], float]:
-    """Weights and bias, by Newton's method."""
+    """Return weights and bias of the ridge logistic regression of `targets` on `rows`, by Newton's method."""
     size = len(rows[0]) + 1
     theta = [0.0] * size
     for _ in range(ROUNDS):
