@@ -1,5 +1,6 @@
 """Figures of an evaluation, against values that were computed by hand."""
 
+import codecs
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -96,6 +97,8 @@ def test_a_wrong_line_of_a_set_is_named(tmp_path: Path, row: Any, reason: str) -
 def test_a_set_is_read_and_an_id_used_twice_refused(tmp_path: Path) -> None:
     path = a_set(tmp_path, {"question": "a", "texts": ["b"]}, "", {"question": "c", "answerable": False, "id": "x"})
     assert [(one.id, one.answerable) for one in read_question_set(path)] == [("1", True), ("x", False)]
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+    assert [one.id for one in read_question_set(path)] == ["1", "x"]
     with pytest.raises(Misuse, match="used twice"):
         read_question_set(a_set(tmp_path, *[{"question": "a", "texts": ["b"], "id": "x"}] * 2))
     with pytest.raises(Misuse, match="no question"):

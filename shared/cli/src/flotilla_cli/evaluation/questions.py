@@ -45,7 +45,7 @@ def read_question_set(path: Path) -> list[EvaluationQuestion]:
         Misuse: it can't be read; the message names the line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise Misuse(f"{path} cannot be read: {error}", f"one JSON object per line: {FORM}") from error
     questions = list(_questions(path, lines))
