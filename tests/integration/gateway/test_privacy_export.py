@@ -26,7 +26,7 @@ NOT_EXPORTED = {
     *("browser_tokens", "sign_ins", "person_keys", "session_keys"),
     # What repeats other rows, or names them: the outbox and its copies, tickets, erased sessions.
     *("delegations", "event_outbox", "outbox_parked", "outbox_replaced", "erasure_sessions", "session_rollbacks"),
-    *("a2a_receivers", "reservations", "verifications"),
+    *("a2a_receivers", "reservations", "verifications", "sealed_snapshots"),
     # May be secret.
     "legal_holds",
 }
