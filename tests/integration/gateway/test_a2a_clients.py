@@ -145,6 +145,10 @@ def text_of(events: list[StreamResponse]) -> str:
     return text
 
 
+def shows(events: list[StreamResponse], text: str) -> bool:
+    return text_of(events).endswith(text)
+
+
 def states_of(events: list[StreamResponse]) -> list[str]:
     states = [
         (event.task if event.HasField("task") else event.status_update).status.state
@@ -267,8 +271,16 @@ async def test_waiting_for_people_is_auth_required_and_no_message_is_a_vote(
     # Who waits for the task instead of following it gets it as soon as nothing goes on without people.
     task = await client.get_task(GetTaskRequest(id=row["run_id"]))
     assert task.status.state == TaskState.TASK_STATE_AUTH_REQUIRED
-    await set_status(gateway, "running")
+    # People have decided, then the worker goes on: one change of the task's state, not two.
+    await gateway.as_superuser("UPDATE flotilla.approvals SET status = 'approved'")
+    await gateway.work(row["run_id"], "decided")
     await eventually(lambda: states_of(seen)[-1] == "WORKING")
+    await set_status(gateway, "running")
+    await feed.step(live := await gateway.live(row["run_id"]), "save", "started", attempt=1, agent="")
+    for said in ("The harbour", " master"):  # what comes second is sent after a look at what came first
+        await feed.write_token(live, said, task_id="t", attempt=1)
+        await feed.flush()
+        await eventually(partial(shows, seen, said))
     await gateway.finish(row["run_id"], feed)
     await reading
     assert states_of(seen) == ["SUBMITTED", "WORKING", "AUTH_REQUIRED", "WORKING", "COMPLETED"]

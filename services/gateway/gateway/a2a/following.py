@@ -81,15 +81,15 @@ class TaskView:
             return
         answer = _GrowingAnswer(run, shows_tokens=run.input is None and not self.agent.agents_of_run)
         admission = stream_access_check(self.request, self.caller, read)
-        last = run.status, waiting.ids
+        status, shown = run.status, (waiting.state(run), waiting.ids)
         async for event in stream_run_events(
             self.services, self.caller.tenant_id, followed, StreamPosition(), admission, statuses=True
         ):
-            if _may_have_changed(str(event.event), last[0]):
+            if _may_have_changed(str(event.event), status):
                 run = await self.run(run.run_id)
                 waiting = await self.waiting(run)
-                if (run.status, waiting.ids) != last and is_task_open(run):
-                    last = run.status, waiting.ids
+                status, before, shown = run.status, shown, (waiting.state(run), waiting.ids)
+                if shown != before and is_task_open(run):
                     yield status_update_event(run, waiting.state(run), waiting.message(run))
             for grown in answer.artifact_updates(str(event.event), str(event.data)):
                 yield grown
