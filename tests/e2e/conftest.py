@@ -1,7 +1,9 @@
 """Two fleets, each brought up once for all end-to-end tests by `flotilla up`, and down after the last of them: their
 processes look for work all the time, which slows the tests of others."""
 
+import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +24,16 @@ from tests.support.packages import (
 from tests.support.scratch import open_folder
 
 HERE = Path(__file__).parent
+CLOCK = HERE / "clock_agent.py"
+TIME_SERVER = str(Path(sys.executable).parent / "mcp-server-time")
 MANY_TOKENS = 10**9
+POLICY = """
+version = "1"
+extends = "builtin:local"
+[actions."mcp.time.get_current_time"]
+risk = "low"
+# end
+"""
 PRICES = """
 currency = "EUR"
 [[prices]]
@@ -81,21 +92,30 @@ def stub_llm() -> Iterator[StubEndpoint]:
 
 
 @pytest.fixture(scope="package")
-def llm_fleet(tmp_path_factory: pytest.TempPathFactory, stub_llm: StubEndpoint) -> Iterator[Fleet]:
+def llm_fleet(
+    tmp_path_factory: pytest.TempPathFactory, stub_llm: StubEndpoint, traces: TraceReceiver
+) -> Iterator[Fleet]:
     """A fleet whose writer asks `stub_llm`, with short time-outs and a quick takeover of a dead peer's work.
-    Its worker has installed workflows: `announce`, and those that ask people."""
+    Its worker has installed workflows: `announce`, and those that ask people. Its tool gateway has the MCP server
+    `time`, of which one tool asks nobody."""
     site = tmp_path_factory.mktemp("site")
     write_package(site, "announcements", ANNOUNCEMENTS.read_text(), ANNOUNCEMENTS_ENTRY_POINTS)
     write_package(site, "choosing", CHOOSING.read_text(), CHOOSING_ENTRY_POINTS)
     prices = site / "prices.toml"
     prices.write_text(PRICES)
+    servers, policy = site / "servers.json", site / "policy.toml"
+    servers.write_text(json.dumps({"mcpServers": {"time": {"command": TIME_SERVER, "risk": "low"}}}))
+    policy.write_text(POLICY)
     environment = {
         "OPENAI_BASE_URL": stub_llm.url,
         "OPENAI_API_KEY": "test",
         "FLOTILLA_LLM_MODEL": "stub",
         "FLOTILLA_LLM_REPLAY_MODELS": "stub-next,flotilla-extractive-1",
         "FLOTILLA_LLM_TIMEOUT_S": "10",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": "",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": traces.url,
+        "OTEL_BSP_SCHEDULE_DELAY": "200",
+        "FLOTILLA_MCP_SERVERS_FILE": str(servers),
+        "FLOTILLA_APPROVAL_POLICY": str(policy),
         "PYTHONPATH": str(site),
         "FLOTILLA_LLM_PRICES": str(prices),
         "FLOTILLA_LLM_TOKENS_PER_PERSON_DAY": str(MANY_TOKENS),
@@ -103,7 +123,8 @@ def llm_fleet(tmp_path_factory: pytest.TempPathFactory, stub_llm: StubEndpoint) 
     }
     statement = tmp_path_factory.mktemp("documents") / "statement.md"
     statement.write_text("# Statement\n\nThe documents say that every question of these tests finds this passage.\n")
-    for running in _running("llm-fleet", environment, _chat_agent(tmp_path_factory.mktemp("agents"))):
+    agents = tmp_path_factory.mktemp("agents")
+    for running in _running("llm-fleet", environment, _chat_agent(agents), _clock_agent(agents)):
         running.cli("documents", "add", str(statement))
         yield running
 
@@ -112,9 +133,18 @@ def _chat_agent(folder: Path) -> Path:
     """The agent `chat`, as docs/openai.md has it."""
     page = (HERE.parents[1] / "docs/openai.md").read_text(encoding="utf-8")
     (main,) = [code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "serve_agent" in code]
-    agent = folder / "chat-agent"
-    write_agent("chat", agent)
-    (agent / "chat_agent/main.py").write_text(main)
+    return _agent("chat", main, folder)
+
+
+def _clock_agent(folder: Path) -> Path:
+    """The agent `clock`: asks the model, and a tool of the MCP server `time`."""
+    return _agent("clock", CLOCK.read_text(encoding="utf-8"), folder)
+
+
+def _agent(name: str, main: str, folder: Path) -> Path:
+    agent = folder / f"{name}-agent"
+    write_agent(name, agent)
+    (agent / f"{name}_agent/main.py").write_text(main)
     for each in (folder, *folder.parents[:2]):
         each.chmod(0o711)  # agents run as users of their own
     return agent

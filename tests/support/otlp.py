@@ -6,15 +6,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 
 @dataclass(frozen=True)
 class SeenSpan:
+    """A span as a service exported it; ids are hexadecimal."""
+
     trace_id: str
+    span_id: str
+    parent_id: str
     service: str
     name: str
+    attributes: dict[str, Any]
 
 
 class TraceReceiver:
@@ -51,11 +58,31 @@ class TraceReceiver:
             attributes = {a.key: a.value.string_value for a in resource_spans.resource.attributes}
             for scope in resource_spans.scope_spans:
                 for span in scope.spans:
-                    self.spans.append(SeenSpan(span.trace_id.hex(), attributes.get("service.name", ""), span.name))
+                    self.spans.append(
+                        SeenSpan(
+                            trace_id=span.trace_id.hex(),
+                            span_id=span.span_id.hex(),
+                            parent_id=span.parent_span_id.hex(),
+                            service=attributes.get("service.name", ""),
+                            name=span.name,
+                            attributes={one.key: _value(one.value) for one in span.attributes},
+                        )
+                    )
+
+    def spans_of(self, trace_id: str) -> list[SeenSpan]:
+        """The spans of a trace so far, each once: an exporter that gets no answer in time sends them again."""
+        return list({span.span_id: span for span in self.spans if span.trace_id == trace_id}.values())
 
     def services_of(self, trace_id: str) -> set[str]:
         """The services that took part in a trace."""
-        return {span.service for span in self.spans if span.trace_id == trace_id}
+        return {span.service for span in self.spans_of(trace_id)}
+
+
+def _value(value: AnyValue) -> Any:
+    kind = value.WhichOneof("value")
+    if kind == "array_value":
+        return [_value(one) for one in value.array_value.values]
+    return getattr(value, kind) if kind else None
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
+from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -108,6 +109,9 @@ ROUTERS = tuple(
         mcp,
     )
 )
+# RequestObserver has one span for a request. FastAPI's would be a second one beside it, and records of refused requests
+# have what was in them.
+_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False}
 _DESCRIPTION = """Ask questions, follow runs, read and travel in histories that can be trusted.
 
 Errors are problem documents (RFC 9457) with a stable `code`. Listings page by cursor. The acting person is always the
@@ -119,7 +123,14 @@ def create_application(
     services: GatewayServices, guard: RequestGuard, health: Health, cors_origins: Sequence[str] = ()
 ) -> FastAPI:
     """The application over `services`, which pages of `cors_origins` may read; opens nothing."""
-    app = FastAPI(title="Flotilla", version=VERSION, docs_url=None, redoc_url=None, description=_DESCRIPTION)
+    app = FastAPI(
+        title="Flotilla",
+        version=VERSION,
+        docs_url=None,
+        redoc_url=None,
+        description=_DESCRIPTION,
+        telemetry=_TELEMETRY,
+    )
     app.state.services = services
     app.state.guard = guard
     for router in ROUTERS:

@@ -35,7 +35,12 @@ async def _call(calls: CallsAtOnce, request: Request) -> Response:
         asked = from_json(body, McpCallAtOnce)
     except Undecodable as error:
         return _refusal(400, str(error))
-    with span(f"POST {CALLS_PATH}", kind=SpanKind.SERVER, parent=request.headers.get("traceparent")):
+    with span(
+        f"POST {CALLS_PATH}",
+        kind=SpanKind.SERVER,
+        parent=request.headers.get("traceparent"),
+        attributes={"http.request.method": "POST", "http.route": CALLS_PATH},
+    ):
         # A call goes on, and is stored, when its agent is gone.
         return await asyncio.shield(asyncio.ensure_future(_answer(calls, asked)))
 
