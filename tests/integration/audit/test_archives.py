@@ -21,7 +21,7 @@ from flotilla.audit.export_format import Event, read_line
 from flotilla.audit.verify import Verdict, Verifier
 from flotilla.audit.verify_export import main as verify_main
 from flotilla.audit.verify_export import verify_export
-from flotilla.contracts.errors import Conflict, NotFound, Refused, SessionArchived
+from flotilla.contracts.errors import Conflict, NotFound, Refused, RetryLater, SessionArchived
 from flotilla.eventstore.sessions import ensure_session
 from flotilla.postgres import Pool, tenant_transaction
 from tests.support.audit import Projected
@@ -235,6 +235,19 @@ async def test_a_head_that_was_changed_after_the_archive_is_found(recorder: Reco
     await projected.execute("UPDATE audit.session_heads SET archived_hash = sha256('x') WHERE session_id = 's2'")
     (problem,) = (await verified(recorder)).problems
     assert (problem.session_id, problem.kind) == ("s2", "rewritten")
+
+
+async def test_nothing_leaves_before_the_log_says_so(
+    recorder: Recorder, projected: Projected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await two_sessions(recorder)
+    file = ArchiveFile(place="/archive/x", sha256=bytes(32), sessions={"s2": 3})
+    async with tenant_transaction(recorder.pool, TENANT) as connection:
+        request = await request_archive(connection, TENANT, file, "otto")
+    monkeypatch.setattr(archiving, "_RECORDED_WITHIN_S", 0)
+    with pytest.raises(RetryLater, match="not projected"):
+        await archive_sessions(recorder.audit_pool, TENANT, request.request_id)
+    assert len(await projected.fetch(ROWS, "s2")) == 3
 
 
 @pytest.mark.parametrize("changed", ["altered", "left out", "cut", "moved"])
