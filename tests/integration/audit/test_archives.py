@@ -237,7 +237,7 @@ async def test_a_head_that_was_changed_after_the_archive_is_found(recorder: Reco
     assert (problem.session_id, problem.kind) == ("s2", "rewritten")
 
 
-async def test_nothing_leaves_before_the_log_says_so(
+async def test_nothing_leaves_before_it_is_recorded(
     recorder: Recorder, projected: Projected, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await two_sessions(recorder)
