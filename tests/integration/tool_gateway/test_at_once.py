@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
+import asyncpg
 import httpx2
 import pytest
 
@@ -38,6 +39,11 @@ VALUES ($1, 'otto', 'otto', now(), 'x')
 """
 RESUME = """
 UPDATE flotilla_ops.tenants SET suspended_by = NULL, suspended_at = NULL, suspended_for = NULL WHERE tenant_id = $1
+"""
+
+BEGINS_WAIT = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%begin_call_at_once%'
 """
 
 
@@ -329,4 +335,25 @@ async def test_a_task_of_a_replay_reaches_no_server_though_its_agent_asks(desk: 
     await delegated(desk)
     await rows(desk.pool, "UPDATE flotilla.sessions SET kind = 'replay'")
     assert (await post(desk, asked()))[0] == 403
+    assert desk.calls() == []
+
+
+async def test_a_task_that_is_closed_while_its_call_waits_to_begin_calls_nothing(
+    desk: Desk, database: Database
+) -> None:
+    await delegated(desk)
+    looking = await asyncpg.connect(database.superuser_dsn)
+
+    async def begin_waits() -> bool:
+        return bool(await looking.fetchval(BEGINS_WAIT))
+
+    try:
+        async with tenant_transaction(desk.pool, ASKING.tenant_id) as closing:
+            await closing.execute("UPDATE flotilla.delegations SET state = 'failed' WHERE task_id = 't1'")
+            posting = asyncio.create_task(post(desk, asked()))
+            await eventually(begin_waits, timeout_s=20)
+    finally:
+        await looking.close()
+    status, body = await posting
+    assert (status, "the asking task is over" in body["reason"]) == (409, True)
     assert desk.calls() == []

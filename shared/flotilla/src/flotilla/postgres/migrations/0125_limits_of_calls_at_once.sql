@@ -44,9 +44,13 @@ BEGIN
                WHERE t.tenant_id = tenant AND t.suspended_at IS NOT NULL AND NOT t.finishes_runs) THEN
         RETURN 'suspended';
     END IF;
-    -- Calls of one task that are begun at the same moment wait here for each other, so that the count is exact.
+    -- Calls of one task that are begun at the same moment wait here for each other, so that the count is exact; and for who
+    -- closes the task, so that none is begun after that.
     PERFORM FROM flotilla.delegations AS d
-    WHERE d.tenant_id = tenant AND d.task_id = task AND d.attempt = try FOR NO KEY UPDATE;
+    WHERE d.tenant_id = tenant AND d.task_id = task AND d.attempt = try AND d.state = 'open' FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RETURN 'not_allowed';
+    END IF;
     IF EXISTS (SELECT FROM flotilla.agent_tasks AS k WHERE k.tenant_id = tenant AND k.task_id = call) THEN
         RETURN 'recorded';
     END IF;
