@@ -105,6 +105,14 @@ async def test_answer_of_a_workflow_is_what_it_returned_with_its_usage(
         await client.responses.create(model=MODEL, input='{"topic": "x", "max_rounds": "y"}')
 
 
+async def test_an_answer_that_is_too_long_to_be_sent_again_is_answered(
+    gateway: RunningGateway, client: AsyncOpenAI
+) -> None:
+    asking = asyncio.create_task(client.chat.completions.create(model=MODEL, messages=ASKED))
+    await end(gateway, {"text": "x" * 200_001})
+    assert len((await asking).choices[0].message.content or "") == 200_001
+
+
 async def test_run_of_a_workflow_that_was_started_otherwise_is_read_as_a_response(
     gateway: RunningGateway, client: AsyncOpenAI, redis_url: str
 ) -> None:

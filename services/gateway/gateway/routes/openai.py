@@ -5,7 +5,7 @@ from typing import Annotated, Any, TypeAlias
 
 from fastapi import Depends, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from sse_starlette import EventSourceResponse
 
 from flotilla.contracts.errors import Invalid, NotFound
@@ -151,8 +151,11 @@ def _noting(following: RunFollower, body: ChatRequest) -> EndNote:
         run = with_answer(run, following.parameters)
         if run.result is None:
             return
-        answer = assistant_message(run.result.answer, following.calls(run))
-        digest = conversation_digest(body.user, [*body.messages, InputMessage.model_validate(answer)])
+        try:
+            answer = InputMessage.model_validate(assistant_message(run.result.answer, following.calls(run)))
+        except ValidationError:
+            return  # too long to be sent again: no further question has it
+        digest = conversation_digest(body.user, [*body.messages, answer])
         await record_conversation_end(connection, following.caller.tenant_id, run.run_id, digest)
 
     return note
