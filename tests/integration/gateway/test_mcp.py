@@ -128,6 +128,21 @@ async def test_a_request_of_any_name_can_be_cancelled(client: httpx.AsyncClient,
     assert (await client.post("/mcp", **body)).status_code == 202
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"id": "\ud800", "method": "tools/list"},
+        {"id": 1, "method": "prompts/get", "params": {"name": "review_session", "arguments": {"session_id": "\ud800"}}},
+        {"id": 1, "method": "tools/call", "params": {"name": "get_run", "arguments": {"run_id": "\ud800"}}},
+        {"id": 1, "method": "resources/list", "params": {"cursor": "\ud800"}},
+    ],
+)
+async def test_half_a_character_is_refused_and_named(client: httpx.AsyncClient, message: dict[str, Any]) -> None:
+    body = json.dumps({"jsonrpc": "2.0", **message})
+    answer = await client.post("/mcp", content=body, headers={**ACCEPT, "Content-Type": "application/json"})
+    assert (answer.status_code, "lone surrogate" in answer.json()["detail"]) == (422, True)
+
+
 @asynccontextmanager
 async def connected(gateway: RunningGateway, who: str = "olga") -> AsyncIterator[Client]:
     """The SDK's client of a person who shares nothing."""

@@ -1,12 +1,13 @@
 """MCP over Streamable HTTP: one endpoint, and where its clients get their tokens."""
 
+import json
 from typing import Any
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from flotilla.contracts.errors import NotFound
+from flotilla.contracts.errors import Invalid, NotFound
 from gateway.auth.principal import EVERYONE
 from gateway.guard import PUBLIC, allow, guarded_router
 from gateway.mcp.door import Door
@@ -62,6 +63,7 @@ async def exchange_message(services: Wired, caller: Caller, request: Request, bo
     if body.method == _CANCELLED:  # not the SDK's: it ends its work on a notification with the request
         await cancel_request(Door(services, request, caller), body.params.get("requestId"))
         return Response(status_code=202)
+    _check_is_text(body)
     endpoint: McpEndpoint = request.app.state.mcp
     return Exchange(endpoint.manager, await request.body(), body.method)
 
@@ -80,6 +82,18 @@ async def get_protected_resource(services: Wired, request: Request) -> Response:
         "bearer_methods_supported": ["header"],
     }
     return JSONResponse(document)
+
+
+def _check_is_text(message: McpMessage) -> None:
+    """Refuse what neither a path or query of the API nor the answer could repeat.
+
+    Raises:
+        Invalid: the message holds a lone surrogate.
+    """
+    try:
+        json.dumps(dict(message), ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise Invalid("the message holds a lone surrogate (\\ud800 to \\udfff), which is no character") from error
 
 
 def _base(services: GatewayServices, request: Request) -> str:
