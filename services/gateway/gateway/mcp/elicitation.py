@@ -14,7 +14,8 @@ from mcp_types import ElicitResult, InputResponse
 
 from flotilla.contracts.errors import Conflict, Forbidden, Invalid, NotFound
 from flotilla.contracts.json_types import JsonObject
-from flotilla.postgres import tenant_transaction
+from flotilla.postgres import Connection, tenant_transaction
+from gateway.auth.principal import Principal
 from gateway.mcp.calls import Call
 from gateway.mcp.door import Door
 from gateway.mcp.results import Json
@@ -33,13 +34,23 @@ async def questions_for_caller(door: Door, call: Call, left_out: Collection[str]
     `left_out`, that the caller may answer, and whose answers a form can hold."""
     if call.kind != "run" or not door.takes_forms:
         return {}
-    requests: Json = {}
-    for row in await open_questions(door.services.pool, door.caller.tenant_id, call.call_id):
-        form = form_of(json.loads(row["answer_schema"]))
-        if form is not None and row["question_id"] not in left_out and await _may_answer(door, row):
-            params = {"mode": "form", "message": row["question"], "requestedSchema": form}
-            requests[row["question_id"]] = {"method": "elicitation/create", "params": params}
-    return requests
+    rows = await open_questions(door.services.pool, door.caller.tenant_id, call.call_id)
+    asked = [
+        (row, form)
+        for row in rows
+        if row["question_id"] not in left_out and (form := form_of(json.loads(row["answer_schema"]))) is not None
+    ]
+    if not asked:
+        return {}
+    async with tenant_transaction(door.services.pool, door.caller.tenant_id) as connection:
+        return {
+            row["question_id"]: {
+                "method": "elicitation/create",
+                "params": {"mode": "form", "message": row["question"], "requestedSchema": form},
+            }
+            for row, form in asked
+            if await _may_answer(connection, door.caller, row)
+        }
 
 
 def form_of(schema: JsonObject) -> Json | None:
@@ -67,6 +78,8 @@ async def answer_questions(door: Door, call: Call, responses: Mapping[str, Input
     is still open is asked again.
     """
     declined: set[str] = set()
+    if not responses:
+        return declined
     asked = await questions_for_caller(door, call, ())
     for question_id, response in responses.items():
         if question_id not in asked or not isinstance(response, ElicitResult):
@@ -82,10 +95,9 @@ async def answer_questions(door: Door, call: Call, responses: Mapping[str, Input
     return declined
 
 
-async def _may_answer(door: Door, row: Mapping[str, Any]) -> bool:
+async def _may_answer(connection: Connection, caller: Principal, row: Mapping[str, Any]) -> bool:
     try:
-        async with tenant_transaction(door.services.pool, door.caller.tenant_id) as connection:
-            await check_may_answer(connection, door.caller, row)
+        await check_may_answer(connection, caller, row)
     except (Forbidden, NotFound):
         return False
     return True

@@ -126,8 +126,8 @@ async def _called(context: Context, params: CallToolRequestParams) -> Json:
 
 
 async def _answered(context: Context, door: Door, call: Call, declined: set[str]) -> Json:
-    """Return the call's result, once it is over; else what is asked of the client's user and they did not decline, a
-    task, or the request to call again."""
+    """Return the call's result, once it is over; else what the client's user is asked and has not declined, a task, or
+    the request to call again."""
     loop = asyncio.get_running_loop()
     started = loop.time()
     limit_s = TASK_AFTER_S if door.takes_tasks else door.services.mcp_wait_s
