@@ -20,7 +20,9 @@ from flotilla.contracts.errors import Invalid
 from flotilla.knowledge.documents import ParsedDocument, UploadedDocument
 from flotilla.knowledge.kinds import CSV, DOCX, HTML, MAIL, PDF, PPTX, XLSX
 from flotilla.knowledge.parse import parse_document
+from flotilla.knowledge.parse_xlsx import _lacking
 from flotilla.knowledge.split import split_into_passages
+from tests.support.work import assert_linear
 
 W = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
 HOT = "<w:p><w:r><w:t>Hot steam.</w:t></w:r></w:p>"
@@ -309,6 +311,10 @@ def test_a_formula_stands_for_a_value_that_no_program_has_computed() -> None:
     assert "Item: Tug | Net: 20 | Tax: 4" in text_of(content, "a.xlsx")
     computed = changed(content, "xl/worksheets/sheet1.xml", b"</f><v></v>", b"</f><v>2</v>")
     assert "Item: Crane | Net: 10 | Tax: 2" in text_of(computed, "a.xlsx")
+
+
+def test_looking_for_formulas_without_a_value_takes_as_long_as_the_sheet_is() -> None:
+    assert_linear(lambda text: _lacking(BytesIO(text.encode())), lambda size: f"<f></f>{' ' * size}<v>1</v>", 10_000)
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])

@@ -15,7 +15,7 @@ from flotilla.knowledge.documents import BlockPlace, ParsedDocument, TextBlock
 from flotilla.knowledge.tables import blocks_from_rows
 
 _SHEETS = "xl/worksheets/"
-_NO_VALUE = re.compile(rb"</(?:\w+:)?f>\s*(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v></(?:\w+:)?v>)?\s*</(?:\w+:)?c>")
+_NO_VALUE = re.compile(rb"</(?:\w+:)?f>\s*+(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v></(?:\w+:)?v>)?+\s*+</(?:\w+:)?c>")
 _PIECE_BYTES = 1024 * 1024
 _OVERLAP_BYTES = 64
 """More than the end of a formula's cell has."""
