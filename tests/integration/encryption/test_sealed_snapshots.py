@@ -108,3 +108,14 @@ async def test_one_that_was_changed_or_is_of_another_history_is_not_used(
             continue
     else:
         pytest.fail("what can't be read stays in the way")
+
+
+async def test_none_is_kept_of_a_history_that_was_decided_otherwise_while_it_was_folded(
+    store: AgentEventStore, database: Database, audit_pool: Pool, projected: Projected
+) -> None:
+    await a_long_session(store, database, audit_pool)
+    await projected.execute(
+        "UPDATE audit.session_events SET event_id = gen_random_uuid() WHERE session_id = 's1' AND seq = 1000"
+    )
+    await store.state_at("s1")
+    assert [tuple(row) for row in await projected.fetch(KEPT)] == [("s1", 1001, 1300), ("s1", 1302, 2000)]

@@ -5,6 +5,7 @@ bound to the chain's hash at their end: a session whose history was decided othe
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from uuid import UUID
 
 import asyncpg
 import msgspec
@@ -31,7 +32,7 @@ SELECT s.session_id, s.first_seq, s.seq, s.hash, s.body FROM unnest($2::text[], 
 JOIN flotilla.sealed_snapshots AS s ON s.tenant_id = $1 AND s.session_id = w.session_id AND s.seq = w.seq
 """
 _HASHES = """
-SELECT e.session_id, e.seq, e.hash FROM unnest($2::text[], $3::bigint[]) AS w (session_id, seq)
+SELECT e.session_id, e.seq, e.event_id, e.hash FROM unnest($2::text[], $3::bigint[]) AS w (session_id, seq)
 JOIN audit.session_events AS e ON e.tenant_id = $1 AND e.session_id = w.session_id AND e.seq = w.seq
 """
 _ADD = """
@@ -111,10 +112,11 @@ async def keep_sealed_snapshots(
     due = [(name, stretch) for name, stretch in stretches if name in keys]
     ends = [stretch[-1].sequence or 0 for _, stretch in due]
     rows = await connection.fetch(_HASHES, tenant_id, [name for name, _ in due], ends)
-    hashes = {(row["session_id"], row["seq"]): row["hash"] for row in rows}
+    hashes = {(row["session_id"], row["event_id"]): row["hash"] for row in rows}
     for name, stretch in due:
-        snapshot = make_snapshot(stretch)
-        if (end := hashes.get((name, snapshot.seq))) is not None:
+        # The history may have been decided otherwise since it was read: the hash is then that of another event.
+        if (end := hashes.get((name, UUID(stretch[-1].id)))) is not None:
+            snapshot = make_snapshot(stretch)
             sealed = keys[name].seal(msgspec.msgpack.encode(snapshot), _place(snapshot.first_seq, snapshot.seq, end))
             place = (name, snapshot.first_seq, snapshot.seq, snapshot.earliest)
             await connection.execute(_ADD, tenant_id, *place, end, sealed)
