@@ -63,13 +63,35 @@ WHERE p.reason <> 'discarded' AND p.parked_at <= coalesce($1, p.parked_at)
         WHERE e.tenant_id = p.tenant_id AND e.session_id = p.session_id AND e.seq = p.seq AND e.body = p.body)
 GROUP BY p.tenant_id, p.session_id
 """
+# Sessions whose events are all in an archive: their files can come back only while a head has their hash.
+_ARCHIVED = """
+SELECT h.tenant_id, h.session_id, h.seq FROM audit.session_heads AS h
+WHERE h.archived_seq = h.seq AND NOT EXISTS (
+    SELECT FROM audit_next.session_events AS n
+    WHERE n.tenant_id = h.tenant_id AND n.session_id = h.session_id AND n.seq = h.seq AND n.hash = h.hash)
+"""
 _COUNTED = """
-SELECT count(l.seq) AS holds, (SELECT count(*) FROM audit_next.session_events AS a
-        WHERE a.tenant_id = $1 AND a.session_id = $2) AS rebuilt,
-    count(*) FILTER (WHERE n.seq IS NULL) AS lost, count(*) FILTER (WHERE n.body <> l.body) AS replaced,
-    min(l.seq) FILTER (WHERE n.seq IS NULL OR n.body <> l.body) AS first_seq
-FROM audit.session_events AS l LEFT JOIN audit_next.session_events AS n USING (tenant_id, session_id, seq)
-WHERE l.tenant_id = $1 AND l.session_id = $2 AND l.seq <= $3
+WITH live AS (
+    SELECT count(l.seq) AS holds, count(*) FILTER (WHERE n.seq IS NULL) AS lost,
+        count(*) FILTER (WHERE n.body <> l.body) AS replaced,
+        min(l.seq) FILTER (WHERE n.seq IS NULL OR n.body <> l.body) AS first_seq
+    FROM audit.session_events AS l LEFT JOIN audit_next.session_events AS n USING (tenant_id, session_id, seq)
+    WHERE l.tenant_id = $1 AND l.session_id = $2 AND l.seq <= $3
+), away AS (
+    SELECT h.first_seq, h.archived_seq - h.first_seq + 1 AS events, r.events AS rebuilt, r.same
+    FROM audit.session_heads AS h CROSS JOIN LATERAL (
+        SELECT count(*) AS events, coalesce(bool_or(n.hash = h.archived_hash), false) AS same
+        FROM audit_next.session_events AS n
+        WHERE n.tenant_id = $1 AND n.session_id = $2 AND n.seq <= h.archived_seq) AS r
+    WHERE h.tenant_id = $1 AND h.session_id = $2 AND h.archived_seq BETWEEN 1 AND $3
+)
+SELECT live.holds + coalesce(away.events, 0) AS holds,
+    (SELECT count(*) FROM audit_next.session_events AS a WHERE a.tenant_id = $1 AND a.session_id = $2) AS rebuilt,
+    live.lost + coalesce(away.events - away.rebuilt, 0) AS lost,
+    live.replaced + CASE WHEN NOT away.same AND away.rebuilt = away.events THEN away.events ELSE 0 END AS replaced,
+    least(CASE WHEN away.rebuilt < away.events THEN away.first_seq + away.rebuilt
+        WHEN NOT away.same THEN away.first_seq END, live.first_seq) AS first_seq
+FROM live LEFT JOIN away ON true
 """
 
 
@@ -87,7 +109,7 @@ class Loss:
     tenant_id: str
     session_id: str | None
     holds: int
-    """Events in the live projection; `rebuilt`: in the one made from Kafka."""
+    """Events in the live projection, or in an archive; `rebuilt`: in the one made from Kafka."""
     rebuilt: int
     lost: int
     """Events, projected or parked, that the rebuilt one lacks."""
@@ -159,6 +181,7 @@ async def find_suspects(connection: Connection) -> DifferingSessions:
     """The sessions whose newest event the rebuilt projection lacks now; it may get some of them from Kafka yet."""
     seen_at = await connection.fetchval("SELECT clock_timestamp()")
     newest: dict[tuple[str, str | None], int] = {key: seq async for key, seq in _differing(connection)}
+    newest.update({(tenant, session): seq for tenant, session, seq in await connection.fetch(_ARCHIVED)})
     return DifferingSessions(newest, seen_at)
 
 

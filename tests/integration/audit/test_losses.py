@@ -50,6 +50,7 @@ LOCK_LOST = """
 SELECT pg_terminate_backend(pid, 5000) FROM pg_locks JOIN pg_database ON oid = database
 WHERE locktype = 'advisory' AND datname = current_database()
 """
+ARCHIVED = "UPDATE audit.session_heads SET archived_seq = seq, archived_hash = hash WHERE session_id = 's2'"
 S1, S2 = events_of("s1", range(1, 21)), events_of("s2", range(1, 6))
 
 
@@ -79,6 +80,16 @@ def lost(request: AuditRequest) -> list[tuple[str, int]]:
 async def settings(database: Database, kafka: KafkaSettings, tmp_path: Path) -> Settings:
     """s1 and s2 are projected, and Kafka has lost the tail of s1."""
     return audit_settings(database, kafka, tmp_path)
+
+
+@pytest.fixture
+async def before_the_archive(projected: Projected, audit_pool: Pool) -> list[tuple[object, ...]]:
+    """The history of s1 and s2; the events of s2 are in an archive since then."""
+    await project(audit_pool, [*S1, *S2])
+    before = await history(projected)
+    await projected.execute(ARCHIVED)
+    await projected.execute("DELETE FROM audit.session_events WHERE session_id = 's2'")
+    return before
 
 
 async def test_a_rebuild_refuses_to_lose_what_only_the_projection_has(
@@ -127,6 +138,36 @@ async def test_a_parked_event_that_kafka_lost_is_not_dropped(
     with pytest.raises(WouldLoseEvents, match=r"default/s1 \(holds 3 events, Kafka gives 3: 1 lost, from event 5 on\)"):
         await rebuild(settings)
     assert await projected.parked("s1") == [(5, "gap")]
+
+
+@pytest.mark.parametrize(
+    ("in_kafka", "named"),
+    [
+        pytest.param([*S1], ("default/s2", 5, 0, 1), id="all of it"),
+        pytest.param([*S1, *S2[:3]], ("default/s2", 2, 0, 4), id="its end"),
+        pytest.param([*S1, *S2[:4], event_at("s2", 5, "other")], ("default/s2", 0, 5, 1), id="another history"),
+    ],
+)
+async def test_a_rebuild_refuses_to_lose_the_head_that_an_archive_comes_back_to(
+    settings: Settings,
+    kafka: KafkaSettings,
+    before_the_archive: list[tuple[object, ...]],
+    in_kafka: list[AgentEvent],
+    named: tuple[str, int, int, int],
+) -> None:
+    await publish(kafka, in_kafka)
+    with pytest.raises(WouldLoseEvents) as refused:
+        await rebuild(settings)
+    (loss,) = refused.value.losses
+    assert (loss.name, loss.lost, loss.replaced, loss.first_seq) == named
+
+
+async def test_a_rebuild_brings_archived_events_back_from_kafka(
+    settings: Settings, kafka: KafkaSettings, projected: Projected, before_the_archive: list[tuple[object, ...]]
+) -> None:
+    await publish(kafka, [*S1, *S2])
+    await rebuild(settings)
+    assert await history(projected) == before_the_archive
 
 
 async def test_damage_in_the_projection_alone_is_repaired_without_asking(
