@@ -37,7 +37,7 @@ def open_archive_store(target: str) -> ArchiveStore:
         return S3Store(target)
     folder = Path(target).resolve()
     if not folder.is_dir():
-        raise Misuse(f"{folder} is no folder", "make it, or give s3://BUCKET/PREFIX")
+        raise Misuse(f"{folder} is not a folder", "create it, or name s3://BUCKET/PREFIX")
     return FolderStore(folder)
 
 
@@ -50,6 +50,8 @@ def fetch_archive(source: str, to: Path) -> Path:
     if not source.startswith(S3):
         return Path(source)
     prefix, _, name = source.rpartition("/")
+    if not name or not prefix.startswith(S3):
+        raise Misuse(f"{source} names no object", "s3://BUCKET/PREFIX/FILE, as flotilla audit archives shows it")
     S3Store(prefix).fetch(name, to)
     return to
 

@@ -1,6 +1,7 @@
 """`flotilla audit archive|archives|restore`: histories of sessions that are over, in files, and back."""
 
 import gzip
+import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
 
 SESSIONS_IN_FILE = 200
 _CHUNK_BYTES = 1_000_000
-"""Of events that are handed in at once: half of what the gateway takes."""
+"""Of events that are handed in at once, as they are sent: half of what the gateway takes."""
 _CHUNK_EVENTS = 1_000
+_SHOWN = 10
+"""Sessions that stay, for people."""
 Before = Annotated[
     str,
     typer.Option(
@@ -80,9 +83,7 @@ def archive(call: VerbCall, *, before: Before, to: Target, public_key: PublicKey
         with tempfile.TemporaryDirectory(prefix="flotilla-archive-") as folder:
             done.archive(sessions, Path(folder))
     shown = {"files": done.files, "sessions": done.sessions, "events": done.events, "left": done.left}
-    call.show(
-        shown, lambda: print_notice(f"{done.sessions} sessions with {done.events} events in {len(done.files)} files.")
-    )
+    call.show(shown, lambda: _print_archived(done))
 
 
 def archives(
@@ -105,8 +106,8 @@ def restore(
 ) -> None:
     """Put the events of archived sessions back into the projection.
 
-    The file is checked before, and the audit consumer takes only what it gave away, hash by hash. Repeating it changes
-    nothing.
+    The file is checked before, and the audit consumer takes only events that left the projection, hash by hash.
+    Repeating it changes nothing.
     """
     from flotilla.config.signing import load_public_keys
 
@@ -114,14 +115,23 @@ def restore(
     with tempfile.TemporaryDirectory(prefix="flotilla-archive-") as folder:
         file = fetch_archive(source, Path(folder) / "archive")
         if not file.is_file():
-            raise Misuse(f"{file} is no file", "flotilla audit archives shows where a session is")
+            raise Misuse(f"{file} is not a file", "flotilla audit archives shows where a session is")
         _check(file, keys)
         restored = [_restore(call, name, events) for name, events in _own_events(file) if session in (None, name)]
     if not restored:
-        raise Misuse(f"{source} does not hold session {session}", "flotilla audit archives shows which file does")
+        what = "is empty" if session is None else f"does not hold session {session}"
+        raise Misuse(f"{source} {what}", "flotilla audit archives shows where a session is")
     call.show(
         {"restored": restored}, lambda: print_notice(f"{sum(one['events'] for one in restored)} events are back.")
     )
+
+
+def _print_archived(done: "_Archiver") -> None:
+    print_notice(f"{done.sessions} sessions with {done.events} events in {len(done.files)} files.")
+    for name, why in list(done.left.items())[:_SHOWN]:
+        print_notice(f"Session {name} stays: {why}.")
+    if len(done.left) > _SHOWN:
+        print_notice(f"{len(done.left) - _SHOWN} more stay: --output json names them.")
 
 
 def _archivable(call: VerbCall, before: datetime) -> Iterator[list[dict[str, Any]]]:
@@ -202,6 +212,8 @@ def _check(file: Path, keys: "PublicKeys") -> None:
                 if verdict.word != "GOOD":
                     why = [problem.detail for problem in verdict.problems] + verdict.unsigned
                     raise CliError(f"{file}: session {verdict.session_id} is {verdict.word}: {why[0]}")
+    except OSError as error:
+        raise Misuse(f"{file} cannot be read: {error.strerror or error}") from error
     except NotAnExport as error:
         raise Misuse(f"{file}: {error}", "flotilla audit archives shows where a session is") from error
 
@@ -242,11 +254,12 @@ def _chunks(events: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     chunk: list[dict[str, Any]] = []
     size = 0
     for event in events:
-        if chunk and (size + len(event["body"]) > _CHUNK_BYTES or len(chunk) == _CHUNK_EVENTS):
+        bytes_sent = len(json.dumps(event, ensure_ascii=False).encode())
+        if chunk and (size + bytes_sent > _CHUNK_BYTES or len(chunk) == _CHUNK_EVENTS):
             yield chunk
             chunk, size = [], 0
         chunk.append(event)
-        size += len(event["body"])
+        size += bytes_sent
     if chunk:
         yield chunk
 
