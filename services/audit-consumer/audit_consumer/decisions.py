@@ -150,9 +150,15 @@ async def _make_room(connection: Connection, decision: HistoryDecision) -> JsonO
             "discard it"
         )
     from_seq = min(row["first_seq"] for row in conflicts)
+    head = await connection.fetchrow(_HEAD, *session)
+    if head is not None and from_seq <= head["archived_seq"]:
+        raise Refused(
+            f"events 1 to {head['archived_seq']} of session {session[1]} are in an archive, and can't be compared: "
+            "flotilla audit archives shows the file, flotilla audit restore brings them back; then flotilla audit "
+            f"parked retry {session[1]}"
+        )
     await connection.execute(_GIVE_WAY, *session, f"{SET_ASIDE} {decision}")
     await connection.execute(_TAKE_TURN, *session)
-    head = await connection.fetchrow(_HEAD, *session)
     if head is None or from_seq > head["seq"]:
         return {"from_seq": from_seq, "set_aside": 0}
     status = await connection.execute(_SET_ASIDE, *session, from_seq, f"{SET_ASIDE} {decision}")

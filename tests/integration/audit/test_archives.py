@@ -9,6 +9,10 @@ import pytest
 
 from audit_consumer import archiving
 from audit_consumer.archiving import archive_sessions, restore_session
+from audit_consumer.decisions import accept_parked_history
+from audit_consumer.projection import Projection
+from audit_consumer.requests import retry_parked_session
+from audit_consumer.rewinds import HistoryDecision
 from flotilla.audit.archives import (
     ArchiveFile,
     list_archivable,
@@ -18,12 +22,14 @@ from flotilla.audit.archives import (
     return_events,
 )
 from flotilla.audit.export_format import Event, read_line
+from flotilla.audit.parked_history import explain_parked
 from flotilla.audit.verify import Verdict, Verifier
 from flotilla.audit.verify_export import main as verify_main
 from flotilla.audit.verify_export import verify_export
-from flotilla.contracts.errors import Conflict, NotFound, Refused, RetryLater, SessionArchived
+from flotilla.contracts.errors import Conflict, NotFound, Refused, SessionArchived
 from flotilla.eventstore.sessions import ensure_session
-from flotilla.postgres import Pool, tenant_transaction
+from flotilla.kafka.lanes import lane_of
+from flotilla.postgres import Pool, Viewer, acting_as, tenant_transaction
 from tests.support.audit import Projected
 from tests.support.exports import TENANT, Recorder, said
 from tests.support.postgres import Database
@@ -46,6 +52,11 @@ VALUES ('default', '', 'otto', now(), 'it moves')
 PARKED = """
 INSERT INTO audit.parked_events (tenant_id, kafka_partition, kafka_offset, session_id, seq, reason, detail, body)
 VALUES ('default', 0, 99, 's1', 9, 'gap', 'd', '')
+"""
+
+AGAIN = """
+INSERT INTO parked_events (tenant_id, kafka_partition, kafka_offset, session_id, seq, event_id, reason, detail, body)
+VALUES ('default', $1, 999, 's2', 2, $2, 'conflict', 'd', $3)
 """
 
 
@@ -131,6 +142,7 @@ async def test_what_is_away_is_not_read_and_does_not_go_on(recorder: Recorder, p
         (recorder.store.replay("s1"), "s1"),
         (recorder.store.state_at("s1", time=LATER), "s1"),
         (recorder.export("s1"), "s1"),
+        (recorder.store.fork("s1", 5), "s1"),
         (recorder.store.state_at("fork"), "fork|s1"),
         (recorder.export("fork"), "fork|s1"),
     ):
@@ -214,6 +226,8 @@ async def test_what_is_new_unsigned_forked_or_of_another_tenant_can_not_be_archi
     assert await archivable() == ["fork"]
     await archived(recorder, "fork")
     assert await archivable() == ["s1"]
+    await recorder.store.fork("s1", 10, "not-projected-yet")
+    assert await archivable() == []
     with pytest.raises(Conflict, match="flotilla:audit"):
         await asked(recorder, {"flotilla:audit": 1})
 
@@ -235,19 +249,6 @@ async def test_a_head_that_was_changed_after_the_archive_is_found(recorder: Reco
     await projected.execute("UPDATE audit.session_heads SET archived_hash = sha256('x') WHERE session_id = 's2'")
     (problem,) = (await verified(recorder)).problems
     assert (problem.session_id, problem.kind) == ("s2", "rewritten")
-
-
-async def test_nothing_leaves_before_it_is_recorded(
-    recorder: Recorder, projected: Projected, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await two_sessions(recorder)
-    file = ArchiveFile(place="/archive/x", sha256=bytes(32), sessions={"s2": 3})
-    async with tenant_transaction(recorder.pool, TENANT) as connection:
-        request = await request_archive(connection, TENANT, file, "otto")
-    monkeypatch.setattr(archiving, "_RECORDED_WITHIN_S", 0)
-    with pytest.raises(RetryLater, match="not projected"):
-        await archive_sessions(recorder.audit_pool, TENANT, request.request_id)
-    assert len(await projected.fetch(ROWS, "s2")) == 3
 
 
 @pytest.mark.parametrize("changed", ["altered", "left out", "cut", "moved"])
@@ -294,3 +295,41 @@ async def test_an_archive_ends_wherever_the_audit_consumer_is_killed(
     for _ in range(2):
         assert await archive_sessions(recorder.audit_pool, TENANT, request) == {"archived": 2, "kept": []}
     assert (await verified(recorder)).ok
+
+
+async def test_a_record_of_an_archived_event_that_comes_again_waits_for_the_restore(
+    recorder: Recorder, projected: Projected
+) -> None:
+    await two_sessions(recorder)
+    (_, again, _) = await projected.fetch(ROWS, "s2")
+    file = await archived(recorder, "s2")
+    await recorder.audit_pool.execute(AGAIN, lane_of(TENANT, "s2"), again["event_id"], again["body"])
+    decision = HistoryDecision(session=(TENANT, "s2"), request_id="r", by="otto", reason="why", asked_at=LATER)
+    with pytest.raises(Refused, match="events 1 to 3 of session s2 are in an archive"):
+        await accept_parked_history(recorder.audit_pool, Projection(recorder.audit_pool), _publish, decision)
+    assert [choice.verb for choice in (await explain_parked(recorder.pool, TENANT, "s2")).choices] == [
+        "flotilla audit parked retry s2"
+    ]
+    await handed_in(recorder, file, "s2")
+    assert await restore_session(recorder.audit_pool, (TENANT, "s2")) == {"restored": 3}
+    outcome = await retry_parked_session(recorder.audit_pool, Projection(recorder.audit_pool), (TENANT, "s2"))
+    assert outcome == {"projected": 0, "still_parked": False}
+    assert (await verified(recorder)).ok
+
+
+async def test_nothing_of_a_session_that_somebody_may_not_see_is_brought_back(
+    recorder: Recorder, projected: Projected
+) -> None:
+    await two_sessions(recorder)
+    await archived(recorder, "s2")
+    await projected.execute("UPDATE flotilla.sessions SET owner = 'user/flotilla/ada', visibility = 'private'")
+    with acting_as(Viewer(names=("user/flotilla/eve",), roles=("admin",))):
+        async with tenant_transaction(recorder.pool, TENANT) as connection:
+            with pytest.raises(NotFound):
+                await return_events(connection, TENANT, "s2", [(1, "{}")])
+            with pytest.raises(NotFound):
+                await request_restore(connection, TENANT, "s2", "eve")
+
+
+async def _publish(_session: object, _events: object) -> None:
+    """Nothing is put into Kafka."""

@@ -195,8 +195,6 @@ async def test_all_that_is_open_ends_with_its_person(
     assert (plan["open_runs"], plan["other_open_work"], plan["schedules"]) == (1, 3, 1)
     erasure_id = await confirmed(encrypting)
     assert await worker_pool.fetch("SELECT * FROM flotilla.unfinished_work('0', 'epoch', true, 10)") == []
-    await ErasureDuty(worker_pool).run_once()
-    assert await execute(encrypting, "SELECT FROM flotilla.erasure_sessions WHERE done_at IS NOT NULL") == []
     duties = Duties(worker_pool, temporal_client, kinds)
     await duties.run_once()
     await assert_all_ended(encrypting, temporal_client)

@@ -24,7 +24,7 @@ router = guarded_router("audit")
 def _check_sees_all() -> None:
     viewer = current_viewer()
     if viewer is None or not viewer.sees_all:
-        raise Forbidden("only who sees all sessions may archive them (FLOTILLA_SESSION_OPERATORS)")
+        raise Forbidden("only those who see all sessions may archive them (FLOTILLA_SESSION_OPERATORS)")
 
 
 @router.get("/v1/audit/archivable", response_model=ArchivableList, responses=documented_errors())

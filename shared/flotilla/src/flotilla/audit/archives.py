@@ -33,7 +33,10 @@ WHERE tenant_id = $1 AND ($2::text IS NULL OR session_id = $2)
     AND ($3::timestamptz IS NULL OR (asked_at, session_id) < ($3, $4))
 ORDER BY asked_at DESC, session_id DESC LIMIT $5
 """
-_AWAY = "SELECT audit.archived_upto($1, $2)"
+# Nothing of a session that the caller may not see.
+_AWAY = """
+SELECT audit.archived_upto(tenant_id, session_id) FROM flotilla.sessions WHERE tenant_id = $1 AND session_id = $2
+"""
 _RETURN = """
 INSERT INTO audit.returned_events (tenant_id, session_id, seq, body)
 SELECT $1, $2, e.seq, e.body FROM unnest($3::bigint[], $4::bytea[]) AS e (seq, body)
@@ -173,7 +176,7 @@ async def request_restore(connection: Connection, tenant_id: str, session_id: st
 
 
 async def _archived_upto(connection: Connection, tenant_id: str, session_id: str) -> int:
-    upto: int = await connection.fetchval(_AWAY, tenant_id, session_id)
+    upto: int | None = await connection.fetchval(_AWAY, tenant_id, session_id)
     if not upto:
         raise NotFound(f"nothing of session {session_id} is archived")
     return upto

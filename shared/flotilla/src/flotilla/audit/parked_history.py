@@ -31,6 +31,7 @@ WHERE tenant_id = $1 AND session_id = $2 AND seq >= $3 ORDER BY seq LIMIT $4
 """
 _HEADS = """
 SELECT (SELECT h.seq FROM audit.session_heads AS h WHERE h.tenant_id = $1 AND h.session_id = $2) AS projected_seq,
+    (SELECT h.archived_seq FROM audit.session_heads AS h WHERE h.tenant_id = $1 AND h.session_id = $2) AS archived_seq,
     (SELECT s.head_seq FROM flotilla.sessions AS s WHERE s.tenant_id = $1 AND s.session_id = $2) AS committed_seq,
     (SELECT count(*) FROM flotilla.event_outbox AS o WHERE o.tenant_id = $1 AND o.session_id = $2) AS in_outbox
 """
@@ -164,6 +165,7 @@ async def explain_parked(pool: Pool, tenant_id: str, session_id: str) -> ParkedH
                 reason=reason,
                 first_seq=first_seq,
                 projected_seq=heads["projected_seq"],
+                archived_seq=heads["archived_seq"] or 0,
                 is_elsewhere=_is_elsewhere(waiting, tenant_id, session_id),
             )
         ),
@@ -221,7 +223,13 @@ class _Parking:
     reason: str
     first_seq: int | None
     projected_seq: int | None
+    archived_seq: int
     is_elsewhere: bool
+
+    @property
+    def is_archived(self) -> bool:
+        """Whether what it is in conflict with is in an archive, where it can't be compared."""
+        return self.reason == "conflict" and (self.first_seq or 0) <= self.archived_seq
 
 
 def _choices(parking: _Parking) -> list[Choice]:
@@ -237,6 +245,8 @@ def _command(verb: str, session_id: str) -> str:
 def _verbs(parking: _Parking) -> Sequence[str]:
     if parking.session_id == NO_SESSION or parking.reason == "forbidden":
         return ("discard",)
+    if parking.is_archived:
+        return ("retry",)
     if parking.reason == "conflict":
         return ("discard", "reject") if parking.is_elsewhere else ("accept", "reject", "discard")
     if parking.reason == "gap" and parking.projected_seq is not None:
@@ -259,6 +269,11 @@ def _effects(parking: _Parking) -> Mapping[str, str]:
         "accept": f"takes the history that waits: the projected events from {parking.first_seq} on are set aside, and "
         "the next checkpoint signs the decision",
     }
+    if parking.is_archived:
+        effects["retry"] = (
+            f"compares again, after flotilla audit restore has brought back events 1 to {parking.archived_seq} "
+            "(flotilla audit archives shows the file): an event that came twice is dropped"
+        )
     if parking.reason == "gap":
         effects["retry"] = "looks whether the missing events came"
         effects["accept"] = (

@@ -49,6 +49,7 @@ SELECT kind, flotilla.is_erased_session($1, $2) AS is_erased, audit.archived_upt
 FROM flotilla.sessions
 WHERE tenant_id = $1 AND session_id = $2
 """
+_ARCHIVED_UPTO = "SELECT audit.archived_upto($1, $2)"
 _ACCESS = "SELECT owner, visibility, readers, writers FROM flotilla.sessions WHERE tenant_id = $1 AND session_id = $2"
 _CHANGE_ACCESS = """
 UPDATE flotilla.sessions SET owner = $3, visibility = $4, readers = $5, writers = $6
@@ -247,9 +248,12 @@ async def fork_session(
         NotFound: the tenant has no such parent.
         Invalid: `at_seq` is not between 0 and the parent's head, or the new id is not valid.
         Conflict: the new id is taken.
+        SessionArchived: the parent's events are in an archive.
     """
     _check_not_reserved(parent_session_id)
     parent = await get_session(connection, tenant_id, parent_session_id)
+    if archived_upto := await connection.fetchval(_ARCHIVED_UPTO, tenant_id, parent_session_id):
+        raise archived_error(parent_session_id, archived_upto)
     if not 0 <= at_seq <= parent.head_seq:
         raise Invalid(f"at_seq {at_seq}: session {parent_session_id} can be forked at 0 to {parent.head_seq}")
     session_id = new_session_id or new_id()

@@ -160,6 +160,7 @@ class AgentEventStore:
             NotFound: the tenant has no such session.
             Invalid: `at_seq` is not between 0 and the head.
             Conflict: `new_session_id` is taken.
+            SessionArchived: this one's events are in an archive.
         """
         async with tenant_transaction(self._pool, self._tenant_id) as connection:
             session, _ = await fork_session(
