@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from audit_consumer.placement import Head, KnownEvent, SessionPlacement
 from audit_consumer.records import EventCandidate, KafkaRecord, read_candidate, read_event_id
+from flotilla.audit.event_copy import without_ciphertext
 from flotilla.contracts.errors import Conflict
 from flotilla.kafka.session_log import record_hash
 from flotilla.postgres import Connection
@@ -47,17 +48,18 @@ _EVENTS = f"""
 unnest($1::text[], $2::text[], $3::bigint[], $4::uuid[], $5::text[], $6::timestamptz[], $7::text[], $8::text[],
     $9::bigint[], $10::text[], $11::integer[], $12::bigint[], $13::bytea[], $14::bytea[]) AS e ({_EVENT_COLUMNS})
 """
-# The copy for queries is without ciphertext, which no query can read: with it twice, rows would need TOAST.
-INSERT = f"""
-INSERT INTO session_events ({_EVENT_COLUMNS}, event)
-SELECT {_EVENT_COLUMNS}, convert_from(body, 'UTF8')::jsonb #- '{{data,sealed}}' FROM {_EVENTS}
-"""  # noqa: S608 - constants
+# The copy for queries is without ciphertext: with it twice, rows would need TOAST. OFFSET 0: each is read once.
+_INSERT = """
+INSERT INTO session_events ({columns}, event)
+SELECT {columns}, {copy} FROM (SELECT e.*, {read} AS document FROM {events} OFFSET 0) AS e
+"""
+_READ = "convert_from(body, 'UTF8')::jsonb"
+_COPY = {"columns": _EVENT_COLUMNS, "events": _EVENTS, "copy": without_ciphertext("document")}
+INSERT = _INSERT.format(read=_READ, **_COPY)
 # For batches with JSON that jsonb can't hold; checks each document, so it is slower.
-INSERT_CAREFULLY = f"""
-INSERT INTO session_events ({_EVENT_COLUMNS}, event)
-SELECT {_EVENT_COLUMNS}, CASE WHEN pg_input_is_valid(convert_from(body, 'UTF8'), 'jsonb')
-    THEN convert_from(body, 'UTF8')::jsonb #- '{{data,sealed}}' END FROM {_EVENTS}
-"""  # noqa: S608 - constants
+INSERT_CAREFULLY = _INSERT.format(
+    read=f"CASE WHEN pg_input_is_valid(convert_from(body, 'UTF8'), 'jsonb') THEN {_READ} END", **_COPY
+)
 _SET_HEADS = """
 INSERT INTO session_heads AS h (tenant_id, session_id, kafka_partition, first_seq, first_offset, parent_session_id, seq,
     hash, snapshot_seq)

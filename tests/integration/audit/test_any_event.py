@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from flotilla.audit.export import export_session
 from flotilla.audit.verify import Verifier
 from flotilla.config import KafkaSettings
 from flotilla.config.signing import create_key_pair, load_public_keys, load_signer
-from flotilla.contracts.envelope import decode_event
+from flotilla.contracts.envelope import decode_event, encode_event, from_json, to_json
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.contracts.values import to_storable
@@ -15,7 +17,7 @@ from flotilla.eventstore import AgentEventStore
 from flotilla.kafka.session_log import open_kafka_log
 from flotilla.postgres import Pool
 from tests.support.anything import objects
-from tests.support.audit import Projected, outbox_bodies, project_directly, publish_bodies, records_of
+from tests.support.audit import Projected, event_at, outbox_bodies, project_directly, publish_bodies, records_of
 from tests.support.collected import collected
 from tests.support.postgres import Database
 
@@ -49,3 +51,21 @@ async def test_any_data_of_an_event_is_logged_projected_replayed_and_exported(
     assert verdict.ok, verdict.problems
     lines = [json.loads(line) async for line in export_session(pool, "default", "s1")]
     assert len([line for line in lines if line["kind"] == "event"]) == len(values)
+
+
+@pytest.mark.parametrize("beside", [{}, {"note": "\0"}], ids=["", "no copy"])
+async def test_data_that_is_no_object_stops_no_projection(
+    pool: Pool, audit_pool: Pool, projected: Projected, tmp_path: Path, beside: JsonObject
+) -> None:
+    await AgentEventStore(pool).ensure_session("s1", "ada")
+    bodies = []
+    for seq, data in enumerate(([], ["sealed"], "sealed", 1, None, {"sealed": 1}, [{"sealed": 1}]), start=1):
+        event = from_json(encode_event(event_at("s1", seq)), dict)
+        bodies.append(to_json({**event, "data": data, **beside}))
+    create_key_pair(tmp_path / "audit.pem", tmp_path / "audit.pub")
+    records = records_of(("default", "s1", body) for body in bodies)
+    await project_directly(audit_pool, records, load_signer(tmp_path / "audit.pem"))
+    rows = await projected.fetch("SELECT body FROM audit.session_events ORDER BY seq")
+    assert [row["body"] for row in rows] == bodies
+    verdict = await Verifier(pool, "default", load_public_keys(tmp_path / "audit.pub")).verify("s1")
+    assert verdict.ok, verdict.problems

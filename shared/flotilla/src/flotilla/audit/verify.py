@@ -10,6 +10,7 @@ import asyncpg
 
 from flotilla.audit.chain import ChainChecker, ChainedEvent, ChainProblem, ExpectedChain
 from flotilla.audit.checkpoints import CheckpointFindings, check_checkpoints
+from flotilla.audit.event_copy import without_ciphertext
 from flotilla.audit.kafka_witness import KafkaWitness
 from flotilla.audit.proof import Rewind, head_leaf
 from flotilla.config.signing import PublicKeys
@@ -48,12 +49,13 @@ LEFT JOIN audit.session_heads AS h ON h.tenant_id = $1 AND h.session_id = w.sess
 """
 _RECORDED = "SELECT session_id, seq, hash FROM audit.recorded_archives($1, $2)"
 # The JSON copy is compared where the database could make one. Copies are without ciphertext; older ones have it.
-_EVENTS = """
-SELECT seq, hash, body, event IS NULL OR event #- '{data,sealed}' =
-    CASE WHEN event IS NULL THEN NULL ELSE convert_from(body, 'UTF8')::jsonb #- '{data,sealed}' END AS same_copy
+_EVENTS = f"""
+SELECT seq, hash, body, CASE WHEN event IS NULL THEN true ELSE (
+    SELECT {without_ciphertext("event")} = {without_ciphertext("recorded")}
+    FROM (SELECT convert_from(body, 'UTF8')::jsonb AS recorded OFFSET 0) AS b) END AS same_copy
 FROM audit.session_events
 WHERE tenant_id = $1 AND session_id = $2 AND seq > $3 AND seq <= $4 ORDER BY seq LIMIT $5
-"""
+"""  # noqa: S608 - constants
 # Of kinds that their sources may not write: the audit consumer keeps them out of the chain until a person looked.
 _FORBIDDEN = """
 SELECT session_id, seq, detail FROM audit.parked_events
