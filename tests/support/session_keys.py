@@ -23,10 +23,17 @@ VALUES ($1, $2, '1', 'flotilla.tasks.' || $1, $1 || '-agents', 1, 0, '{}', '{}',
 async def issuing(pool: Pool, key_file: Path) -> AsyncIterator[str]:
     """The address where a worker in the database of `pool` issues keys."""
     keyring = Keyring(KeyFile(key_file), writes=True)
-    async with open_pool(await dsn_beside(pool, "flotilla_worker"), application="worker", keyring=keyring) as own:
-        server = http_server(session_keys_api(SessionKeyIssuer(own, keyring)), "127.0.0.1", 0, grace_s=1)
-        async with server.serving(lambda _: None) as port:
-            yield f"http://127.0.0.1:{port}"
+    dsn = await dsn_beside(pool, "flotilla_worker")
+    async with open_pool(dsn, application="worker", keyring=keyring) as own, serving(own, keyring) as url:
+        yield url
+
+
+@asynccontextmanager
+async def serving(pool: Pool, keyring: Keyring) -> AsyncIterator[str]:
+    """The address where keys are issued over this pool of a worker."""
+    server = http_server(session_keys_api(SessionKeyIssuer(pool, keyring)), "127.0.0.1", 0, grace_s=1)
+    async with server.serving(lambda _: None) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,8 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         roots = read_vote_roots(settings.vote_roots)
         if await runtime.wait_until_ready():
             if keyring is not None:
-                await stack.enter_async_context(_session_keys(settings, runtime, SessionKeyIssuer(pool, keyring)))
+                issuer = SessionKeyIssuer(pool, keyring, at_once=max(1, settings.postgres_pool_max // 4))
+                await stack.enter_async_context(_session_keys(settings, runtime, issuer))
             signer = load_signer(settings.ticket_key_file)
             deps = WorkerDependencies(
                 pool, redis, temporal.client, policy, registry, signer, Delegates(pool), roots, workflows
@@ -115,8 +116,7 @@ async def run(settings: Settings, runtime: Runtime) -> None:
 @asynccontextmanager
 async def _session_keys(settings: Settings, runtime: Runtime, issuer: SessionKeyIssuer) -> AsyncIterator[None]:
     """Answer agents that ask for keys of sessions."""
-    grace_s = max(1, int(settings.drain_s) - 2)
-    server = http_server(session_keys_api(issuer), settings.http_host, settings.http_port, grace_s=grace_s)
+    server = http_server(session_keys_api(issuer), settings.http_host, settings.http_port)
     async with server.serving(partial(runtime.supervisor.task_ended_early, "http server")) as port:
         log.info("issuing_session_keys", port=port)
         yield

@@ -4,6 +4,9 @@ The database says whether the process that asks may have the key: it registered 
 agent that the task was given to, and the task is open. The answer can be read by that process alone.
 """
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 
 import structlog
@@ -15,12 +18,14 @@ from starlette.routing import Route
 from flotilla.contracts.envelope import from_json
 from flotilla.contracts.errors import ConfigurationError, Forbidden, RetryLater, Undecodable
 from flotilla.contracts.session_keys import SESSION_KEYS_PATH, SessionKeyAsked
-from flotilla.encryption import Cipher, SessionKeyring, check_proof, public_key_of, sealed_key
+from flotilla.encryption import Cipher, Keyring, check_proof, public_key_of, sealed_key
 from flotilla.postgres import UNSTORABLE, Connection, Pool, retry_later_if_unavailable, tenant_transaction
 from flotilla.runtime.http_limits import limited_body
 
 MAX_BODY_BYTES = 10_000
 MAX_NAMED_CHARS = 200
+_TURN_S = 4.0
+"""For its turn a request waits less long than the process waits for the answer."""
 _ASKER = "SELECT agent, secret_hash FROM flotilla.session_key_asker($1, $2, $3, $4, $5)"
 log = structlog.get_logger(__name__)
 
@@ -28,10 +33,11 @@ log = structlog.get_logger(__name__)
 class SessionKeyIssuer:
     """Answers agents with the keys of their tasks' sessions."""
 
-    def __init__(self, pool: Pool, keyring: SessionKeyring) -> None:
-        """`keyring` has the root key."""
+    def __init__(self, pool: Pool, keyring: Keyring, *, at_once: int = 5) -> None:
+        """`keyring` has the root key. It uses at most `at_once` connections: activities need the others."""
         self._pool = pool
         self._keyring = keyring
+        self._turns = asyncio.Semaphore(at_once)
 
     async def issue(self, asked: SessionKeyAsked) -> bytes:
         """Return the session's key, encrypted for who asked.
@@ -39,22 +45,36 @@ class SessionKeyIssuer:
         Raises:
             Undecodable: the request's public key is none.
             Forbidden: the task does not entitle this process to this key, or the secret is not proven.
-            RetryLater, ConfigurationError: PostgreSQL, or the root key, is unavailable.
+            RetryLater, ConfigurationError: PostgreSQL, or the root key, is unavailable, or too many ask at once.
         """
         public_key = public_key_of(asked)
+        async with self._turn():
+            secret_hash, cipher = await self._look_up(asked, public_key)
+        return sealed_key(asked, secret_hash, cipher)
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(_TURN_S):
+                await self._turns.acquire()
+        except TimeoutError as error:
+            raise RetryLater("too many processes ask for keys of sessions at once") from error
+        try:
+            yield
+        finally:
+            self._turns.release()
+
+    async def _look_up(self, asked: SessionKeyAsked, public_key: bytes) -> tuple[bytes, Cipher | None]:
         with retry_later_if_unavailable():
             try:
                 async with tenant_transaction(self._pool, asked.tenant_id) as connection:
                     secret_hash = await _proven_hash(connection, asked, public_key)
-                    cipher = await self._cipher(connection, asked)
+                    # As it is now: the process remembers it for as long as this one would.
+                    return secret_hash, await self._keyring.looked_up(
+                        connection, asked.tenant_id, asked.session_id, makes=asked.makes
+                    )
             except UNSTORABLE as error:
                 raise Forbidden("no task has such a name") from error
-        return sealed_key(asked, secret_hash, cipher)
-
-    async def _cipher(self, connection: Connection, asked: SessionKeyAsked) -> Cipher | None:
-        if asked.makes:
-            return await self._keyring.made(connection, asked.tenant_id, asked.session_id)
-        return (await self._keyring.reading(connection, asked.tenant_id, [asked.session_id]))[asked.session_id]
 
 
 async def _proven_hash(connection: Connection, asked: SessionKeyAsked, public_key: bytes) -> bytes:

@@ -3,6 +3,7 @@
 The thief has its settings, its role in the database, its registered key pair, and every ticket that it ever saw.
 """
 
+import asyncio
 import secrets
 from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping
@@ -28,6 +29,8 @@ from flotilla.encryption import (
     ERASED,
     Cipher,
     DataKey,
+    KeyFile,
+    Keyring,
     is_readable,
     opened_columns,
     opened_key,
@@ -36,13 +39,15 @@ from flotilla.encryption import (
     with_proof,
 )
 from flotilla.encryption.tables import INTERACTIONS
-from flotilla.postgres import Pool, TaskProof, acting_for_task, tenant_transaction, writing_cipher
+from flotilla.postgres import Pool, TaskProof, acting_for_task, open_pool, tenant_transaction, writing_cipher
 from flotilla.runtime import http_server
 from tests.support.agents import delegate, open_session, task
 from tests.support.postgres import Database
-from tests.support.session_keys import AgentProcess, agent_process, issuing
+from tests.support.session_keys import AgentProcess, agent_process, issuing, serving
+from tests.support.waiting import eventually
 
 SAID = "the words of a person"
+TOO_MANY = "too many processes ask for keys of sessions at once"
 MINE, HERS, THEIRS = ("default", "mine"), ("default", "hers"), ("acme", "theirs")
 
 
@@ -156,14 +161,16 @@ async def test_a_task_that_is_over_opens_nothing(house: House, state: str) -> No
 
 
 async def test_a_destroyed_key_is_issued_no_more(house: House, database: Database) -> None:
-    assert await house.read(MINE, proof(house.held)) == SAID
+    mine = proof(house.held)
+    assert await house.read(MINE, mine) == SAID
     owner = await asyncpg.connect(database.superuser_dsn)
     try:
         await owner.execute("UPDATE flotilla.person_keys SET wrapped_key = NULL, erased_at = now()")
     finally:
         await owner.close()
+    assert await house.read(MINE, mine) == ERASED, "by a worker that has just issued it"
     async with issuing(house.pool, house.key_file) as fresh, agent_process(house.pool, fresh) as process:
-        assert await house.read(MINE, proof(house.held), process) == ERASED
+        assert await house.read(MINE, mine, process) == ERASED
 
 
 async def test_a_process_that_is_gone_for_an_hour_gets_no_key(house: House) -> None:
@@ -182,6 +189,7 @@ async def test_the_database_shows_an_agent_no_key_in_clear_and_lets_it_ask_in_no
                 "SELECT * FROM flotilla.session_keys",
                 "SELECT * FROM flotilla.session_key_asker('default', 't9', 1, 'hers', '')",
                 "UPDATE flotilla_ops.agents SET name = 'research'",
+                "SELECT flotilla.add_keys('default', 'mine', 'k', 'r', '1', '2', '3')",
             ):
                 with pytest.raises(asyncpg.InsufficientPrivilegeError):
                     async with connection.transaction():
@@ -258,6 +266,41 @@ async def test_odd_requests_are_refused_and_the_worker_goes_on(house: House, bod
             )
             assert answer.status_code in {400, 403}, answer.text
     assert await house.read(MINE, proof(house.held)) == SAID
+
+
+async def test_a_flood_of_requests_leaves_the_worker_its_connections(house: House, database: Database) -> None:
+    keys = Keyring(KeyFile(house.key_file), writes=True)
+    owner = await asyncpg.connect(database.superuser_dsn)
+    dsn = database.dsn("flotilla_worker")
+    try:
+        async with (
+            owner.transaction(),
+            open_pool(dsn, application="worker", keyring=keys) as worker,
+            serving(worker, keys) as url,
+            httpx.AsyncClient(base_url=url) as client,
+            asyncio.TaskGroup() as group,
+        ):
+            await owner.execute("LOCK TABLE flotilla_ops.agents")
+            flood = [group.create_task(_asks(client, asked(house, house.held, MINE))) for _ in range(30)]
+            await eventually(lambda: _waiting(owner))
+            async with asyncio.timeout(2):
+                assert await worker.fetchval("SELECT 1") == 1
+            refused = await next(asyncio.as_completed(flood))
+            assert (refused.status_code, refused.json()["reason"]) == (503, TOO_MANY)
+            await owner.execute("ROLLBACK AND CHAIN")
+    finally:
+        await owner.close()
+    assert {each.result().status_code for each in flood} == {200, 503}
+
+
+async def _asks(client: httpx.AsyncClient, wanted: SessionKeyAsked) -> httpx.Response:
+    return await client.post(SESSION_KEYS_PATH, content=to_json(wanted), timeout=30)
+
+
+async def _waiting(owner: asyncpg.Connection) -> bool:
+    """Whether as many requests as may wait for the table."""
+    found = await owner.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    return bool(found >= 5)
 
 
 def test_an_agents_settings_name_no_root_key() -> None:

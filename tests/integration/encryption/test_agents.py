@@ -103,8 +103,12 @@ async def test_an_agent_has_the_key_of_its_tasks_session_and_of_those_that_it_wa
     assert [name for name, cipher in found.items() if cipher is not None] == ["root", "parent"]
 
 
-async def test_an_agent_of_the_former_version_goes_on_with_its_key_file(sealing: Pool, key_file: Path) -> None:
+async def test_an_agent_of_the_former_version_goes_on_with_its_key_file(
+    sealing: Pool, keyring: Keyring, key_file: Path
+) -> None:
     await open_session(sealing)
+    async with tenant_transaction(sealing, "default") as connection:
+        await keyring.writing(connection, "default", SESSION)
     await open_session(sealing, "other")
     await delegate(sealing, held := task())
     former = Keyring(KeyFile(key_file), writes=True)

@@ -143,6 +143,15 @@ class Keyring(SessionKeyring):
         super().__init__(writes=writes, clock=clock)
         self._roots = roots
 
+    async def looked_up(self, connection: Statements, tenant_id: str, session_id: str, *, makes: bool) -> Cipher | None:
+        """The session's cipher as the database has it now, for a process that remembers it for 50 s from now; made, if
+        it is asked for and there is none. None for a session without one. Raises as `writing`."""
+        if makes:
+            found = await self._find_or_make(connection, tenant_id, session_id)
+        else:
+            found = (await self._find(connection, tenant_id, [session_id])).get(session_id)
+        return None if found is None else self._noted((tenant_id, session_id), found)
+
     async def _find(self, connection: Statements, tenant_id: str, session_ids: Sequence[str]) -> Mapping[str, FoundKey]:
         rows = {row["session_id"]: row for row in await connection.fetch(_KEYS, tenant_id, session_ids)}
         found = {name: await self._unwrapped(tenant_id, name, row) for name, row in rows.items()}
