@@ -1,7 +1,8 @@
 """What a transit engine, or something in its place, may answer: what is no key never becomes one."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -35,6 +36,18 @@ async def answering(
     async with http_server(app, "127.0.0.1", 0, grace_s=1).serving() as port:
         url = f"http://127.0.0.1:{port}"
         yield VaultTransit(url, "flotilla", token_file=tmp_path / "token"), seen
+
+
+Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def raw(tmp_path: Path, answer: Answer) -> AsyncIterator[VaultTransit]:
+    """A provider whose server speaks no HTTP but what `answer` writes."""
+    (tmp_path / "token").write_text("t1", encoding="utf-8")
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        yield VaultTransit(f"http://127.0.0.1:{port}", "flotilla", token_file=tmp_path / "token")
 
 
 @pytest.mark.parametrize(
@@ -84,6 +97,56 @@ async def test_the_token_goes_to_no_other_server(tmp_path: Path, status: int) ->
             with pytest.raises(RetryLater, match=str(status)):
                 await roots.wrap(bytes(32), CONTEXT)
         assert seen == []
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\n{", b"HTTP/1.1 503 No\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{",
+     b"HTTP/1.1 404 No\r\ntransfer-encoding: chunked\r\n\r\nnone\r\n", b"HTTP/1.1 x\r\n\r\n", b"\xff\r\n", b""],
+)  # fmt: skip
+async def test_an_answer_that_breaks_off_is_asked_for_again(tmp_path: Path, said: bytes) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(said)
+        writer.close()
+
+    async with raw(tmp_path, answer) as roots:
+        with pytest.raises(RetryLater):
+            await roots.wrap(bytes(32), CONTEXT)
+
+
+async def test_an_answer_that_trickles_in_is_waited_for_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flotilla.encryption.http.TIMEOUT_S", 0.2)
+    refused = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\n")
+        while not refused.is_set():
+            writer.write(b" ")
+            await asyncio.sleep(0.05)
+        writer.close()
+
+    async with raw(tmp_path, answer) as roots, asyncio.timeout(10):
+        with pytest.raises(RetryLater, match=r"0\.2 s"):
+            await roots.wrap(bytes(32), CONTEXT)
+        refused.set()
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["", "hvs.first\nhvs.second", "hvs.secret\x00", "hvs.schl\u00fcssel"],
+    ids=["none", "two", "control", "no ASCII"],
+)
+async def test_a_file_that_holds_no_token_is_named_and_not_shown(tmp_path: Path, token: str) -> None:
+    async with answering(tmp_path, 200, b"{}") as (roots, seen):
+        (tmp_path / "token").write_text(token, encoding="utf-8")
+        with pytest.raises(RetryLater, match="FLOTILLA_ENCRYPTION_VAULT_TOKEN_FILE") as refusal:
+            await roots.wrap(bytes(32), CONTEXT)
+    assert "hvs" not in str(refusal.value)
+    assert seen == []
 
 
 @pytest.mark.parametrize(

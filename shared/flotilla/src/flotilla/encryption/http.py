@@ -5,6 +5,7 @@ import ssl
 from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import (
     HTTPDefaultErrorHandler,
@@ -18,6 +19,7 @@ from urllib.request import (
 from flotilla.contracts.errors import ConfigurationError
 
 TIMEOUT_S = 5.0
+"""From the request to the last byte of its answer, however slowly that arrives."""
 MOST_BYTES = 64_000
 """Of an answer; what is behind them is not read."""
 
@@ -39,17 +41,25 @@ class JsonPoster:
         request = Request(  # noqa: S310 - http or https, say the settings
             self._url + path, body, {"content-type": "application/json", **(headers or {})}, method="POST"
         )
-        return await asyncio.to_thread(self._post, request)
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                return await asyncio.to_thread(self._post, request)
+        except TimeoutError:
+            return 0, f"no whole answer within {TIMEOUT_S:g} s".encode()
 
     def _post(self, request: Request) -> tuple[int, bytes]:
         try:
-            with self._opener.open(request, timeout=TIMEOUT_S) as answer:
+            with self._open(request) as answer:
                 return answer.status, answer.read(MOST_BYTES)
-        except HTTPError as refusal:
-            with refusal:
-                return refusal.code, refusal.read(MOST_BYTES)
         except (OSError, HTTPException) as error:
             return 0, f"{type(error).__name__}: {error}".encode()
+
+    def _open(self, request: Request) -> Any:
+        """The answer, a refusal, too."""
+        try:
+            return self._opener.open(request, timeout=TIMEOUT_S)
+        except HTTPError as refusal:
+            return refusal
 
 
 def _opener(ca_file: Path | None) -> OpenerDirector:

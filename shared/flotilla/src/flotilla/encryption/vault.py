@@ -20,9 +20,10 @@ from flotilla.encryption.cipher import KEY_BYTES
 from flotilla.encryption.http import JsonPoster
 
 _FORGET_S = 50.0
-"""Of a tenant's key: what Vault takes away is gone from each process within a minute."""
+"""Of a tenant's key. Keys of sessions that it opened are remembered as long again."""
 _MOST_KEYS = 1_000
 _PREFIX = "vault:"
+_TOKEN = re.compile(r"[!-~]+")
 # The database says it, and it becomes a path.
 _ID = re.compile(r"vault:([A-Za-z0-9_-][A-Za-z0-9._-]*/)+[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
@@ -123,6 +124,8 @@ class VaultTransit:
             token = file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise RetryLater(f"FLOTILLA_ENCRYPTION_VAULT_TOKEN_FILE={file} can't be read: {error}") from error
+        if _TOKEN.fullmatch(token) is None:
+            raise RetryLater(f"FLOTILLA_ENCRYPTION_VAULT_TOKEN_FILE={file} must hold one token, and nothing else")
         headers = {"x-vault-token": token, "x-vault-request": "true"}
         return headers if self._namespace is None else {**headers, "x-vault-namespace": self._namespace}
 

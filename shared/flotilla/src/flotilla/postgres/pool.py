@@ -75,7 +75,8 @@ def retry_later_if_unavailable(subject: str = "") -> Iterator[None]:
 _CHECK_S = 4.0
 """Less than a readiness check may take, so that the reason is reported."""
 IDLE_IN_TRANSACTION_S = 30
-"""Far longer than any transaction here waits between two statements: none calls the network or a model."""
+"""Longer than any transaction here waits between two statements: none calls a model, or the network for anything but a
+key of a session, which an agent waits 28 s for."""
 
 _SET = "SELECT set_config(s.name, s.value, true) FROM unnest($1::text[], $2::text[]) AS s (name, value)"
 _STATE = """
