@@ -115,6 +115,7 @@ def read_candidate(record: KafkaRecord) -> EventCandidate:
     body = record.value
     try:
         envelope = _envelope.decode(body)
+        body.decode()  # `data` is only skipped
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Undecodable(f"not a session event: {error}") from error
     _check(envelope, record.key)

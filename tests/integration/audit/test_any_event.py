@@ -69,3 +69,15 @@ async def test_data_that_is_no_object_stops_no_projection(
     assert [row["body"] for row in rows] == bodies
     verdict = await Verifier(pool, "default", load_public_keys(tmp_path / "audit.pub")).verify("s1")
     assert verdict.ok, verdict.problems
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"\xed\xa0\x80", b"\x00"], ids=["byte", "surrogate", "NUL"])
+async def test_a_record_that_is_no_text_is_parked(
+    pool: Pool, audit_pool: Pool, projected: Projected, content: bytes
+) -> None:
+    await AgentEventStore(pool).ensure_session("s1", "ada")
+    odd = encode_event(event_at("s1", 1, "odd")).replace(b"odd", content)
+    outcome = await project_directly(audit_pool, records_of([("default", "s1", odd)]))
+    assert outcome.undecodable == 1
+    [parked] = await projected.fetch("SELECT reason, body FROM audit.parked_events")
+    assert (parked["reason"], parked["body"]) == ("undecodable", odd)
