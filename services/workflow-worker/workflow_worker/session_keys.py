@@ -80,7 +80,7 @@ class SessionKeyIssuer:
 async def _proven_hash(connection: Connection, asked: SessionKeyAsked, public_key: bytes) -> bytes:
     row = await connection.fetchrow(_ASKER, asked.tenant_id, asked.task_id, asked.attempt, asked.session_id, public_key)
     if row is None:
-        raise Forbidden("this process holds no open task of this session")
+        raise Forbidden("this process holds no open task of this session, or is not registered with its agent's role")
     check_proof(asked, row["secret_hash"])
     secret_hash: bytes = row["secret_hash"]
     return secret_hash

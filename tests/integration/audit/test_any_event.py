@@ -72,7 +72,7 @@ async def test_data_that_is_no_object_stops_no_projection(
 
 
 @pytest.mark.parametrize("content", [b"\xff", b"\xed\xa0\x80", b"\x00"], ids=["byte", "surrogate", "NUL"])
-async def test_a_record_that_is_no_text_is_parked(
+async def test_a_record_that_is_not_text_is_parked(
     pool: Pool, audit_pool: Pool, projected: Projected, content: bytes
 ) -> None:
     await AgentEventStore(pool).ensure_session("s1", "ada")

@@ -51,7 +51,8 @@ class IssuedKeyring(SessionKeyring):
         found = await self._asked(tenant_id, session_id, makes=True)
         if found is None:  # nothing may be recorded in clear instead
             raise KeyRefused(
-                f"no worker gives this process the key of session {session_id}: it holds no open task of it"
+                f"this process does not get the key of session {session_id}: it holds no open task of it, or is not "
+                "registered with the role of the task's agent"
             )
         return found
 
