@@ -34,7 +34,7 @@ class MisdirectedRequest(HttpProblem):
 
 
 class ForeignPage(Forbidden):
-    """A browser sends it for a page of somebody else."""
+    """A browser sends it for a page of another site."""
 
     code = "cross_site"
 

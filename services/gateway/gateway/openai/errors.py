@@ -37,7 +37,7 @@ class ModelNotFound(NotFound):
 
 
 class PreviousResponseNotFound(NotFound):
-    """There is no response to be continued, or it is somebody else's."""
+    """There is no response to be continued, or it is another person's."""
 
     code = "previous_response_not_found"
 

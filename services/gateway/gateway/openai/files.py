@@ -155,7 +155,7 @@ async def attach(services: GatewayServices, caller: Principal, session_id: str, 
     """Attach files to a session, which is opened where it is new. One that is attached already stays as it is.
 
     Raises:
-        NotFound: one of them is not there, or the session is somebody else's.
+        NotFound: one of them is not there, or the session is another person's.
         Forbidden: the caller may only read the session.
         Invalid: a file can't be read, or there are too many.
     """

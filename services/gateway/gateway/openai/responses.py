@@ -157,8 +157,8 @@ class _MessageEvents:
     def error(self, error: Exception) -> Json:
         """Return what ends a stream whose run continues, or can't be shown."""
         body = openai_error_body(problem_from_error(error))["error"]
-        told = {name: body[name] for name in ("code", "message", "param")}
-        return {"type": "error", "sequence_number": self.number, **told}
+        details = {name: body[name] for name in ("code", "message", "param")}
+        return {"type": "error", "sequence_number": self.number, **details}
 
     def texts(self, pieces: list[str]) -> Iterator[Json]:
         """Yield a delta per piece, and the message's beginning before the first."""
