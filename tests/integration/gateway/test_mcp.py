@@ -232,6 +232,8 @@ async def test_prompts_quote_what_their_caller_may_read(gateway: RunningGateway)
         ):
             with pytest.raises(MCPError):
                 await mcp.get_prompt(name, arguments)
+        with pytest.raises(MCPError, match="at most 8000 characters"):
+            await mcp.get_prompt("answer_from_documents", {"question": "q" * 8001})
     async with connected(gateway, "bob") as mcp:
         asked, events = (await mcp.get_prompt("review_session", {"session_id": "his"})).messages
         assert json.loads(events.content.resource.text)["events"] == []  # type: ignore[union-attr]

@@ -11,7 +11,7 @@ from gateway.auth.principal import OPERATORS
 from gateway.guard import allow, guarded_router
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, read_time_cursor, time_cursor
 from gateway.routes.documented import documented_errors
-from gateway.schemas.common import ResourceId, Text
+from gateway.schemas.common import STORABLE, ResourceId
 from gateway.schemas.dead_letters import (
     DeadLetter,
     DeadLetterList,
@@ -23,7 +23,7 @@ from gateway.schemas.dead_letters import (
 from gateway.services import Caller, Wired
 
 router = guarded_router("dead letters")
-Stream = Annotated[Text, Query(min_length=1, max_length=200, description="Of this stream.")]
+Stream = Annotated[str, Query(min_length=1, max_length=200, description="Of this stream."), STORABLE]
 log = structlog.get_logger(__name__)
 
 
@@ -33,7 +33,7 @@ async def list_dead_letters(
     *,
     services: Wired,
     caller: Caller,
-    stream: Annotated[Text | None, Query(max_length=200, description="Only of this stream.")] = None,
+    stream: Annotated[str | None, Query(max_length=200, description="Only of this stream."), STORABLE] = None,
     closed_too: Annotated[bool, Query(description="Also those that were redriven or discarded.")] = False,
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,

@@ -24,7 +24,7 @@ from gateway.names import SOURCE
 from gateway.paging import Cursor, Limit, make_cursor, read_cursor
 from gateway.routes.documented import documented_errors
 from gateway.schemas.access import MAX_LISTED, PartyName
-from gateway.schemas.common import ID_PATTERN, ResourceId, SessionId, Text
+from gateway.schemas.common import ID_PATTERN, STORABLE, ResourceId, SessionId, Text
 from gateway.schemas.documents import (
     AddedDocument,
     Document,
@@ -58,7 +58,7 @@ def _plain(media_type: str) -> str:
 _File: TypeAlias = Annotated[
     UploadFile, File(description="Markdown, HTML, text, CSV, PDF, Word, PowerPoint, Excel or mail (EML).")
 ]
-_Title: TypeAlias = Annotated[Text, Form(max_length=500, description="By default the document's own.")]
+_Title: TypeAlias = Annotated[str, Form(max_length=500, description="By default the document's own."), STORABLE]
 _Readers: TypeAlias = Annotated[
     Sequence[Text], Form(max_length=MAX_LISTED, description="`group:finance`, `user:alice`; the caller is one, too.")
 ]
@@ -82,7 +82,9 @@ async def add_document(
     caller: Caller,
     response: Response,
     file: _File,
-    uri: Annotated[Text | None, Form(max_length=1000, description="Its identity; by default the file's name.")] = None,
+    uri: Annotated[
+        str | None, Form(max_length=1000, description="Its identity; by default the file's name."), STORABLE
+    ] = None,
     title: _Title = "",
     media_type: _MediaType = "",
     readers: _Readers = (),
@@ -201,7 +203,7 @@ async def list_documents(
     *,
     services: Wired,
     caller: Caller,
-    prefix: Annotated[Text, Query(max_length=1000, description="Only those whose uri begins like this.")] = "",
+    prefix: Annotated[str, Query(max_length=1000, description="Only those whose uri begins like this."), STORABLE] = "",
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
 ) -> DocumentList:
@@ -221,7 +223,7 @@ def _next(documents: list[StoredDocument], limit: int) -> str | None:
 async def search_documents(
     services: Wired,
     caller: Caller,
-    q: Annotated[Text, Query(min_length=1, max_length=MAX_QUERY_CHARACTERS, description="What to look for.")],
+    q: Annotated[str, Query(min_length=1, max_length=MAX_QUERY_CHARACTERS, description="What to look for."), STORABLE],
     k: Annotated[int, Query(ge=1, le=50, description="How many passages.")] = 5,
     session_id: Annotated[str | None, Query(pattern=ID_PATTERN, description="Search its attachments, too.")] = None,
 ) -> FoundPassages:

@@ -17,7 +17,7 @@ from gateway.pipelines import records, starting
 from gateway.pipelines.following import TaskEventStream, read_last_event_id
 from gateway.routes.documented import documented_errors
 from gateway.runs.waiting import wait_for_finished_task
-from gateway.schemas.common import ID_PATTERN, LastEventId, ResourceId, Text, WaitS
+from gateway.schemas.common import ID_PATTERN, STORABLE, LastEventId, ResourceId, WaitS
 from gateway.schemas.pipelines import PipelineStatus, Task, TaskAccepted, TaskBody, TaskCancelAccepted, TaskList
 from gateway.services import Caller, GatewayServices, Wired
 
@@ -44,7 +44,7 @@ async def list_tasks(
     services: Wired,
     caller: Caller,
     session_id: Annotated[str | None, Query(pattern=ID_PATTERN, description="Only of this session.")] = None,
-    user_id: Annotated[Text | None, Query(max_length=256, description="Only of this person.")] = None,
+    user_id: Annotated[str | None, Query(max_length=256, description="Only of this person."), STORABLE] = None,
     agent: Annotated[str | None, Query(pattern=ID_PATTERN, description="Only with this agent among the steps.")] = None,
     status: Annotated[PipelineStatus | None, Query(description="Only these.")] = None,
     created_after: Annotated[AwareDatetime | None, Query(description="Not before this moment.")] = None,

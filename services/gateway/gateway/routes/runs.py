@@ -25,7 +25,7 @@ from gateway.runs.events import read_stream_position, stream_run_events
 from gateway.runs.notices import list_notices
 from gateway.runs.steps import list_steps
 from gateway.runs.waiting import wait_for_finished_run
-from gateway.schemas.common import ID_PATTERN, LastEventId, RunId, SessionId, Text, WaitS
+from gateway.schemas.common import ID_PATTERN, STORABLE, LastEventId, RunId, SessionId, WaitS
 from gateway.schemas.runs import (
     CancelAccepted,
     EventName,
@@ -102,7 +102,7 @@ async def list_runs(
     request: Request,
     session_id: Annotated[str | None, Query(pattern=ID_PATTERN, description="Only of this session.")] = None,
     status: Annotated[RunStatus | None, Query(description="Only these.")] = None,
-    user_id: Annotated[Text | None, Query(max_length=256, description="Only of this person.")] = None,
+    user_id: Annotated[str | None, Query(max_length=256, description="Only of this person."), STORABLE] = None,
     workflow: Annotated[str | None, Query(pattern=ID_PATTERN, description="Only of this; `rag`: questions.")] = None,
     schedule_id: Annotated[str | None, Query(pattern=ID_PATTERN, description="Only of this schedule.")] = None,
     parent_run_id: Annotated[str | None, Query(pattern=ID_PATTERN, description="Only those that it started.")] = None,

@@ -22,7 +22,7 @@ from gateway.guard import allow, guarded_router
 from gateway.idempotency import IdempotencyClaim, IdempotencyKey
 from gateway.paging import DEFAULT_LIMIT, Cursor, Limit, next_time_cursor, read_time_cursor
 from gateway.routes.documented import documented_errors
-from gateway.schemas.common import MAX_SEQ, SessionId, Text
+from gateway.schemas.common import MAX_SEQ, STORABLE, SessionId
 from gateway.schemas.sessions import (
     AppendBody,
     Appended,
@@ -112,7 +112,7 @@ async def create_session(services: Wired, caller: Caller, body: SessionRequest, 
 async def list_sessions(
     services: Wired,
     caller: Caller,
-    q: Annotated[Text | None, Query(max_length=128, description="Only those whose id holds this.")] = None,
+    q: Annotated[str | None, Query(max_length=128, description="Only those whose id holds this."), STORABLE] = None,
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
 ) -> SessionList:

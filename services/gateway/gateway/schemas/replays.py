@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from gateway.schemas.common import MAX_WAIT_S, WRITTEN, Id, RequestBody, Text
+from gateway.schemas.common import MAX_WAIT_S, STORABLE, WRITTEN, Id, RequestBody
 
 MAX_PROMPT_CHARACTERS = 32_000
 _MODEL = StringConstraints(max_length=200)
@@ -18,7 +18,7 @@ class ReplayRequest(RequestBody):
         json_schema_extra={"examples": [{"model": "gpt-5-mini"}, {"agents": {"write": "write-next"}, "index": "live"}]}
     )
 
-    model: Annotated[Text, _MODEL] = ""
+    model: Annotated[str, _MODEL, STORABLE] = ""
     """One of `FLOTILLA_LLM_REPLAY_MODELS` of the agents; empty: the model that they use today."""
     prompts: dict[Id, Annotated[str, _PROMPT, WRITTEN]] = Field(default_factory=dict, max_length=16)
     """By agent: instead of the prompt in its code."""

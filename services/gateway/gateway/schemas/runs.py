@@ -17,7 +17,6 @@ from gateway.schemas.common import (
     Id,
     JsonBody,
     RequestBody,
-    Text,
     limit_json_size,
 )
 
@@ -26,7 +25,9 @@ MAX_INPUT_BYTES = 200_000
 MAX_METADATA = 20
 _NAMED = StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
 _VALUE = StringConstraints(max_length=256)
-Metadata: TypeAlias = Annotated[dict[Annotated[str, _NAMED], Annotated[Text, _VALUE]], Field(max_length=MAX_METADATA)]
+Metadata: TypeAlias = Annotated[
+    dict[Annotated[str, _NAMED], Annotated[str, _VALUE, STORABLE]], Field(max_length=MAX_METADATA)
+]
 _RUN: dict[str, JsonValue] = {
     "run_id": "0197f1a2-7c51-7d06-a3f0-1c3b5e8f9a01",
     "session_id": "handbook",
