@@ -16,7 +16,7 @@ from audit_consumer.projection_rows import INSERT_CAREFULLY, LOCK_OFFSET, Sessio
 from audit_consumer.records import read_candidate
 from audit_consumer.snapshotting import write_due_snapshots
 from flotilla.audit.proof import genesis_hash, link
-from flotilla.contracts.errors import Refused, RetryLater
+from flotilla.contracts.errors import Refused, RetryLater, Undecodable
 from flotilla.contracts.json_types import JsonObject
 from flotilla.kafka.lanes import lane_of
 from flotilla.postgres import Connection, Pool
@@ -119,22 +119,33 @@ async def restore_session(pool: Pool, session: SessionKey) -> JsonObject:
     """Put the events that were handed in back into their places.
 
     Raises:
-        Refused: they are not those that left, or not all of them; nothing was changed.
+        Refused, Undecodable: they are not those that left, or not all of them. They are deleted; nothing else was
+            changed.
     """
+    try:
+        upto = await _restored(pool, session)
+    except (Refused, Undecodable):
+        await pool.execute(_DELETE_RETURNED, *session, timeout=_STATEMENT_S)
+        raise
+    await write_due_snapshots(pool, [session])
+    log.info("session_restored", tenant=session[0], session_id=session[1], seq=upto)
+    return {"restored": upto}
+
+
+async def _restored(pool: Pool, session: SessionKey) -> int:
+    """Put them back in one transaction, and return up to where."""
     async with pool.acquire() as connection, connection.transaction():
         await connection.execute(f"SET LOCAL statement_timeout = '{_STATEMENT_S}s'")
         await connection.fetchval(LOCK_OFFSET, lane_of(*session))
         head = await connection.fetchrow(_HEAD, *session)
-        upto = head["archived_seq"] if head else 0
+        upto: int = head["archived_seq"] if head else 0
         if head is not None and upto:
             await _put_back(connection, session, head)
             await connection.execute(_DELETE_SNAPSHOTS, *session, timeout=_STATEMENT_S)
             await connection.execute(_COME_BACK, *session)
             await connection.execute(_NOTE_RESTORED, *session, upto)
         await connection.execute(_DELETE_RETURNED, *session, timeout=_STATEMENT_S)
-    await write_due_snapshots(pool, [session])
-    log.info("session_restored", tenant=session[0], session_id=session[1], seq=upto)
-    return {"restored": upto}
+    return upto
 
 
 async def _put_back(connection: Connection, session: SessionKey, head: asyncpg.Record) -> None:

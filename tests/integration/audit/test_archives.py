@@ -26,7 +26,7 @@ from flotilla.audit.parked_history import explain_parked
 from flotilla.audit.verify import Verdict, Verifier
 from flotilla.audit.verify_export import main as verify_main
 from flotilla.audit.verify_export import verify_export
-from flotilla.contracts.errors import Conflict, NotFound, Refused, SessionArchived
+from flotilla.contracts.errors import Conflict, NotFound, Refused, SessionArchived, Undecodable
 from flotilla.eventstore.sessions import ensure_session
 from flotilla.kafka.lanes import lane_of
 from flotilla.postgres import Pool, Viewer, acting_as, tenant_transaction
@@ -251,7 +251,7 @@ async def test_a_head_that_was_changed_after_the_archive_is_found(recorder: Reco
     assert (problem.session_id, problem.kind) == ("s2", "rewritten")
 
 
-@pytest.mark.parametrize("changed", ["altered", "left out", "cut", "moved"])
+@pytest.mark.parametrize("changed", ["altered", "left out", "cut", "moved", "no event"])
 async def test_only_what_left_comes_back(recorder: Recorder, projected: Projected, changed: str) -> None:
     await two_sessions(recorder)
     file = await archived(recorder, "s1", "s2")
@@ -262,11 +262,17 @@ async def test_only_what_left_comes_back(recorder: Recorder, projected: Projecte
         "moved": file.replace(b'"session":"s2","seq":2', b'"session":"s2","seq":9')
         .replace(b'"session":"s2","seq":3', b'"session":"s2","seq":2')
         .replace(b'"session":"s2","seq":9', b'"session":"s2","seq":3'),
+        "no event": b"".join(
+            line.replace(b'"body":"{', b'"body":"x{') if b'"session":"s2","seq":2' in line else line
+            for line in file.splitlines(keepends=True)
+        ),
     }[changed]
+    assert altered != file
     await handed_in(recorder, altered, "s2")
-    with pytest.raises(Refused):
+    with pytest.raises((Refused, Undecodable)):
         await restore_session(recorder.audit_pool, (TENANT, "s2"))
     assert await projected.fetch(ROWS, "s2") == []
+    assert await projected.fetch("SELECT FROM audit.returned_events") == []
     await handed_in(recorder, file, "s2")
     assert await restore_session(recorder.audit_pool, (TENANT, "s2")) == {"restored": 3}
 
