@@ -33,6 +33,13 @@ SELECT 'acme', 'refund-1', session_id, 'action-refund-1', run_id, 'refund', 'd',
     'olga', '{"required": true, "risk_level": "low", "reasons": [], "policy_version": "1"}', '1', 1, now()
 FROM flotilla.runs
 """
+REGISTER_BROKEN = [
+    REGISTER.replace("research", f"broken-{number}").replace("'{}', '{}'", f"'{schema}', '{schema}'")
+    for number, schema in enumerate(
+        ("[]", "null", "5", '{"required": 5}', '{"required": [["query"]]}', '{"required": null, "properties": []}')
+    )
+]
+"""Agents whose schemas are none."""
 SCHEMA_OF_QUAY = {"type": "object", "properties": {"quay": {"type": "string"}}, "required": ["quay"]}
 
 
@@ -83,6 +90,21 @@ async def test_workflows_and_agents_are_models(gateway: RunningGateway, client: 
     row = await end(gateway, {"passages": []})
     assert (json.loads(row["request"])["steps"], row["query"]) == (["research"], "harbours")
     assert (await asking).choices[0].message.content == '{"passages":[]}'
+
+
+async def test_an_agent_whose_schema_is_none_breaks_no_list(gateway: RunningGateway, client: AsyncOpenAI) -> None:
+    await gateway.as_superuser(REGISTER, *REGISTER_BROKEN)
+    assert "flotilla/agent/research" in [model.id async for model in client.models.list()]
+    http = gateway.client(client.api_key)
+    for path in (
+        "/v1/agents",
+        "/a2a/agents/research/.well-known/agent-card.json",
+        "/a2a/workflows/rag/extendedAgentCard",
+    ):
+        assert (await http.get(path, headers={"A2A-Version": "1.0"})).status_code == 200, path
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+    tools = await http.post("/mcp", json=message, headers={"Accept": "application/json, text/event-stream"})
+    assert "agent__research" in tools.text
 
 
 async def test_answer_of_a_workflow_is_what_it_returned_with_its_usage(

@@ -1,6 +1,5 @@
 """Agents: who is in the fleet, and which of their versions get tasks."""
 
-import json
 from itertools import groupby
 from operator import itemgetter
 
@@ -11,6 +10,7 @@ from gateway.auth.principal import ADMINS, EVERYONE
 from gateway.fleet import routes
 from gateway.guard import allow, guarded_router
 from gateway.routes.documented import documented_errors
+from gateway.runs.askable import registered_schema
 from gateway.schemas.agents import Agent, AgentInstance, AgentList, AgentRoute, RouteBody
 from gateway.schemas.common import ResourceId
 from gateway.services import Caller, Wired
@@ -72,7 +72,7 @@ def _agent(rows: list[asyncpg.Record]) -> Agent:
         instances=len(alive),
         in_flight=sum(row["in_flight"] for row in alive),
         last_seen=max(row["last_seen"] for row in rows),
-        input_schema=json.loads(newest["input_schema"]),
-        output_schema=json.loads(newest["output_schema"]),
+        input_schema=registered_schema(newest["input_schema"]),
+        output_schema=registered_schema(newest["output_schema"]),
         members=[AgentInstance.model_validate(dict(row)) for row in alive],
     )

@@ -1,6 +1,5 @@
 """What can be asked by name: workflows (`rag` answers questions) and single agents, with what they take."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -27,6 +26,14 @@ SELECT DISTINCT ON (name) name, version, input_schema, output_schema FROM flotil
 WHERE $1::text IS NULL OR name = $1 ORDER BY name, started_at DESC
 """
 _AGENT_NAMES = "SELECT DISTINCT name FROM flotilla_ops.agents ORDER BY name"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ObjectSchema:
+    """What is read of a schema here and by clients."""
+
+    properties: dict[str, dict[str, Any]] = field(default_factory=dict)
+    required: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +177,17 @@ def _askable(row: asyncpg.Record, kind: Kind, description: str) -> RunTarget:
         name=row["name"],
         description=description or row["name"],
         version=row["version"],
-        input_schema=json.loads(row["input_schema"]),
-        output_schema=json.loads(row["output_schema"]),
+        input_schema=registered_schema(row["input_schema"]),
+        output_schema=registered_schema(row["output_schema"]),
     )
+
+
+def registered_schema(stored: str) -> dict[str, Any]:
+    """Return a schema as it was registered, empty where it can't be one of an object: agents write their rows
+    themselves, and one of them must not break the lists of all."""
+    try:
+        schema: dict[str, Any] = from_json(stored, dict)
+        from_json(stored, _ObjectSchema)
+    except Undecodable:
+        return {}
+    return schema
