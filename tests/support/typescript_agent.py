@@ -1,10 +1,12 @@
 """The contract's agent in TypeScript, `agent/fleet/contract.mjs` of the npm packages, on its sidecar and servers."""
 
 import asyncio
+import fcntl
 import subprocess
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,20 @@ NAME = "contract"
 
 @cache
 def build() -> None:
-    """Compile the package."""
-    built = subprocess.run([PACKAGES / "npm", "build-agent"], capture_output=True, text=True, check=False, timeout=300)
-    assert built.returncode == 0, built.stdout + built.stderr
+    """Compile the package, once for all processes that need it."""
+    sources = [PACKAGES / "package-lock.json", *sorted((PACKAGES / "agent/src").rglob("*.ts"))]
+    digest = sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    (PACKAGES / "agent/dist").mkdir(exist_ok=True)
+    with (PACKAGES / "agent/dist/.built").open("a+") as built:
+        fcntl.flock(built, fcntl.LOCK_EX)
+        built.seek(0)
+        if built.read() == digest:
+            return
+        command = [str(PACKAGES / "npm"), "build-agent"]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        built.truncate(0)
+        built.write(digest)
 
 
 async def variables(pool: Pool, redis_url: str, **options: Any) -> dict[str, Any]:
