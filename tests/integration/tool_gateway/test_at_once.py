@@ -18,7 +18,7 @@ from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.mcp import CALLS_PATH, McpCallAtOnce
 from flotilla.contracts.requests import RAGRequest
 from flotilla.contracts.tasks import McpCallNeeded
-from flotilla.postgres import open_pool, tenant_transaction
+from flotilla.postgres import open_pool, suspended_tenants, tenant_transaction
 from flotilla.workflows.calls.delegation import SUSPENDED
 from tests.integration.tool_gateway.conftest import Desk
 from tests.integration.tool_gateway.test_agents import Clerk, output, question, worker
@@ -310,8 +310,10 @@ async def test_a_task_of_a_suspended_tenant_calls_nothing_unless_its_runs_are_to
 
 
 async def test_a_call_of_a_tenant_that_is_suspended_meanwhile_waits_until_it_is_resumed(
-    worker: RunningWorker, desk: Desk, clerk: Clerk, question: RAGRequest
+    worker: RunningWorker, desk: Desk, clerk: Clerk, question: RAGRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(suspended_tenants, "FRESH_S", 0.0)  # else the worker may not know of it for a second
+
     async def suspend() -> None:
         await rows(desk.pool, SUSPEND, "acme")
 
