@@ -210,7 +210,7 @@ async def test_policy_can_let_an_action_run_at_its_deadline(desk: Desk) -> None:
     handle = await submitted(desk, action="publish_answer", args={"run_id": "none"})
     state = await handle.result()
     assert (state.status, state.approval_status) == ("failed", "approved")
-    assert state.error == "NotFound: no run none"
+    assert state.error == "NotFound: no run none: GET /v1/runs lists those that you may see"
     assert "action_approved" in await desk.changes(handle)
 
 

@@ -80,7 +80,7 @@ SERVICES = {
         restarting=frozenset(
             {
                 *("bridge", "former replies", "redrives", "leader", "policy", "policy record", "workflow catalog"),
-                *(f"leader duty {number}" for number in range(1, 12)),
+                *(f"leader duty {number}" for number in range(1, 13)),
             }
         ),
         fatal=frozenset({"temporal worker"}),

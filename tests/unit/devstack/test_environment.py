@@ -25,8 +25,9 @@ def test_services_listen_on_loopback_with_the_ports_they_are_given() -> None:
     gateway = service_environment("gateway", {"http": 8080, "metrics": 20_001})
     assert gateway["FLOTILLA_HTTP_HOST"] == gateway["FLOTILLA_METRICS_HOST"] == "127.0.0.1"
     assert (gateway["FLOTILLA_HTTP_PORT"], gateway["FLOTILLA_METRICS_PORT"]) == ("8080", "20001")
-    worker = service_environment("workflow-worker", {"metrics": 20_002, "temporal_metrics": 20_003})
+    worker = service_environment("workflow-worker", {"metrics": 20_002, "temporal_metrics": 20_003, "keys": 20_004})
     assert (worker["FLOTILLA_METRICS_PORT"], worker["FLOTILLA_TEMPORAL_METRICS_PORT"]) == ("20002", "20003")
+    assert (worker["FLOTILLA_HTTP_HOST"], worker["FLOTILLA_HTTP_PORT"]) == ("127.0.0.1", "20004")
 
 
 def test_caller_chooses_the_log_level(monkeypatch: pytest.MonkeyPatch) -> None:
