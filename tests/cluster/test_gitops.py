@@ -86,8 +86,16 @@ def _apply(namespace: Namespace, manifests: str) -> None:
 
 
 def _differences(namespace: Namespace, manifests: str) -> str:
-    """What applying it would change; kubectl's words when it can't say."""
-    return namespace.kubectl("diff", "--server-side", MANAGER, "--filename", "-", stdin=manifests, check=False)
+    """What applying it would change, each time of three; kubectl's words when it can't say.
+
+    kubectl reads an object before and after: a controller that writes its status in between is a difference, too.
+    """
+    found = ""
+    for _ in range(3):
+        found = namespace.kubectl("diff", "--server-side", MANAGER, "--filename", "-", stdin=manifests, check=False)
+        if not found:
+            break
+    return found
 
 
 def _rendered(namespace: Namespace, values: str, tag: str) -> str:
