@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tests.integration.tool_gateway.conftest import configuration, desk, servers
+from tests.integration.tool_gateway.conftest import configuration, desk, further_settings, servers
 from tests.integration.tool_gateway.test_mcp_endpoint import House, house, wait_s
 
-__all__ = ["configuration", "desk", "house", "servers", "wait_s"]
+__all__ = ["configuration", "desk", "further_settings", "house", "servers", "wait_s"]
 CLIENT = Path(__file__).parent / "client.mjs"
 
 
