@@ -6,14 +6,13 @@ in one transaction, if its events are those that left: the chain over them ends 
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import asyncpg
 import structlog
 
 from audit_consumer.placement import SessionPlacement
 from audit_consumer.projection_rows import INSERT_CAREFULLY, LOCK_OFFSET, SessionKey, write_projected_events
-from audit_consumer.records import read_candidate
+from audit_consumer.records import StoredRecord, read_candidate
 from audit_consumer.snapshotting import write_due_snapshots
 from flotilla.audit.proof import genesis_hash, link
 from flotilla.contracts.errors import Refused, RetryLater, Undecodable
@@ -57,17 +56,6 @@ _NOTE_RESTORED = """
 UPDATE audit.archives SET restored_at = now() WHERE tenant_id = $1 AND session_id = $2 AND seq = $3
 """
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _ReturnedRecord:
-    """An event that comes back, shaped as the record it was."""
-
-    partition: int
-    offset: int
-    value: bytes
-    key: None = None
-    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 async def archive_sessions(pool: Pool, tenant_id: str, request_id: str) -> JsonObject:
@@ -157,7 +145,7 @@ async def _put_back(connection: Connection, session: SessionKey, head: asyncpg.R
         for row in rows:
             if row["seq"] != seq + 1:
                 raise Refused(f"event {seq + 1} of session {session[1]} was not handed in")
-            record = _ReturnedRecord(head["kafka_partition"], offsets[row["seq"] - head["first_seq"]], row["body"])
+            record = StoredRecord(head["kafka_partition"], offsets[row["seq"] - head["first_seq"]], row["body"])
             candidate = read_candidate(record)
             if (candidate.tenant_id, candidate.session_id, candidate.seq) != (*session, row["seq"]):
                 raise Refused(f"what was handed in as event {row['seq']} of session {session[1]} is another one")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from audit_consumer.placement import Head, KnownEvent, SessionPlacement
-from audit_consumer.records import EventCandidate, KafkaRecord, read_candidate, read_event_id
+from audit_consumer.records import EventCandidate, KafkaRecord, StoredRecord, read_candidate, read_event_id
 from flotilla.audit.event_copy import without_ciphertext
 from flotilla.contracts.errors import Conflict
 from flotilla.kafka.session_log import record_hash
@@ -119,17 +119,6 @@ class ParkedRecords:
     """Forbidden events that a person looked at: they keep their place in the chain, as evidence, and steer nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class _ParkedRecord:
-    """A parked event, shaped as the record it was."""
-
-    partition: int
-    offset: int
-    value: bytes
-    key: None = None
-    headers: tuple[tuple[str, bytes], ...] = ()
-
-
 NOTHING = ParkedRecords()
 """Of a session that has nothing parked."""
 
@@ -178,7 +167,7 @@ async def load_parked_records(
     waiting: dict[SessionKey, ParkedRecords] = defaultdict(ParkedRecords)
     for row in await connection.fetch(_PARKED, *_columns(keys, 2)):
         key = (row["tenant_id"], row["session_id"])
-        candidate = read_candidate(_ParkedRecord(row["kafka_partition"], row["kafka_offset"], row["body"]))
+        candidate = read_candidate(StoredRecord(row["kafka_partition"], row["kafka_offset"], row["body"]))
         if row["reason"] != "discarded":
             waiting[key].parked.append((candidate, row["reason"]))
             continue

@@ -37,6 +37,17 @@ class KafkaRecord(Protocol):
     def headers(self) -> Sequence[tuple[str, bytes]]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class StoredRecord:
+    """An event from the database, parked or handed in, shaped as the record that it was."""
+
+    partition: int
+    offset: int
+    value: bytes
+    key: None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
 class _Envelope(msgspec.Struct):
     id: UUID
     type: str
