@@ -56,7 +56,7 @@ $(VENV)/.installed: $(BIN)/uv locks/dev.txt $(addsuffix /pyproject.toml,$(MEMBER
 	@touch $@
 
 ##@ Check it
-.PHONY: lint types test typescript test-hostile test-packaging test-browser screenshots test-unit test-integration test-examples test-chaos test-topologies test-charts test-cluster bench
+.PHONY: lint types test typescript test-fleet test-hostile test-packaging test-browser screenshots test-unit test-integration test-examples test-chaos test-topologies test-charts test-cluster bench
 lint: setup ## Format, lint and import rules
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
@@ -77,8 +77,12 @@ ALONE = --last-failed --last-failed-no-failures none --timeout 300
 FULL ?=
 # More options for pytest, such as PYTEST_OPTIONS='-k reclaim'.
 PYTEST_OPTIONS ?=
-# In one run: the whole fleet and the outbox under a storm wait for servers of their own while others use the processors.
-TESTED = tests/unit tests/contract tests/integration tests/replay tests/chaos/outbox tests/e2e tests/ha/test_judge.py tests/ha/test_proxy.py -m 'not chaos'
+# The fleet and its servers as a whole: started, killed, cut off, backed up and restored. Most of the time goes into waiting.
+# One question to a whole fleet is in `test`, too.
+ONE_QUESTION = tests/e2e/test_one_question.py
+PARTS = $(wildcard tests/integration/*/test_outages.py) $(addprefix tests/integration/,backup cli devstack install)
+FLEET = tests/e2e tests/chaos/outbox $(PARTS) --ignore $(ONE_QUESTION) -m 'not chaos'
+TESTED = tests/unit tests/contract tests/integration tests/replay tests/ha/test_judge.py tests/ha/test_proxy.py $(ONE_QUESTION) $(PARTS:%=--ignore=%)
 
 test: setup try-console ## The tests that need no cluster and no browser, on real servers
 	@$(MAKE) --no-print-directory --jobs 2 test-console test-services
@@ -90,6 +94,9 @@ test-console: try-console
 
 test-services: setup
 	$(PYTEST) $(TESTED) --numprocesses $(WORKERS) || $(PYTEST) $(TESTED) $(ALONE)
+
+test-fleet: setup ## The whole fleet and its servers: killed, cut off, backed up, restored, installed; the CLI against them
+	$(PYTEST) $(FLEET) --numprocesses $(WORKERS) || $(PYTEST) $(FLEET) $(ALONE)
 
 test-hostile: setup ## Attacks: by agents, people, administrators and endpoints, on the same real servers
 	$(PYTEST) tests/hostile --numprocesses $(WORKERS) || $(PYTEST) tests/hostile $(ALONE)
