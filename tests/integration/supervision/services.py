@@ -1,7 +1,8 @@
 """Each service as its process runs it, inside the test's event loop, with long-lived tasks that can be ended."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,8 +27,11 @@ import workflow_worker.settings
 import writer_agent.main
 import writer_agent.settings
 from flotilla.agent import AgentSettings, run_agent
+from flotilla.agent.sidecar.service import serve_sidecar_workers
+from flotilla.agent.sidecar.settings import SidecarSettings
+from flotilla.audit.notes import WITNESS_KEY, NoteKey
 from flotilla.config import KafkaSettings, ServiceSettings
-from flotilla.config.signing import create_key_pair
+from flotilla.config.signing import create_key_pair, signer_with_new_key
 from flotilla.runtime import Runtime
 from flotilla.runtime.cancellation import cancel_all
 from flotilla.runtime.service import _serve
@@ -52,9 +56,29 @@ class Service:
     restarting: frozenset[str] = frozenset()
     fatal: frozenset[str] = frozenset()
     """Those whose end ends the process."""
+    further: Callable[[Path], Mapping[str, Any]] = lambda _folder: {}
+    """Settings without which some of its tasks are not there; what they name outside does not answer."""
 
 
+NOWHERE = "http://127.0.0.1:9"
 AGENT = frozenset({"bus", "bus of the version", "registration", "policy"})
+
+
+def _witnesses_and_stamps(_folder: Path) -> Mapping[str, Any]:
+    witness = NoteKey("witness.example.org", WITNESS_KEY, signer_with_new_key().public_key)
+    return {
+        "audit_log_origin": "flotilla.example.com/audit",
+        "audit_witnesses": f"{NOWHERE}#{witness.to_text()}",
+        "audit_stamp_url": NOWHERE,
+    }
+
+
+def _mcp_server(folder: Path) -> Mapping[str, Any]:
+    file = folder / "servers.json"
+    file.write_text(json.dumps({"mcpServers": {"desk": {"url": NOWHERE}}}), "utf-8")
+    return {"mcp_servers_file": file}
+
+
 SERVICES = {
     "gateway": Service(
         gateway.settings.Settings,
@@ -92,9 +116,20 @@ SERVICES = {
         writer_agent.settings.Settings, writer_agent.main.run, "flotilla_agent_write", restarting=AGENT
     ),
     "tool-gateway": Service(
-        tool_gateway.settings.Settings, tool_gateway.main.run, "flotilla_agent_mcp", restarting=AGENT
+        tool_gateway.settings.Settings,
+        tool_gateway.main.run,
+        "flotilla_agent_mcp",
+        restarting=AGENT | {"mcp desk"},
+        further=_mcp_server,
     ),
     "custom-agent": Service(AgentSettings, partial(run_agent, Adder().agent), "flotilla_agent_adder", restarting=AGENT),
+    "sidecar": Service(
+        SidecarSettings,
+        partial(serve_sidecar_workers, ["sleep", "600"]),
+        "flotilla_agent_adder",
+        restarting=frozenset({"workers", "policy", "program"}),
+        further=lambda _folder: {"agent_name": "adder"},
+    ),
     "outbox-relay": Service(
         outbox_relay.settings.Settings, outbox_relay.main.run, "flotilla_relay", fatal=frozenset({"relay"})
     ),
@@ -102,8 +137,9 @@ SERVICES = {
         audit_consumer.settings.Settings,
         audit_consumer.main.run,
         "flotilla_audit",
-        restarting=frozenset({"requests", "anchor", "watch"}),
+        restarting=frozenset({"requests", "anchor", "watch", "witnesses", "stamps"}),
         fatal=frozenset({"consumer"}),
+        further=_witnesses_and_stamps,
     ),
 }
 
@@ -198,6 +234,7 @@ class Ground:
                 "audit_signing_key_file": self.folder / "audit.pem",
                 "ticket_key_file": KEY_FILE,
                 "ticket_public_key_file": PUBLIC_KEY_FILE,
+                **service.further(self.folder),
             }
         )
 
