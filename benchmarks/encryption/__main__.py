@@ -1,11 +1,12 @@
 """Prints what encryption costs: encrypted against clear, measured in turns on one machine and one PostgreSQL.
 
-    python -m benchmarks.encryption [--rounds 15] [--events 400] [--runs 10] [--hops 5]
+    python -m benchmarks.encryption [--only outbox projection replay delegation] [--rounds 15] [--events 400]
+        [--runs 10] [--hops 5]
 
 outbox: appends, a transaction each. projection: their bodies into the projection, in one batch. replay: a long
 session's state, folded from its events. delegation: one more hop of a routing slip (benchmarks.run_latency.hops), with
-worker and agent as processes. Each round measures both, so that what slows the machine slows both; the ratio is taken
-round by round.
+worker and agent as processes; "processors" is what these use for it. Each round measures both, so that what slows the
+machine slows both; the ratio is taken round by round.
 """
 
 import argparse
@@ -19,18 +20,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+from temporalio.converter import DataConverter
+
 from audit_consumer.connections import LIVE, open_projection_pool
-from benchmarks.run_latency.hops import Version, database_of, fleet, slip_ms
+from benchmarks.run_latency.hops import Fleet, Version, database_of, fleet, slip_ms
 from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.encryption import KeyFile, Keyring, create_key_file
 from flotilla.eventstore import AgentEventStore
 from flotilla.postgres import Pool, open_pool
+from flotilla.postgres.workflow_ciphers import WorkflowCiphers
+from flotilla.temporal import encrypting_converter
 from flotilla_devstack import RunningStack, stack_for_tests
 from flotilla_devstack.ports import free_port
 from tests.support.audit import Projected, outbox_bodies, project_directly, records_of
 from tests.support.postgres import Database
 
 WORDS = "The harbour master inspects every mooring line at Northquay once a month, and writes down what he finds. " * 4
+STORES = ("outbox", "projection", "replay")
+DELEGATION = "delegation"
 Measure: TypeAlias = Callable[[], Awaitable[float]]
 """One measurement; more is better."""
 
@@ -39,7 +46,7 @@ Measure: TypeAlias = Callable[[], Awaitable[float]]
 class Encrypting(Version):
     """Today's version with a root key at the worker, of which the agent asks for keys of sessions."""
 
-    key_file: Path | None = None
+    key_file: Path = Path()
     keys_port: int = field(default_factory=free_port)
 
     @property
@@ -72,7 +79,7 @@ class Stores:
         await self._store.ensure_session("long", "ada")
         await self._store.append("long", [said(number) for number in range(self._events)])
 
-    async def append_rate(self) -> float:
+    async def outbox_rate(self) -> float:
         """Events per second, appended one a transaction."""
         session = secrets.token_hex(8)
         await self._store.ensure_session(session, "ada")
@@ -134,51 +141,82 @@ def report(name: str, unit: str, clear: list[float], encrypted: list[float]) -> 
     )
 
 
+@dataclass(frozen=True)
+class Hop:
+    """One more hop of a slip, in a fleet: milliseconds on the clock, and of its processes."""
+
+    fleet: Fleet
+    runs: int
+    hops: int
+    cpu_ms: list[float] = field(default_factory=list)
+    """Of each measurement, per hop."""
+
+    async def cost(self) -> float:
+        """Milliseconds on the clock."""
+        short, short_cpu = await self._slips(1)
+        long, long_cpu = await self._slips(self.hops)
+        self.cpu_ms.append((long_cpu - short_cpu) / self.runs / (self.hops - 1))
+        return (long - short) / (self.hops - 1)
+
+    async def _slips(self, hops: int) -> tuple[float, float]:
+        before = self.fleet.cpu_ms()
+        median = await slip_ms(self.fleet.client, hops, self.runs)
+        return median, self.fleet.cpu_ms() - before
+
+
 async def measure_delegation(
     stack: RunningStack, server: str, encrypting: Encrypting, *, rounds: int, runs: int, hops: int
-) -> tuple[list[float], list[float]]:
-    """Milliseconds of one more hop, clear and encrypted."""
+) -> None:
+    """Print what one more hop takes, clear and encrypted."""
     async with AsyncExitStack() as exits:
-        clients = []
+        measured = []
         for version in (Version("clear"), encrypting):
             database = await exits.enter_async_context(database_of(version, server))
-            clients.append((await exits.enter_async_context(fleet(stack, version, database))).client)
+            converter = DataConverter.default
+            if version is encrypting:
+                keyring = Keyring(KeyFile(encrypting.key_file), writes=True)
+                pool = await exits.enter_async_context(open_pool(database.dsn("flotilla_worker"), application="bench"))
+                converter = encrypting_converter(WorkflowCiphers(pool, keyring))
+            found = await exits.enter_async_context(fleet(stack, version, database, converter))
+            measured.append(Hop(found, runs, hops))
+        clear, encrypted = measured
+        report("delegation", "ms", *await in_turns(clear.cost, encrypted.cost, rounds))
+        report("processors", "ms", clear.cpu_ms[1:], encrypted.cpu_ms[1:])
 
-        def hop(place: int) -> Measure:
-            async def cost() -> float:
-                one = await slip_ms(clients[place], 1, runs)
-                return (await slip_ms(clients[place], hops, runs) - one) / (hops - 1)
 
-            return cost
-
-        return await in_turns(hop(0), hop(1), rounds)
-
-
-async def main(rounds: int, events: int, runs: int, hops: int) -> None:
-    """Measure and print."""
+async def measure_stores(server: str, key_file: Path, names: list[str], *, rounds: int, events: int) -> None:
+    """Print the rates of these stores, clear and encrypted."""
     async with AsyncExitStack() as exits:
-        stack = exits.enter_context(stack_for_tests())
-        server = stack.extra_postgres().dsn("postgres")
-        key_file = stack.scratch_folder() / "root.keys"
-        create_key_file(key_file)
         both = []
         for keyring in (None, Keyring(KeyFile(key_file), writes=True)):
             database = await exits.enter_async_context(database_of(Version("today"), server))
             both.append(await exits.enter_async_context(stores(database, keyring, events)))
-        print(f"{'':<12}{'clear':>10}{'encrypted':>12} {'':<10}{'ratio':>8}")
-        for name in ("append", "projection", "replay"):
+        for name in names:
             clear, encrypted = (getattr(one, f"{name}_rate") for one in both)
-            report("outbox" if name == "append" else name, "events/s", *await in_turns(clear, encrypted, rounds))
-        encrypting = Encrypting("encrypted", key_file=key_file)
-        found = await measure_delegation(stack, server, encrypting, rounds=rounds, runs=runs, hops=hops)
-        report("delegation", "ms", *found)
+            report(name, "events/s", *await in_turns(clear, encrypted, rounds))
+
+
+async def main(only: list[str], rounds: int, events: int, runs: int, hops: int) -> None:
+    """Measure and print."""
+    with stack_for_tests() as stack:
+        server = stack.extra_postgres().dsn("postgres")
+        key_file = stack.scratch_folder() / "root.keys"
+        create_key_file(key_file)
+        print(f"{'':<12}{'clear':>10}{'encrypted':>12} {'':<10}{'ratio':>8}")
+        if names := [name for name in STORES if name in only]:
+            await measure_stores(server, key_file, names, rounds=rounds, events=events)
+        if DELEGATION in only:
+            encrypting = Encrypting("encrypted", key_file=key_file)
+            await measure_delegation(stack, server, encrypting, rounds=rounds, runs=runs, hops=hops)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    every = [*STORES, DELEGATION]
+    parser.add_argument("--only", nargs="+", choices=every, default=every)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--events", type=int, default=400)
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--hops", type=int, default=5)
     given = parser.parse_args()
-    asyncio.run(main(given.rounds, given.events, given.runs, given.hops))
+    asyncio.run(main(given.only, given.rounds, given.events, given.runs, given.hops))

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import asyncpg
 from temporalio.client import Client
+from temporalio.converter import DataConverter
 
 from benchmarks.run_latency.slips import QUEUE, SESSION, TENANT, DelegateSlip
 from flotilla.bus import Redis, connect_redis
@@ -43,6 +44,7 @@ SELECT s.query, s.calls FROM pg_stat_statements AS s JOIN pg_database AS d ON d.
 WHERE d.datname = current_database() AND s.toplevel
 """
 _NAME = re.compile(r"flotilla(?:_ops)?\.(\w+)")
+_TICKS = os.sysconf("SC_CLK_TCK")
 _OFTEN = 0.5
 """Per hop: what goes on beside the slips is far less."""
 _SESSION = "INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ($1, $2, 'bench')"
@@ -103,11 +105,21 @@ class Fleet:
     client: Client
     database: Database
     redis: Redis
+    pids: list[int]
+    """Of its processes."""
+
+    def cpu_ms(self) -> float:
+        """Processor time that its processes used so far, user and system (proc(5), fields 14 and 15 of stat)."""
+        fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in self.pids]
+        return sum(int(user) + int(system) for user, system in (one[11:13] for one in fields)) * 1000 / _TICKS
 
 
 @asynccontextmanager
-async def fleet(stack: RunningStack, version: Version, database: Database) -> AsyncIterator[Fleet]:
-    """The version's worker and agent as processes, and a worker for the measured workflow."""
+async def fleet(
+    stack: RunningStack, version: Version, database: Database, converter: DataConverter = DataConverter.default
+) -> AsyncIterator[Fleet]:
+    """The version's worker and agent as processes, and a worker for the measured workflow, of whose results `converter`
+    is the reader."""
     key = stack.scratch_folder() / "tickets.pem"
     create_key_pair(key, key.with_suffix(".pub"))
     redis, temporal = stack.extra_redis(), stack.extra_temporal()
@@ -137,7 +149,9 @@ async def fleet(stack: RunningStack, version: Version, database: Database) -> As
         for service in services:
             await asyncio.to_thread(service.wait_ready, 120)
         async with connect_redis(redis.url) as admin:
-            yield Fleet(await Client.connect(temporal.address), database, admin)
+            client = await Client.connect(temporal.address, data_converter=converter)
+            pids = [slips.pid, *(service.pid for service in services if service.pid is not None)]
+            yield Fleet(client, database, admin, pids)
     finally:
         for service in services:
             service.stop()

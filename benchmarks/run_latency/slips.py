@@ -4,6 +4,7 @@ import asyncio
 import importlib
 import inspect
 import os
+from typing import Any
 
 from temporalio import workflow
 from temporalio.client import Client
@@ -53,11 +54,12 @@ async def main() -> None:
     from workflow_worker.temporal import make_worker
 
     settings = load_settings(Settings).model_copy(update={"task_queue": QUEUE})
-    client = await Client.connect(settings.temporal_address)
+    encryption = _keyring(settings)
     async with (
-        open_pool(settings.postgres_dsn.get_secret_value(), application="bench", max_size=20) as pool,
+        open_pool(settings.postgres_dsn.get_secret_value(), application="bench", max_size=20, **encryption) as pool,
         connect_redis(settings.redis_url.get_secret_value()) as redis,
     ):
+        client = await Client.connect(settings.temporal_address, **_codec(pool, **encryption))
         things: dict[str, object] = {"pool": pool, "redis": redis, "bus": AgentEventBus(redis)}
         if "signer" in inspect.signature(Delegation).parameters:  # since tickets
             things |= _since_tickets(settings, things)
@@ -70,6 +72,26 @@ async def main() -> None:
             activities=[delegation.delegate, delegation.tell_agent_cancelled],  # type: ignore[attr-defined]
         )
         await worker.run()
+
+
+def _keyring(settings: object) -> dict[str, Any]:
+    """The worker's keys, as `open_pool` takes them; nothing before encryption, and where it is off."""
+    try:
+        open_keyring = importlib.import_module("flotilla.encryption").open_keyring
+    except ImportError:
+        return {}
+    keyring = open_keyring(settings)
+    return {} if keyring is None else {"keyring": keyring}
+
+
+def _codec(pool: object, keyring: object | None = None) -> dict[str, Any]:
+    """How the worker's client encrypts what Temporal keeps."""
+    if keyring is None:
+        return {}
+    from flotilla.postgres.workflow_ciphers import WorkflowCiphers
+    from flotilla.temporal import encrypting_converter
+
+    return {"data_converter": encrypting_converter(WorkflowCiphers(pool, keyring))}  # type: ignore[arg-type]
 
 
 def _since_tickets(settings: object, things: dict[str, object]) -> dict[str, object]:

@@ -86,11 +86,12 @@ def temporal_connection_options(settings: TemporalSettings, ciphers: Ciphers | N
         "api_key": settings.temporal_api_key.get_secret_value() if settings.temporal_api_key else None,
         "tls": _tls(settings),
         "keep_alive_config": _KEEP_ALIVE,
-        "data_converter": DATA_CONVERTER if ciphers is None else _encrypting(ciphers),
+        "data_converter": DATA_CONVERTER if ciphers is None else encrypting_converter(ciphers),
     }
 
 
-def _encrypting(ciphers: Ciphers) -> DataConverter:
+def encrypting_converter(ciphers: Ciphers) -> DataConverter:
+    """The converter of a client whose payloads are encrypted with the keys of their workflows' sessions."""
     return replace(DATA_CONVERTER, payload_codec=SessionCodec(ciphers), failure_converter_class=FAILURES)
 
 

@@ -2,9 +2,8 @@
 
 import os
 from base64 import b64encode
-from binascii import Error as NotBase64
-from binascii import a2b_base64
 
+import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -16,6 +15,8 @@ WHY_ERASED = "the data of its session was erased"
 UNREADABLE = "[unreadable]"
 """The same for text that was changed or moved, or whose key this process can't reach."""
 _NONCE_BYTES = 12
+_from_base64 = msgspec.convert
+"""Of the ways to decode base64 the quickest by far: of what an event takes to be read, that counts."""
 SEALED_PREFIX = "flotilla:sealed:1:"
 """How encrypted text begins."""
 
@@ -64,8 +65,8 @@ class DataKey:
             Unreadable: as `open`.
         """
         try:
-            sealed = a2b_base64(text.removeprefix(SEALED_PREFIX), strict_mode=True)
-        except (NotBase64, ValueError) as error:
+            sealed = _from_base64(text.removeprefix(SEALED_PREFIX), bytes)
+        except (msgspec.ValidationError, UnicodeEncodeError) as error:
             raise Unreadable(f"what is stored at {place} is no ciphertext") from error
         return self.open(sealed, place)
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Protocol
 
+from flotilla.contracts.envelope import AgentEvent
 from flotilla.contracts.errors import Invalid, Parked, RetryLater, no_such
-from flotilla.eventstore.opening import decrypt_event_bodies
+from flotilla.eventstore.opening import decode_decrypted, decrypt_event_bodies
 from flotilla.eventstore.sessions import archived_error
 from flotilla.kafka.lanes import lane_of
 from flotilla.kafka.records import LoggedEvent
@@ -125,6 +126,27 @@ class SessionLog:
             SessionArchived: its events, or its parent's, are in an archive.
             RetryLater: committed events are neither projected nor in reach.
         """
+        page = await self._recorded(session_id, from_seq, to_seq)
+        return replace(page, bodies=await decrypt_event_bodies(self._pool, self._tenant_id, page.bodies))
+
+    async def pages(self, session_id: str, from_seq: int = 1, to_seq: int | None = None) -> AsyncIterator[Page]:
+        """All pages from `from_seq` to `to_seq`, or to the head as it stands at the first page."""
+        async for page in self._recorded_pages(session_id, from_seq, to_seq):
+            yield replace(page, bodies=await decrypt_event_bodies(self._pool, self._tenant_id, page.bodies))
+
+    async def events(
+        self, session_id: str, from_seq: int = 1, to_seq: int | None = None
+    ) -> AsyncIterator[list[AgentEvent]]:
+        """The events of `pages`, page by page: dearer to read are the bytes, where an event is what is needed."""
+        async for page in self._recorded_pages(session_id, from_seq, to_seq):
+            yield await decode_decrypted(self._pool, self._tenant_id, page.bodies)
+
+    async def lineage(self, session_id: str) -> list[LineageSegment]:
+        """Where the session's history lies: its own events first, then its parent's prefix, and so on."""
+        return (await self._read_stored(session_id, 1, 0)).lineage
+
+    async def _recorded(self, session_id: str, from_seq: int, to_seq: int | None) -> Page:
+        """As `read`, with encrypted data as it was recorded."""
         if from_seq < 1:
             raise Invalid(f"from_seq {from_seq}: sequence numbers start at 1")
         limit = from_seq + PAGE_EVENTS - 1
@@ -136,21 +158,15 @@ class SessionLog:
             found = await self._read_stored(session_id, from_seq, last_seq)
         if found.missing:
             found = await self._read_missing(session_id, from_seq, last_seq)
-        page = found.page()
-        return replace(page, bodies=await decrypt_event_bodies(self._pool, self._tenant_id, page.bodies))
+        return found.page()
 
-    async def pages(self, session_id: str, from_seq: int = 1, to_seq: int | None = None) -> AsyncIterator[Page]:
-        """All pages from `from_seq` to `to_seq`, or to the head as it stands at the first page."""
-        page = await self.read(session_id, from_seq, to_seq)
+    async def _recorded_pages(self, session_id: str, from_seq: int, to_seq: int | None) -> AsyncIterator[Page]:
+        page = await self._recorded(session_id, from_seq, to_seq)
         last_seq = page.head_seq if to_seq is None else min(to_seq, page.head_seq)
         yield page
         while page.next_seq <= last_seq:
-            page = await self.read(session_id, page.next_seq, last_seq)
+            page = await self._recorded(session_id, page.next_seq, last_seq)
             yield page
-
-    async def lineage(self, session_id: str) -> list[LineageSegment]:
-        """Where the session's history lies: its own events first, then its parent's prefix, and so on."""
-        return (await self._read_stored(session_id, 1, 0)).lineage
 
     async def _read_stored(self, session_id: str, first_seq: int, last_seq: int) -> "_Found":
         async with tenant_transaction(self._pool, self._tenant_id) as connection:

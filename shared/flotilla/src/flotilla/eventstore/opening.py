@@ -4,12 +4,13 @@ What is stored, chained, signed and exported stays as it was recorded. Who may r
 events are read; its key is no second decision.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import msgspec
 
-from flotilla.contracts.envelope import to_json
+from flotilla.contracts.envelope import AgentEvent, decode_event, to_json
+from flotilla.contracts.json_types import JsonObject
 from flotilla.encryption import Cipher, holds_sealed, opened_data
 from flotilla.postgres import Pool, reading_cipher
 
@@ -22,12 +23,38 @@ _text_of = msgspec.json.Decoder(str).decode
 async def decrypt_event_bodies(pool: Pool, tenant_id: str, bodies: Sequence[bytes]) -> list[bytes]:
     """The events with encrypted data decrypted, all others byte for byte as they are."""
     sealed = {place: event for place, body in enumerate(bodies) if (event := _sealed_event(body)) is not None}
-    sessions = sorted({event.session_id for event in sealed.values()})
-    ciphers = {session_id: await reading_cipher(pool, tenant_id, session_id) for session_id in sessions}
+    ciphers = await _ciphers(pool, tenant_id, {event.session_id for event in sealed.values()})
     shown = list(bodies)
     for place, event in sealed.items():
         shown[place] = event.opened(ciphers[event.session_id])
     return shown
+
+
+async def decode_decrypted(pool: Pool, tenant_id: str, bodies: Iterable[bytes]) -> list[AgentEvent]:
+    """The events decoded, with encrypted data decrypted: each is read once, and written by nobody.
+
+    Raises:
+        Undecodable: one is no CloudEvent.
+    """
+    events = [decode_event(body) for body in bodies]
+    sealed = [event for event in events if holds_sealed(event.data)]
+    ciphers = await _ciphers(pool, tenant_id, {event.subject for event in sealed})
+    for event in sealed:
+        data = _opened(ciphers[event.subject], event.type, event.id, event.data)
+        # In place: it was decoded above, for nobody else, and a copy takes as long as the decryption.
+        holder = cast("dict[str, Any]", event.data)
+        holder.clear()
+        holder.update(data)
+    return events
+
+
+async def _ciphers(pool: Pool, tenant_id: str, session_ids: Iterable[str]) -> Mapping[str, Cipher | None]:
+    return {session_id: await reading_cipher(pool, tenant_id, session_id) for session_id in sorted(session_ids)}
+
+
+def _opened(cipher: Cipher | None, event_type: str, event_id: str, data: JsonObject) -> JsonObject:
+    key, is_erased = (None, False) if cipher is None else (cipher.key, cipher.is_erased)
+    return opened_data(event_type, event_id, data, key, is_erased=is_erased)
 
 
 class _SealedEvent:
@@ -40,9 +67,8 @@ class _SealedEvent:
 
     def opened(self, cipher: Cipher | None) -> bytes:
         """The event with its data decrypted, all else byte for byte as it is."""
-        key, is_erased = (None, False) if cipher is None else (cipher.key, cipher.is_erased)
         event_type, event_id = _text_of(self._attributes["type"]), _text_of(self._attributes["id"])
-        data = opened_data(event_type, event_id, self._data, key, is_erased=is_erased)
+        data = _opened(cipher, event_type, event_id, self._data)
         return to_json({**self._attributes, "data": msgspec.Raw(to_json(data))})
 
 

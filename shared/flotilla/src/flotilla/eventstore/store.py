@@ -13,7 +13,7 @@ async with open_pool("postgresql://flotilla_app@localhost/flotilla", application
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 
-from flotilla.contracts.envelope import AgentEvent, decode_event, from_builtins
+from flotilla.contracts.envelope import AgentEvent, from_builtins
 from flotilla.contracts.errors import Invalid, Undecodable
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import DATA_OF_KIND, AgentStateEvent
@@ -104,9 +104,9 @@ class AgentEventStore:
 
     async def stream(self, session_id: str, from_seq: int = 1, to_seq: int | None = None) -> AsyncIterator[AgentEvent]:
         """`replay` for very long sessions: holds 1,000 events at a time. Ends at the head as of the start."""
-        async for page in self._log.pages(session_id, from_seq, to_seq):
-            for body in page.bodies:
-                yield decode_event(body)
+        async for events in self._log.events(session_id, from_seq, to_seq):
+            for event in events:
+                yield event
 
     async def read_page(self, session_id: str, from_seq: int = 1, to_seq: int | None = None) -> Page:
         """Up to 1,000 events from `from_seq` on, as the bytes that were appended."""

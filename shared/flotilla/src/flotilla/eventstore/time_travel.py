@@ -6,7 +6,7 @@ from datetime import datetime
 
 import asyncpg
 
-from flotilla.contracts.envelope import AgentEvent, decode_event
+from flotilla.contracts.envelope import AgentEvent
 from flotilla.contracts.errors import Invalid
 from flotilla.eventstore.log import LineageSegment, SessionLog
 from flotilla.eventstore.path import SeqRange, effective_ranges
@@ -201,8 +201,8 @@ class SessionStateReader:
     async def _events(self, session_id: str, after_seq: int, upto_seq: int) -> list[AgentEvent]:
         if after_seq >= upto_seq:
             return []
-        pages = self._log.pages(session_id, after_seq + 1, upto_seq)
-        return [decode_event(body) async for page in pages for body in page.bodies]
+        pages = self._log.events(session_id, after_seq + 1, upto_seq)
+        return [event async for events in pages for event in events]
 
 
 def _known(row: "asyncpg.Record", *, is_sealed: bool = False) -> _Known:
