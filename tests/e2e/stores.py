@@ -17,10 +17,15 @@ WHERE tenant_id = 'default' AND session_id = $1 ORDER BY seq
 _OUTBOX = "SELECT count(*) FROM flotilla.event_outbox WHERE tenant_id = 'default' AND session_id = $1"
 
 
+def superuser_dsn(fleet: Fleet) -> str:
+    """The fleet's database, for its superuser."""
+    port = fleet.process("postgres")["ports"]["postgres"]
+    return f"postgresql://postgres@127.0.0.1:{port}/flotilla"
+
+
 async def query(fleet: Fleet, statement: str, *arguments: Any) -> list[asyncpg.Record]:
     """Rows seen by the database's superuser."""
-    port = fleet.process("postgres")["ports"]["postgres"]
-    connection = await asyncpg.connect(f"postgresql://postgres@127.0.0.1:{port}/flotilla")
+    connection = await asyncpg.connect(superuser_dsn(fleet))
     try:
         return await connection.fetch(statement, *arguments)
     finally:

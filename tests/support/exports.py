@@ -11,7 +11,7 @@ from flotilla.contracts.approvals import DecisionRequest
 from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.eventstore import AgentEventStore
 from flotilla.postgres import Pool
-from tests.support.audit import outbox_bodies, project_directly, records_of
+from tests.support.audit import Projected, outbox_bodies, project_directly, records_of
 from tests.support.postgres import Database
 
 TENANT = "default"
@@ -29,7 +29,7 @@ class Recorder:
     audit_pool: Pool
     database: Database
     folder: Path
-    _projected: int = field(default=0, init=False)
+    _relayed: list[tuple[str, str, bytes]] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         create_key_pair(self.folder / "audit.pem", self.public_key)
@@ -44,10 +44,11 @@ class Recorder:
         return load_public_keys(self.public_key)
 
     async def project(self, *, signed: bool = True) -> None:
-        """Projects what is new, and makes a checkpoint per partition that got something."""
-        records = records_of(await outbox_bodies(self.database))
-        await project_directly(self.audit_pool, records[self._projected :], self._signer if signed else None)
-        self._projected = len(records)
+        """Projects what is new, as if relayed, and makes a checkpoint per partition that got something."""
+        projected = len(self._relayed)
+        self._relayed += await outbox_bodies(self.database)
+        await project_directly(self.audit_pool, records_of(self._relayed)[projected:], self._signer if signed else None)
+        await Projected(self.database).execute("DELETE FROM flotilla.event_outbox")
         await self.audit_pool.execute("UPDATE audit.checkpoints SET published_at = now()")  # as if Kafka had a copy
 
     async def export(self, session_id: str) -> bytes:

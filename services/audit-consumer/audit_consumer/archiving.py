@@ -5,7 +5,6 @@ in one transaction, if its events are those that left: the chain over them ends 
 """
 
 import asyncio
-from collections.abc import Iterable
 
 import asyncpg
 import structlog
@@ -28,7 +27,7 @@ _DUE = """
 SELECT session_id, seq, hash FROM audit.archives
 WHERE tenant_id = $1 AND request_id = $2 ORDER BY session_id
 """
-_RECORDED = "SELECT session_id, seq, hash FROM audit.recorded_archives($1, NULL)"
+_IS_RECORDED = "SELECT audit.is_archive_recorded($1, $2)"
 _HEAD = "SELECT * FROM session_heads WHERE tenant_id = $1 AND session_id = $2 FOR UPDATE"
 _MAY_ARCHIVE = "SELECT audit.may_archive($1, $2, $3)"
 _NOTE_ARCHIVED = """
@@ -64,8 +63,8 @@ async def archive_sessions(pool: Pool, tenant_id: str, request_id: str) -> JsonO
     Raises:
         RetryLater: the audit session does not say yet that they are archived: without that they would be missing.
     """
+    await _wait_until_recorded(pool, tenant_id, request_id)
     due = await pool.fetch(_DUE, tenant_id, request_id)
-    await _wait_until_recorded(pool, tenant_id, due)
     archived, kept = 0, []
     for row in due:
         if await _take_out(pool, (tenant_id, row["session_id"]), row):
@@ -75,10 +74,9 @@ async def archive_sessions(pool: Pool, tenant_id: str, request_id: str) -> JsonO
     return {"archived": archived, "kept": kept}
 
 
-async def _wait_until_recorded(pool: Pool, tenant_id: str, due: Iterable[asyncpg.Record]) -> None:
-    wanted = {(row["session_id"], row["seq"], row["hash"].hex()) for row in due}
+async def _wait_until_recorded(pool: Pool, tenant_id: str, request_id: str) -> None:
     deadline = asyncio.get_running_loop().time() + _RECORDED_WITHIN_S
-    while not wanted <= {tuple(row) for row in await pool.fetch(_RECORDED, tenant_id)}:
+    while not await pool.fetchval(_IS_RECORDED, tenant_id, request_id):
         if asyncio.get_running_loop().time() > deadline:
             raise RetryLater("the event that records it is not projected: is the relay running? Ask for it again")
         await asyncio.sleep(0.2)

@@ -1,7 +1,9 @@
 """Sessions that leave the projection for a file, and come back: what may go, what proves it, and who is refused."""
 
+import asyncio
 import gzip
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -27,12 +29,13 @@ from flotilla.audit.verify import Verdict, Verifier
 from flotilla.audit.verify_export import main as verify_main
 from flotilla.audit.verify_export import verify_export
 from flotilla.contracts.errors import Conflict, NotFound, Refused, SessionArchived, Undecodable
-from flotilla.eventstore.sessions import ensure_session
+from flotilla.eventstore.sessions import ensure_session, fork_session
 from flotilla.kafka.lanes import lane_of
 from flotilla.postgres import Pool, Viewer, acting_as, tenant_transaction
 from tests.support.audit import Projected
 from tests.support.exports import TENANT, Recorder, said
 from tests.support.postgres import Database
+from tests.support.waiting import eventually
 
 ROWS = """
 SELECT session_id, seq, event_id, type, occurred_at, run_id, rolled_back_to, kafka_partition, kafka_offset, hash,
@@ -57,6 +60,17 @@ VALUES ('default', 0, 99, 's1', 9, 'gap', 'd', '')
 AGAIN = """
 INSERT INTO parked_events (tenant_id, kafka_partition, kafka_offset, session_id, seq, event_id, reason, detail, body)
 VALUES ('default', $1, 999, 's2', 2, $2, 'conflict', 'd', $3)
+"""
+
+IN_OUTBOX = """
+INSERT INTO flotilla.event_outbox (lane, tenant_id, session_id, seq, event_id, body)
+SELECT 0, tenant_id, session_id, seq, event_id, body FROM audit.session_events WHERE session_id = 's1' AND seq = 1301
+"""
+WAITS = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+RECORDS = """
+SELECT count(*) AS rows, count(DISTINCT a.recorded_seq) AS seqs, min(e.event #>> '{data,change}') AS says
+FROM audit.archives AS a JOIN audit.session_events AS e
+ON e.tenant_id = a.tenant_id AND e.session_id = 'flotilla:audit' AND e.seq = a.recorded_seq WHERE a.request_id = $1
 """
 
 
@@ -207,6 +221,65 @@ async def test_what_is_open_held_or_parked_stays(recorder: Recorder, projected: 
         await asked(recorder, {"s1": 1301})
     assert await archive_sessions(recorder.audit_pool, TENANT, request) == {"archived": 0, "kept": ["s1"]}
     assert len(await projected.fetch(ROWS, "s1")) == 1301
+
+
+async def test_what_is_still_in_the_outbox_is_not_archived(recorder: Recorder, projected: Projected) -> None:
+    await two_sessions(recorder)
+    request = await asked(recorder, {"s1": 1301})
+    await projected.execute(IN_OUTBOX)
+    assert [one.session_id for one in await list_archivable(recorder.pool, TENANT, LATER, "", 100)] == ["s2"]
+    assert await archive_sessions(recorder.audit_pool, TENANT, request) == {"archived": 0, "kept": ["s1"]}
+    await projected.execute("DELETE FROM flotilla.event_outbox")
+    assert await archive_sessions(recorder.audit_pool, TENANT, request) == {"archived": 1, "kept": []}
+
+
+async def test_a_fork_that_is_being_made_keeps_its_parent(recorder: Recorder, projected: Projected) -> None:
+    await two_sessions(recorder)
+    request = await asked(recorder, {"s1": 1301})
+    async with tenant_transaction(recorder.pool, TENANT) as connection:
+        forked = {"new_session_id": "fork", "user_id": None, "source": "/tests"}
+        await fork_session(connection, TENANT, "s1", 10, **forked)  # type: ignore[arg-type]
+        archiving_it = asyncio.create_task(archive_sessions(recorder.audit_pool, TENANT, request))
+        await eventually(lambda: projected.fetch(WAITS))
+    assert await archiving_it == {"archived": 0, "kept": ["s1"]}
+    assert len(await recorder.store.replay("fork")) == 11
+
+
+async def test_a_session_that_is_being_archived_is_not_forked(recorder: Recorder, projected: Projected) -> None:
+    await two_sessions(recorder)
+    await asked(recorder, {"s1": 1301})
+    async with recorder.audit_pool.acquire() as connection, connection.transaction():
+        assert await connection.fetchval("SELECT audit.may_archive($1, 's1', 1301)", TENANT)
+        forking = asyncio.create_task(recorder.store.fork("s1", 10, "fork"))
+        await eventually(lambda: projected.fetch(WAITS))
+        await connection.execute(archiving._NOTE_ARCHIVED, TENANT, "s1", 1301)
+        await connection.execute(archiving._LEAVE, TENANT, "s1")
+    with pytest.raises(SessionArchived):
+        await forking
+
+
+async def test_the_audit_consumer_looks_for_its_request_at_one_event(recorder: Recorder, projected: Projected) -> None:
+    await two_sessions(recorder)
+    file = await archived(recorder, "s2")
+    await handed_in(recorder, file, "s2")
+    await restore_session(recorder.audit_pool, (TENANT, "s2"))
+    request = await asked(recorder, {"s1": 1301, "s2": 3})
+    (row,) = await projected.fetch(RECORDS, request)
+    assert (row["rows"], row["seqs"], row["says"]) == (2, 1, "audit_archive_made")
+    is_recorded = partial(recorder.audit_pool.fetchval, archiving._IS_RECORDED, TENANT, request)
+    assert await is_recorded()
+    for another in ("recorded_seq = recorded_seq - 1", "hash = sha256('x')"):
+        await projected.execute(f"UPDATE audit.archives SET {another} WHERE session_id = 's2'")
+        assert not await is_recorded()
+
+
+async def test_what_a_gateway_of_the_former_version_asked_for_is_found(
+    recorder: Recorder, projected: Projected
+) -> None:
+    await two_sessions(recorder)
+    request = await asked(recorder, {"s1": 1301})
+    await projected.execute("UPDATE audit.archives SET recorded_seq = NULL")
+    assert await archive_sessions(recorder.audit_pool, TENANT, request) == {"archived": 1, "kept": []}
 
 
 async def test_what_is_new_unsigned_forked_or_of_another_tenant_can_not_be_archived(recorder: Recorder) -> None:

@@ -10,6 +10,7 @@ import { currentPath, match, navigate } from "./lib/router";
 import { setTheme, theme, type Theme } from "./lib/theme";
 import { ApprovalPage } from "./pages/approval";
 import { ApprovalsPage } from "./pages/approvals";
+import { ArchivesPage } from "./pages/archives";
 import { AskPage } from "./pages/ask";
 import { DocumentsPage } from "./pages/documents";
 import { FleetPage } from "./pages/fleet";
@@ -42,6 +43,7 @@ const ROUTES: [string, (found: Record<string, string>) => ComponentChildren][] =
   ["/tools", () => <ToolsPage />],
   ["/signers", () => <SignersPage />],
   ["/privacy", () => <PrivacyPage />],
+  ["/archives", () => <ArchivesPage />],
   ["/fleet", () => <FleetPage />],
   ["/workflows", () => <StartPage />],
 ];
@@ -58,6 +60,7 @@ const NAVIGATION: { to: string; label: string; icon: IconName; isFor?: () => boo
   { to: "/tools", label: "Tools", icon: "tools" },
   { to: "/signers", label: "Signing keys", icon: "shield" },
   { to: "/privacy", label: "Privacy", icon: "shield", isFor: () => isAdmin.value },
+  { to: "/archives", label: "Archives", icon: "documents", isFor: () => isAdmin.value },
   { to: "/fleet", label: "Fleet", icon: "fleet", isFor: () => mayOperate.value },
 ];
 

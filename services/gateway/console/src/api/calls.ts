@@ -1,6 +1,6 @@
 /** One function per request that the console makes. */
 
-import { address, get, patch, path, post, put, remove } from "./client";
+import { address, get, getText, patch, path, post, put, remove } from "./client";
 import type { Signed, VoteSignature } from "../lib/signing";
 import type * as t from "./types";
 
@@ -120,6 +120,19 @@ export const askErasure = (body: { subject: string; reason: string }) => post<un
 export const askExport = (body: { subject: string; reason: string }) => post<unknown>("/v1/privacy/exports", body);
 /** Where the browser downloads an export. */
 export const exportArchive = (id: string) => path("/v1/privacy/exports", id, "archive");
+
+export const listArchivable = (before: string) =>
+  get<{ sessions: t.ArchivableSession[] }>("/v1/audit/archivable", { before, limit: 100 });
+export const listArchives = (cursor?: string) =>
+  get<Page<"archives", t.ArchivedSession>>("/v1/audit/archives", { cursor, limit: 100 });
+export const archiveSessions = (body: { file: string; file_sha256: string; sessions: { session_id: string; seq: number }[] }) =>
+  post<t.AuditRequest>("/v1/audit/archives", body);
+export const returnEvents = (id: string, events: readonly { seq: number; body: string }[]) =>
+  post<undefined>(path("/v1/audit/archives", id, "events"), { events });
+export const restoreSession = (id: string) => post<t.AuditRequest>(path("/v1/audit/archives", id, "restore"));
+export const getAuditRequest = (id: string) => get<t.AuditRequest>(path("/v1/audit/requests", id));
+export const exportSession = (session_id: string) => getText("/v1/audit/export", { session_id });
+
 export const listHolds = () => get<{ holds: t.LegalHold[] }>("/v1/privacy/holds");
 export const addHold = (body: { subject: string; reason: string }) => post<t.LegalHold>("/v1/privacy/holds", body);
 export const removeHold = (person: string) => {

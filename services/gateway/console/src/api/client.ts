@@ -39,6 +39,11 @@ export function get<T>(to: string, query: Query = {}, signal?: AbortSignal): Pro
   return send<T>("GET", to, { query, signal });
 }
 
+/** An answer that is no JSON document, as it is. */
+export async function getText(to: string, query: Query = {}): Promise<string> {
+  return (await accepted("GET", to, { query, headers: { Accept: "*/*" } })).text();
+}
+
 export function post<T>(to: string, body?: unknown, options: Omit<Options, "body"> = {}): Promise<T> {
   return send<T>("POST", to, { ...options, body });
 }
@@ -56,13 +61,18 @@ export function remove<T>(to: string): Promise<T> {
 }
 
 async function send<T>(method: string, to: string, options: Options): Promise<T> {
+  const response = await accepted(method, to, options);
+  if (response.status === 204) return undefined as T;
+  return (await response.json()) as T;
+}
+
+async function accepted(method: string, to: string, options: Options): Promise<Response> {
   const response = await answered(method, to, options);
   if (!response.ok) {
     if (response.status === 401 && to.startsWith("/v1/")) onSignedOut();
     throw await errorOf(response);
   }
-  if (response.status === 204) return undefined as T;
-  return (await response.json()) as T;
+  return response;
 }
 
 async function answered(method: string, to: string, options: Options): Promise<Response> {

@@ -14,7 +14,7 @@ from flotilla.contracts.event_builders import state_change
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import AUDIT_SESSION
 from flotilla.eventstore.sessions import ensure_session
-from flotilla.outbox import append
+from flotilla.outbox import AppendedRange, append
 from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
 from flotilla.runtime.stopping import sleep_or_stop
 
@@ -33,14 +33,15 @@ log = structlog.get_logger(__name__)
 
 async def record_admin_changes(
     connection: Connection, tenant_id: str, source: str, *changes: tuple[str, JsonObject]
-) -> None:
-    """Add `changes`, each a name and its details, to the tenant's audit session in the caller's transaction.
+) -> AppendedRange:
+    """Add `changes`, each a name and its details, to the tenant's audit session in the caller's transaction, and return
+    where they are.
 
     Takes the lock of the session's row, so call it last.
     """
     await ensure_session(connection, tenant_id, AUDIT_SESSION, OWNER)
     events = [state_change(change, details, source) for change, details in changes]
-    await append(connection, tenant_id, AUDIT_SESSION, events, source=source)
+    return await append(connection, tenant_id, AUDIT_SESSION, events, source=source)
 
 
 async def record_policy(pool: Pool, tenant_id: str, source: str, version: str) -> bool:

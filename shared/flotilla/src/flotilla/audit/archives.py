@@ -25,6 +25,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 ON CONFLICT (tenant_id, session_id, seq) DO UPDATE SET file = excluded.file, file_sha256 = excluded.file_sha256,
     request_id = excluded.request_id, archived_by = excluded.archived_by, asked_at = now()
 """
+_NOTE_RECORD = "UPDATE audit.archives SET recorded_seq = $3 WHERE tenant_id = $1 AND request_id = $2"
 _LIST = """
 SELECT session_id, seq, hash, newest_at, file, file_sha256, archived_by, asked_at, archived_at, restored_at,
     audit.archived_upto($1, session_id) = seq AS is_away
@@ -125,7 +126,8 @@ async def request_archive(connection: Connection, tenant_id: str, file: ArchiveF
             {"session_id": name, "seq": row["seq"], "hash": row["hash"].hex()} for name, row in sorted(rows.items())
         ],
     }
-    await record_admin_changes(connection, tenant_id, SOURCE, ("audit_archive_made", details))
+    recorded = await record_admin_changes(connection, tenant_id, SOURCE, ("audit_archive_made", details))
+    await connection.execute(_NOTE_RECORD, tenant_id, request.request_id, recorded.first_seq)
     return request
 
 

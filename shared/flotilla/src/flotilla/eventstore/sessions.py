@@ -49,7 +49,8 @@ SELECT kind, flotilla.is_erased_session($1, $2) AS is_erased, audit.archived_upt
 FROM flotilla.sessions
 WHERE tenant_id = $1 AND session_id = $2
 """
-_ARCHIVED_UPTO = "SELECT audit.archived_upto($1, $2)"
+# Else a fork and its parent's archive could both be committed.
+_KEPT_FROM_ARCHIVES = "SELECT audit.kept_from_archives($1, $2)"
 _ACCESS = "SELECT owner, visibility, readers, writers FROM flotilla.sessions WHERE tenant_id = $1 AND session_id = $2"
 _CHANGE_ACCESS = """
 UPDATE flotilla.sessions SET owner = $3, visibility = $4, readers = $5, writers = $6
@@ -252,7 +253,7 @@ async def fork_session(
     """
     _check_not_reserved(parent_session_id)
     parent = await get_session(connection, tenant_id, parent_session_id)
-    if archived_upto := await connection.fetchval(_ARCHIVED_UPTO, tenant_id, parent_session_id):
+    if archived_upto := await connection.fetchval(_KEPT_FROM_ARCHIVES, tenant_id, parent_session_id):
         raise archived_error(parent_session_id, archived_upto)
     if not 0 <= at_seq <= parent.head_seq:
         raise Invalid(f"at_seq {at_seq}: session {parent_session_id} can be forked at 0 to {parent.head_seq}")
