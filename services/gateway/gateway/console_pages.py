@@ -2,6 +2,7 @@
 
 PAGES = (
     "approvals",
+    "archives",
     "ask",
     "documents",
     "fleet",
