@@ -44,7 +44,9 @@ def test_no_changed_bit_is_accepted(at: int, bit: int) -> None:
         key.open(bytes(sealed), "p")
 
 
-@pytest.mark.parametrize("text", ["flotilla:sealed:1:", "flotilla:sealed:1:####", "flotilla:sealed:1:AAAA", "ß", "\ud800"])
+@pytest.mark.parametrize(
+    "text", ["flotilla:sealed:1:", "flotilla:sealed:1:####", "flotilla:sealed:1:AAAA", "ß", "\ud800"]
+)
 def test_what_is_no_ciphertext_is_refused(text: str) -> None:
     with pytest.raises(Unreadable):
         DataKey(KEY).open_text(text, "p")
