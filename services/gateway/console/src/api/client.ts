@@ -39,7 +39,7 @@ export function get<T>(to: string, query: Query = {}, signal?: AbortSignal): Pro
   return send<T>("GET", to, { query, signal });
 }
 
-/** An answer that is no JSON document, as it is. */
+/** An answer in another format than JSON, as text. */
 export async function getText(to: string, query: Query = {}): Promise<string> {
   return (await accepted("GET", to, { query, headers: { Accept: "*/*" } })).text();
 }
