@@ -13,7 +13,7 @@ TOMORROW = "2999-01-01"
 def archivable(console: Console, session: str) -> bool:
     """Whether the session can be archived: it is signed to its end."""
     with console.api() as api:
-        asked = {"before": f"{TOMORROW}T00:00:00Z", "limit": 100}
+        asked = {"before": f"{TOMORROW}T00:00:00Z", "limit": "100"}
         found = api.get("/v1/audit/archivable", params=asked).json()["sessions"]
         return session in {one["session_id"] for one in found}
 
