@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
+from typing import Any
 
 from flotilla.agent import ToolNotCalled
 from flotilla.agent.effects import AnswerStore
@@ -25,6 +26,7 @@ from flotilla.contracts.approvals import MAX_ARGS_BYTES
 from flotilla.contracts.envelope import to_builtins, to_json
 from flotilla.contracts.errors import Forbidden, Invalid, Refused
 from flotilla.contracts.ids import new_id
+from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.mcp import MCP_AGENT, McpCallAtOnce, McpResult
 from flotilla.contracts.tasks import AgentTask, is_mcp_call_id
 from flotilla.contracts.values import to_storable, with_escaped_places
@@ -62,7 +64,10 @@ class TooManyCalls(Refused):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _AskingTask:
+class AskingTask:
+    """A task that is open, and may ask for the call that it asks for."""
+
+    asked: McpCallAtOnce
     session_id: str
     run_id: str | None
     principal: str | None
@@ -92,21 +97,18 @@ class CallsAtOnce:
         self._max_calls_per_task = max_calls_per_task
         self._answers = AnswerStore(pool, MCP_AGENT)
 
-    async def call(self, asked: McpCallAtOnce) -> McpResult:
+    async def call(self, asking: AskingTask, arguments: JsonObject) -> McpResult:
         """Make the call and return its answer, which is stored.
 
         Raises:
-            Forbidden: the secret opens no task that may ask for this call.
             LeftToWorker: the call needs more than this, is on record already, or its tenant is suspended.
             TooManyCalls: the task has begun as many as it may.
             RetryLater: PostgreSQL is unavailable.
         """
+        asked = asking.asked
         server, _, name = asked.tool.partition(".")
-        if not is_mcp_call_id(asked.task_id, asked.call_id):
-            raise Forbidden(f"task {asked.task_id[:MAX_NAMED_CHARS]} may not ask for a call of this id")
-        if len(to_json(asked.arguments)) > MAX_ARGS_BYTES:
+        if len(to_json(arguments)) > MAX_ARGS_BYTES:
             raise LeftToWorker(f"its arguments have more than {MAX_ARGS_BYTES} bytes")
-        asking = await self._asking(asked, server, name)
         connection = self._connections.get(server)
         offer = connection.offers.get(name) if connection is not None and connection.is_connected else None
         if connection is None or offer is None or not self._pins.may_allow(asked.tenant_id, server):
@@ -115,22 +117,31 @@ class CallsAtOnce:
             raise LeftToWorker("the tool is not allowed as it is offered now")
         try:
             with connection.slots.hold(asked.tenant_id):
-                return await self._governed(asked, asking, GovernedMcpTool(offer, connection, self._run))
+                return await self._governed(asking, arguments, GovernedMcpTool(offer, connection, self._run))
         except (Invalid, ToolNotCalled) as error:
             raise LeftToWorker(str(error)) from error
 
-    async def _asking(self, asked: McpCallAtOnce, server: str, name: str) -> _AskingTask:
+    async def check_may_ask(self, asked: McpCallAtOnce) -> AskingTask:
+        """Return the task that asks, if the secret opens one that may ask for this call.
+
+        Raises:
+            Forbidden: it does not.
+            RetryLater: PostgreSQL is unavailable.
+        """
+        if not is_mcp_call_id(asked.task_id, asked.call_id):
+            raise Forbidden(f"task {asked.task_id[:MAX_NAMED_CHARS]} may not ask for a call of this id")
         proof = (asked.tenant_id, asked.task_id, asked.attempt, asked.secret)
         row = None
         with retry_later_if_unavailable(), suppress(*UNSTORABLE):  # no row holds such a value
-            row = await self._pool.fetchrow(_ASKING, *proof, asked.call_id, server, name)
+            row = await self._pool.fetchrow(_ASKING, *proof, asked.call_id, *asked.tool.partition(".")[::2])
         if row is None:
             named = asked.task_id[:MAX_NAMED_CHARS]
             raise Forbidden(f"task {named}, try {asked.attempt}, is not open, or may not ask for this call")
-        return _AskingTask(**row)
+        return AskingTask(asked=asked, **row)
 
-    async def _governed(self, asked: McpCallAtOnce, asking: _AskingTask, tool: GovernedMcpTool) -> McpResult:
-        arguments = tool.validated_arguments(asked.arguments)
+    async def _governed(self, asking: AskingTask, given: JsonObject, tool: GovernedMcpTool) -> McpResult:
+        asked = asking.asked
+        arguments = tool.validated_arguments(given)
         await tool.check_arguments(arguments)
         if needs_people(self._policy, tool, arguments):
             raise LeftToWorker("people have to approve it")
@@ -142,19 +153,21 @@ class CallsAtOnce:
             run_id=asking.run_id,
             user_id=asking.principal,
             attempt=TRY,
-            input={"tool": asked.tool, "arguments": asked.arguments},
+            input={"tool": asked.tool, "arguments": given},
             secret=secrets.token_urlsafe(_SECRET_BYTES),
             deadline=asking.deadline.isoformat(),
         )
         with acting_for_task(TaskProof(task_id=task.task_id, attempt=TRY, secret=task.secret or "")):
-            return await self._made(asked, task, tool, asking.allowed_sha256 or "")
+            return await self._made(asking, task, tool, arguments)
 
-    async def _made(self, asked: McpCallAtOnce, task: AgentTask, tool: GovernedMcpTool, pinned: str) -> McpResult:
+    async def _made(
+        self, asking: AskingTask, task: AgentTask, tool: GovernedMcpTool, arguments: dict[str, Any]
+    ) -> McpResult:
         started = time.monotonic()
-        calls = _CallStore(self._pool, task, asked, pinned, self._max_calls_per_task)
+        calls = _CallStore(self._pool, task, asking, self._max_calls_per_task)
         recorder = EventRecorder(MCP_AGENT, task)
         runner = ToolRunner(task, calls, GatedToolCalls(MCP_AGENT, task.task_id, {}), recorder, new_id)
-        result = McpResult(**await runner.run(None, tool, tool.validated_arguments(asked.arguments)))
+        result = McpResult(**await runner.run(None, tool, arguments))
         kept = to_storable(to_builtins(result))
         outcome = FunctionOutcome(
             status="done",
@@ -172,12 +185,12 @@ class CallsAtOnce:
 class _CallStore(PostgresToolCalls):
     """The one call of a task's try 0: begun with the task itself, its return stored with the task's answer."""
 
-    def __init__(self, pool: Pool, task: AgentTask, asked: McpCallAtOnce, pinned: str, max_calls: int) -> None:
+    def __init__(self, pool: Pool, task: AgentTask, asking: AskingTask, max_calls: int) -> None:
         super().__init__(pool, task, MCP_AGENT)
         self._own_pool = pool
         self._opened = task
-        self._asked = asked
-        self._pinned = pinned
+        self._asked = asking.asked
+        self._pinned = asking.allowed_sha256 or ""
         self._max_calls = max_calls
         self._returned: tuple[IdentifiedToolCall, CallEnd] | None = None
 

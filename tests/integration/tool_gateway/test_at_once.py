@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import httpx2
@@ -14,8 +15,7 @@ import pytest
 
 from flotilla.agent.mcp_calls import ToolGatewayClient, open_tool_gateway_client
 from flotilla.contracts.approvals import MAX_ARGS_BYTES
-from flotilla.contracts.envelope import to_builtins
-from flotilla.contracts.mcp import CALLS_PATH, McpCallAtOnce
+from flotilla.contracts.mcp import CALL_SCHEME, CALLS_PATH, McpCallAtOnce
 from flotilla.contracts.requests import RAGRequest
 from flotilla.contracts.tasks import McpCallNeeded
 from flotilla.postgres import open_pool, suspended_tenants, tenant_transaction
@@ -70,13 +70,18 @@ async def clerk(desk: Desk, worker: RunningWorker, caller: ToolGatewayClient) ->
 def asked(tool: str = "desk.add", **fields: Any) -> McpCallAtOnce:
     """A call of the task `ASKING`."""
     given = {"tenant_id": ASKING.tenant_id, "task_id": "t1", "attempt": 1, "secret": ASKING.secret, "call_id": CALL_ID}
-    return McpCallAtOnce(tool=tool, **{"arguments": {"a": 1, "b": 2}, **given, **fields})
+    return McpCallAtOnce(tool=tool, **{**given, **fields})
 
 
-async def post(desk: Desk, call: McpCallAtOnce) -> tuple[int, Any]:
+def head_of(call: McpCallAtOnce) -> dict[str, str]:
+    return {"authorization": call.authorization()}
+
+
+async def post(desk: Desk, call: McpCallAtOnce, arguments: Any = None) -> tuple[int, Any]:
     """Return the status and the body of what the tool gateway answers."""
     async with httpx2.AsyncClient(base_url=desk.url, trust_env=False, timeout=30) as http:
-        response = await http.post(CALLS_PATH, json=to_builtins(call))
+        given = {"a": 1, "b": 2} if arguments is None else arguments
+        response = await http.post(CALLS_PATH, json=given, headers=head_of(call))
         return response.status_code, response.json()
 
 
@@ -218,12 +223,12 @@ async def test_a_tool_that_is_not_allowed_or_changed_is_left_to_the_worker(desk:
 
 async def test_arguments_that_the_worker_refuses_for_their_size_are_left_to_it(desk: Desk) -> None:
     await delegated(desk)
-    assert (await post(desk, asked(arguments={"text": "x" * MAX_ARGS_BYTES})))[0] == 409
+    assert (await post(desk, asked(), {"text": "x" * MAX_ARGS_BYTES}))[0] == 409
 
 
 async def test_a_call_in_hand_ends_before_the_tool_gateway_stops(desk: Desk) -> None:
     await delegated(desk)
-    sent = asyncio.create_task(post(desk, asked("desk.slowly", arguments={"name": "a"})))
+    sent = asyncio.create_task(post(desk, asked("desk.slowly"), {"name": "a"}))
 
     async def begun() -> bool:
         return bool(await rows(desk.pool, "SELECT 1 FROM flotilla.tool_calls"))
@@ -236,14 +241,38 @@ async def test_a_call_in_hand_ends_before_the_tool_gateway_stops(desk: Desk) -> 
 
 
 async def test_a_large_request_is_refused(desk: Desk) -> None:
-    status, _ = await post(desk, asked(arguments={"text": "x" * 1_000_000}))
-    assert status == 413
+    await delegated(desk)
+    assert (await post(desk, asked(), {"text": "x" * 1_000_000}))[0] == 413
+
+
+@pytest.mark.parametrize(
+    ("authorization", "status"),
+    [
+        ("", 401),
+        ("Bearer x", 401),
+        (f"{CALL_SCHEME} x", 401),
+        (f"{CALL_SCHEME} e30=", 401),
+        (asked(secret="another").authorization(), 403),
+        (asked(call_id="t1").authorization(), 403),
+    ],
+)
+async def test_who_holds_no_task_is_refused_before_the_body_arrives(
+    desk: Desk, authorization: str, status: int
+) -> None:
+    await delegated(desk)
+    place = urlsplit(desk.url)
+    reader, writer = await asyncio.open_connection(place.hostname, place.port)
+    head = f"POST {CALLS_PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: {authorization}\r\nContent-Length: 900000\r\n\r\n"
+    writer.write(head.encode())
+    async with asyncio.timeout(10):
+        assert (await reader.readline()).split()[1] == str(status).encode()
+    writer.close()
 
 
 async def test_a_call_goes_on_and_is_stored_when_its_agent_is_gone(desk: Desk) -> None:
     await delegated(desk)
     async with httpx2.AsyncClient(base_url=desk.url, trust_env=False) as http:
-        sent = asyncio.create_task(http.post(CALLS_PATH, json=to_builtins(asked("desk.hang", arguments={}))))
+        sent = asyncio.create_task(http.post(CALLS_PATH, json={}, headers=head_of(asked("desk.hang"))))
 
         async def begun() -> bool:
             return desk.calls() == ["hang"]

@@ -54,13 +54,12 @@ class ToolGatewayClient:
             secret=task.secret or "",
             call_id=wanted.call_id,
             tool=wanted.tool,
-            arguments=wanted.arguments,
         )
-        headers = {"content-type": "application/json"}
+        headers = {"authorization": asked.authorization(), "content-type": "application/json"}
         if traceparent := current_traceparent():
             headers["traceparent"] = traceparent
         try:
-            response = await self._http.post(CALLS_PATH, content=to_json(asked), headers=headers)
+            response = await self._http.post(CALLS_PATH, content=to_json(wanted.arguments), headers=headers)
             if response.status_code == _OK:
                 return from_json(response.content, McpResult)
             if response.status_code == CALL_REFUSED:

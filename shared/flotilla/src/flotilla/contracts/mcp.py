@@ -2,8 +2,11 @@
 
 import hashlib
 import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass, field
 
+from flotilla.contracts.envelope import from_json, to_json
+from flotilla.contracts.errors import Undecodable
 from flotilla.contracts.json_types import JsonObject, JsonValue
 
 MCP_AGENT = "mcp"
@@ -31,10 +34,10 @@ class McpResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class McpCallAtOnce:
-    """What an agent sends to the tool gateway (`POST /v1/calls`) while it holds its task: a call of an MCP tool, and
-    what proves that the task is its own. The answer is an `McpResult`; with `CALL_REFUSED` the call is refused for
-    good, and `reason` says why; with any other status it is not made, or goes on, and the agent's task asks the worker
-    for it."""
+    """Which call of an MCP tool an agent asks the tool gateway for (`POST /v1/calls`) while it holds its task, and what
+    proves that the task is its own. It stands in the request's head, so that it is checked before the arguments, which
+    are the body, are read. The answer is an `McpResult`; with `CALL_REFUSED` the call is refused for good, and `reason`
+    says why; with any other status it is not made, or goes on, and the agent's task asks the worker for it."""
 
     tenant_id: str
     task_id: str
@@ -44,9 +47,29 @@ class McpCallAtOnce:
     """As in `McpCallNeeded`."""
     tool: str
     """`<server>.<tool>`."""
-    arguments: JsonObject
+
+    def authorization(self) -> str:
+        """Return the value of the request's `Authorization`."""
+        return f"{CALL_SCHEME} {urlsafe_b64encode(to_json(self)).decode()}"
+
+    @classmethod
+    def from_authorization(cls, value: str) -> "McpCallAtOnce":
+        """Return what `authorization` returned as `value`.
+
+        Raises:
+            Undecodable: it is none.
+        """
+        scheme, _, encoded = value.partition(" ")
+        if scheme != CALL_SCHEME:
+            raise Undecodable(f"the request has no Authorization of the scheme {CALL_SCHEME}")
+        try:
+            document = urlsafe_b64decode(encoded)
+        except ValueError as error:
+            raise Undecodable("the request's Authorization is not base64url") from error
+        return from_json(document, cls)
 
 
+CALL_SCHEME = "Flotilla-Call"
 CALLS_PATH = "/v1/calls"
 CALL_REFUSED = 422
 """Not 429, which a proxy on the way sends, too, and means a later try by it."""
