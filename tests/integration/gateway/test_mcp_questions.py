@@ -11,7 +11,8 @@ from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult, ElicitRequestFormParams, ElicitResult, InputRequiredResult
 
-from gateway.mcp.elicitation import form_of
+from gateway.mcp.door import TASKS
+from gateway.mcp.elicitation import MOST_MISFITS, form_of
 from tests.integration.gateway.conftest import Replica
 from tests.integration.gateway.test_questions import worker
 from tests.support.gateway import RunningGateway
@@ -21,6 +22,7 @@ from tests.support.worker import RunningWorker
 __all__ = ["worker"]
 NORTH = {"supplier": "North", "cents": 5}
 CHOOSE = "workflow__choose"
+VERSION = "2026-07-28"
 
 
 @pytest.fixture
@@ -132,6 +134,134 @@ async def test_a_state_continues_an_equal_call_of_the_same_caller_only(
     assert len(await open_questions(gateway)) == 1
 
 
+async def test_the_same_call_again_is_a_new_one_once_a_form_has_led_to_its_answer(
+    gateway: RunningGateway, worker: RunningWorker
+) -> None:
+    user = User([accepted(**NORTH), accepted(supplier="South", cents=6)])
+    async with client(gateway, user) as mcp:
+        assert (await chosen(mcp)).structured_content == {"supplier": "North", "how": "answered"}
+        assert (await chosen(mcp)).structured_content == {"supplier": "South", "how": "answered"}
+    assert len(user.asked) == 2
+
+
+async def test_a_user_whose_answers_do_not_fit_is_not_asked_for_ever(
+    gateway: RunningGateway, worker: RunningWorker
+) -> None:
+    user = User([accepted(cents=5)])
+    async with client(gateway, user) as mcp:
+        result = await chosen(mcp)
+    assert (result.structured_content or {})["status"] == "waiting"
+    assert len(user.asked) == MOST_MISFITS
+    assert user.asked[0].message == "Which supplier?"
+    assert user.asked[-1].message.startswith("Which supplier?\n\nYour last answer did not fit")
+    assert len(await open_questions(gateway)) == 1
+
+
+@dataclass
+class TaskClient:
+    """One that knows the tasks extension and shows forms, in the protocol's own words."""
+
+    gateway: RunningGateway
+    key: str
+    capabilities: dict[str, Any] = field(default_factory=lambda: {"extensions": {TASKS: {}}, "elicitation": {}})
+
+    async def send(self, method: str, target: str, **params: Any) -> dict[str, Any]:
+        meta = {
+            "io.modelcontextprotocol/protocolVersion": VERSION,
+            "io.modelcontextprotocol/clientCapabilities": self.capabilities,
+        }
+        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {**params, "_meta": meta}}
+        headers = {
+            "Accept": "application/json, text/event-stream",
+            "MCP-Protocol-Version": VERSION,
+            "Mcp-Method": method,
+            "Mcp-Name": target,
+        }
+        answer: dict[str, Any] = (await self.gateway.client(self.key).post("/mcp", json=body, headers=headers)).json()
+        return answer
+
+    async def create(self, roles: list[str]) -> str:
+        """Call the workflow; return the id of the task that the call is."""
+        without_forms = TaskClient(self.gateway, self.key, {"extensions": {TASKS: {}}})
+
+        async def created() -> str | None:
+            answer = await without_forms.send("tools/call", CHOOSE, name=CHOOSE, arguments={"roles": roles})
+            return str(answer["result"]["taskId"]) if "result" in answer else None
+
+        return str(await eventually(created, timeout_s=20))
+
+    async def get(self, task_id: str) -> dict[str, Any]:
+        task: dict[str, Any] = (await self.send("tasks/get", task_id, taskId=task_id))["result"]
+        return task
+
+    async def until(self, task_id: str, status: str) -> dict[str, Any]:
+        async def there() -> dict[str, Any] | None:
+            task = await self.get(task_id)
+            return task if task["status"] == status else None
+
+        task: dict[str, Any] = await eventually(there, timeout_s=20)
+        return task
+
+    async def update(self, task_id: str, **responses: Any) -> dict[str, Any]:
+        return await self.send("tasks/update", task_id, taskId=task_id, inputResponses=responses)
+
+
+@pytest.fixture
+async def tasks(gateway: RunningGateway, worker: RunningWorker) -> TaskClient:
+    """Alice's."""
+    return TaskClient(gateway, await gateway.key("alice", ("operator",), person=True))
+
+
+async def test_a_task_asks_for_input_and_goes_on_with_the_answer(tasks: TaskClient) -> None:
+    task_id = await tasks.create([])
+    waiting = await tasks.until(task_id, "input_required")
+    [(first, asked)] = waiting["inputRequests"].items()
+    assert (asked["method"], asked["params"]["message"]) == ("elicitation/create", "Which supplier?")
+    assert set(asked["params"]["requestedSchema"]["properties"]) == {"supplier", "cents"}
+    assert waiting["resultType"] == "complete"
+
+    unknown = {"unknown": {"action": "accept", "content": NORTH}, "x.1": {"action": "decline"}}
+    assert (await tasks.update(task_id, **unknown))["result"]["resultType"] == "complete"
+    assert (await tasks.get(task_id))["inputRequests"] == waiting["inputRequests"]
+
+    await tasks.update(task_id, **{first: {"action": "accept", "content": {"cents": 5}}})
+    [second] = (await tasks.get(task_id))["inputRequests"]
+    assert second != first, "a key that was answered is used for no other request"
+    await tasks.update(task_id, **{first: {"action": "accept", "content": NORTH}})
+    assert set((await tasks.get(task_id))["inputRequests"]) == {second}
+
+    await tasks.update(task_id, **{second: {"action": "accept", "content": NORTH}})
+    done = await tasks.until(task_id, "completed")
+    assert done["result"]["structuredContent"] == {"supplier": "North", "how": "answered"}
+    assert "inputRequests" not in done
+
+
+async def test_a_task_whose_question_is_declined_is_working_and_says_where_to_answer(tasks: TaskClient) -> None:
+    task_id = await tasks.create([])
+    [key] = (await tasks.until(task_id, "input_required"))["inputRequests"]
+    await tasks.update(task_id, **{key: {"action": "decline"}})
+    now = await tasks.get(task_id)
+    assert (now["status"], "inputRequests" in now) == ("working", False)
+    assert now["statusMessage"].endswith("/questions.")
+    assert len(await open_questions(tasks.gateway)) == 1
+
+
+async def test_a_task_asks_nobody_who_may_not_answer(tasks: TaskClient) -> None:
+    task_id = await tasks.create(["approver"])
+
+    async def is_asked() -> bool:
+        return len(await open_questions(tasks.gateway)) == 1
+
+    await eventually(is_asked, timeout_s=20)
+    [question] = await open_questions(tasks.gateway)
+    assert (await tasks.get(task_id))["status"] == "working"
+    await tasks.update(task_id, **{f"{question['question_id']}.1": {"action": "accept", "content": NORTH}})
+    assert len(await open_questions(tasks.gateway)) == 1
+    other = TaskClient(tasks.gateway, await tasks.gateway.key("bob", ("operator",), person=True))
+    refused = await other.update(task_id, x={"action": "accept", "content": NORTH})
+    assert "no task" in refused["error"]["message"]
+
+
 async def chosen_state(mcp: Client) -> str:
     """The state of a call that asks; the same call again asks the same."""
 
@@ -155,7 +285,30 @@ async def chosen_state(mcp: Client) -> str:
         {"properties": {"a": {"type": "string"}, "b": {"$ref": "#/$defs/B"}}},
         {"properties": {"a": {"type": ["string", "null"]}}},
         {"$ref": "#/$defs/A"},
+        {"properties": {"a": {"type": "string"}}, "required": ["a", "b"]},
+        {"properties": {"a": {"type": "string"}}, "required": "a"},
+        {"properties": {"a": {"type": "string"}}, "minProperties": 2},
+        {"properties": {"a": {"type": "string"}}, "allOf": [{"required": ["b"]}]},
+        {"properties": {"a": {"type": "string"}}, "patternProperties": {"^b": {"type": "string"}}},
     ],
 )
 def test_what_a_form_cannot_hold_is_no_form(schema: dict[str, Any]) -> None:
     assert form_of(schema) is None
+
+
+def test_a_form_says_what_is_asked_of_a_field() -> None:
+    fields: dict[str, Any] = {
+        "code": {"type": "string", "description": "The supplier's.", "pattern": "^[A-Z]+$"},
+        "cents": {"type": "integer", "minimum": 1, "multipleOf": 5},
+        "note": {"type": "string", "title": "Note"},
+    }
+    form = form_of({"type": "object", "title": "Choice", "properties": fields, "required": ["code"]})
+    assert form == {
+        "type": "object",
+        "properties": {
+            "code": {"type": "string", "description": 'The supplier\'s. (pattern: "^[A-Z]+$")'},
+            "cents": {"type": "integer", "minimum": 1, "description": "(multipleOf: 5)"},
+            "note": {"type": "string", "title": "Note"},
+        },
+        "required": ["code"],
+    }

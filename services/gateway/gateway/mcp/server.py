@@ -140,9 +140,8 @@ async def _answered(context: Context, door: Door, call: Call, declined: set[str]
         if is_over(work):
             await note_answered(door, call)
             return call_tool_result(work)
-        if requests := await questions_for_caller(door, call, declined):
-            await note_to_repeat(door, call)
-            return input_required_result(call, requests)
+        if asked := await questions_for_caller(door, call, declined):
+            return input_required_result(call, asked)
         if left_s <= 0 or door.services.stopping.is_set():
             break
         if loop.time() >= next_progress:
