@@ -83,7 +83,9 @@ async def test_a_question_is_asked_of_the_user_and_the_call_goes_on_with_the_ans
     async with client(gateway, user) as mcp:
         result = await chosen(mcp)
     assert result.structured_content == {"supplier": "North", "how": "answered"}
-    assert [one.message for one in user.asked] == ["Which supplier?"] * 2  # the first answer lacks the supplier
+    first, second = (one.message for one in user.asked)  # the first answer lacks the supplier
+    assert first == "Which supplier?"
+    assert second == "Which supplier?\n\nYour last answer did not fit what is asked for."
     form = user.asked[0].requested_schema
     assert {name: one["type"] for name, one in form["properties"].items()} == {"supplier": "string", "cents": "integer"}
     [question] = await open_questions(gateway, "answered")
@@ -152,8 +154,6 @@ async def test_a_user_whose_answers_do_not_fit_is_not_asked_for_ever(
         result = await chosen(mcp)
     assert (result.structured_content or {})["status"] == "waiting"
     assert len(user.asked) == MOST_MISFITS
-    assert user.asked[0].message == "Which supplier?"
-    assert user.asked[-1].message.startswith("Which supplier?\n\nYour last answer did not fit")
     assert len(await open_questions(gateway)) == 1
 
 
