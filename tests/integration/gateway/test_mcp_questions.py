@@ -146,7 +146,7 @@ async def test_the_same_call_again_is_a_new_one_once_a_form_has_led_to_its_answe
     assert len(user.asked) == 2
 
 
-async def test_a_user_whose_answers_do_not_fit_is_not_asked_for_ever(
+async def test_a_user_whose_answers_do_not_fit_is_asked_five_times(
     gateway: RunningGateway, worker: RunningWorker
 ) -> None:
     user = User([accepted(cents=5)])

@@ -3,7 +3,7 @@
 Its id is that of the task or run that it is. It is `input_required` while a workflow asks what the client's user may
 answer, with the questions as forms that `tasks/update` answers. While other people have to decide it is `working`:
 `input_required` would ask the client for a decision that is not its own. A call that failed is `completed`, with a
-result that says so: `failed` is for errors of the protocol, and a call has those before it becomes a task. Clients
+result that is an error: `failed` is for errors of the protocol, and a call has those before it becomes a task. Clients
 poll: nobody is notified of changes (`notifications/tasks`).
 """
 
