@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from flotilla.agent.template.workflow import write_workflow
 from flotilla.bus.acl import agent_redis_permissions, fleet_redis_permissions
 from flotilla.config.signing import load_public_keys, load_signer
 from flotilla.contracts.names import agent_role, task_stream
@@ -415,6 +416,18 @@ def test_an_entry_of_workers_is_the_fleets_worker_on_a_task_queue_of_its_own(ren
     queues = {trigger["metadata"]["taskQueue"] for each in of_kind(manifests, "ScaledObject")
               for trigger in each["spec"]["triggers"] if trigger["type"] == "temporal"}  # fmt: skip
     assert queues == {"reports"}
+
+
+def test_the_values_of_a_new_workflow_are_a_worker_with_its_image(render: Render, tmp_path: Path) -> None:
+    write_workflow("brief", tmp_path, wheels=tmp_path)
+    manifests = render("flotilla", files=("flotilla/values-demo.yaml", str(tmp_path / "values.yaml")))
+    deployments = {
+        each["metadata"]["name"]: each["spec"]["template"]["spec"] for each in of_kind(manifests, "Deployment")
+    }
+    (container,) = deployments["fleet-brief-worker"]["containers"]
+    built = "registry.example.com/brief-worker:0.1.0"
+    assert container["image"] == built
+    assert f"-t {built} ." in (tmp_path / "Dockerfile").read_text()
 
 
 def test_an_agent_with_the_name_of_a_built_in_one_takes_its_place_or_is_refused(helm: Helm) -> None:

@@ -22,6 +22,7 @@ def write_workflow(name: str, folder: Path, *, wheels: Path) -> list[Path]:
         "module": f"{name.replace('-', '_')}_workflow",
         "kind": "".join(part.capitalize() for part in name.split("-")),
         "source": WHEELS % wheels.resolve().as_uri(),
+        "wheels": str(wheels.resolve()),
         "setup": SETUP_OUTSIDE,
     }
     return render_templates(resources.files(__package__).joinpath("workflow_files"), folder, words)
