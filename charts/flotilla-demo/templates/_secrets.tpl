@@ -4,7 +4,7 @@
 namespace: hence the servers' long names. */}}
 {{- $name := .Values.name }}
 {{- $roles := dict }}
-{{- range list "owner" "flotilla_gateway" "flotilla_worker" "flotilla_relay" "flotilla_audit" "flotilla_scaler" }}
+{{- range list "owner" "flotilla_gateway" "flotilla_worker" "flotilla_relay" "flotilla_audit" "flotilla_scaler" "flotilla_backup" }}
 {{- $_ := set $roles . (randAlphaNum 32) }}
 {{- end }}
 {{- range concat (list "research" "write" "mcp") .Agents }}
