@@ -67,6 +67,7 @@ OPENED = [
     ("gateway", "settings.FLOTILLA_OIDC_ISSUER=https://login.example.com:8443/realms/main", PUBLIC_6, 8443),
     ("gateway", "settings.FLOTILLA_OIDC_ISSUER=https://keycloak.login.svc:8443/x", Place(namespace="login"), 8443),
     ("gateway", "settings.FLOTILLA_EMBEDDING_URL=https://models.example.com/v1", PUBLIC, 443),
+    ("research-agent", "settings.FLOTILLA_RERANK_URL=http://rerank.models.svc:8080", Place(namespace="models"), 8080),
     (
         "research-agent",
         "sessionKeys.url=http://fleet-workflow-worker.fleets.svc",

@@ -8,7 +8,7 @@ usually on the internet: then no private address is reached. Of a service of the
 - {name: kafka, ports: [9092, 9093], settings: [FLOTILLA_KAFKA_BOOTSTRAP_SERVERS]}
 - {name: temporal, ports: [7233], settings: [FLOTILLA_TEMPORAL_ADDRESS]}
 - {name: llm, ports: [443], settings: [OPENAI_BASE_URL, FLOTILLA_LLM_PROXY, HTTPS_PROXY], when: [OPENAI_API_KEY, OPENAI_BASE_URL], public: true}
-- {name: embeddings, ports: [443], settings: [FLOTILLA_EMBEDDING_URL], when: [FLOTILLA_EMBEDDING_URL], public: true}
+- {name: embeddings, ports: [443], settings: [FLOTILLA_EMBEDDING_URL, FLOTILLA_RERANK_URL], when: [FLOTILLA_EMBEDDING_URL, FLOTILLA_RERANK_URL], public: true}
 - {name: oidc, ports: [443], settings: [FLOTILLA_OIDC_ISSUER, FLOTILLA_OIDC_JWKS_URL], when: [FLOTILLA_OIDC_ISSUER], public: true}
 - {name: tools, ports: [8080], settings: [FLOTILLA_TOOL_GATEWAY_URL], when: [FLOTILLA_TOOL_GATEWAY_URL], service: tool-gateway}
 - {name: sessionKeys, ports: [8081], settings: [FLOTILLA_SESSION_KEYS_URL], when: [FLOTILLA_SESSION_KEYS_URL], service: workflow-worker}

@@ -114,3 +114,16 @@ def test_a_curve_that_does_not_ascend_is_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps(made))
     with pytest.raises(ConfigurationError, match="ascend"):
         read_calibrations(path)
+
+
+def test_a_rerankers_relevance_is_a_stage_of_its_own() -> None:
+    draw = random.Random(6)  # noqa: S311 - drawn alike in every run
+    reranked = [
+        Case({**one.features, "words": draw.random(), "relevance": one.features["words"]}, one.answerable, one.right)
+        for one in cases(200, 5)
+    ]
+    fitted = fit(reranked, model="m")
+    assert [set(stage.answerable.features) - {*BY_WORDS} for stage in fitted.stages] == [{"relevance"}, set()]
+    known = dict.fromkeys(BY_WORDS, 0.5)
+    assert fitted.abstains({**known, "relevance": 0.0})
+    assert not fitted.abstains({**known, "relevance": 1.0})

@@ -19,7 +19,7 @@ def features_of_search(question: str, passages: Sequence[Passage], default_langu
     """Return of the search by words: `words` (the best passage), `mean` (of all passages), `margin` (of the best over
     a later one); of the question's words: `held` (the largest share in one passage), `together` (the share in any),
     `count` (how many in one passage, up to 8, as a share of these); with embeddings: `meaning` (the nearest passage)
-    and `agreement` (the share of passages that both sides found)."""
+    and `agreement` (the share of passages that both sides found); with a reranker: `relevance` (the best passage)."""
     by_words = [one.by_words for one in passages if one.by_words is not None]
     if not by_words:
         return {}
@@ -34,6 +34,9 @@ def features_of_search(question: str, passages: Sequence[Passage], default_langu
     if by_meaning:
         both = sum(1 for one in passages if one.by_words and one.by_meaning is not None)
         features |= {"meaning": max(by_meaning), "agreement": both / len(passages)}
+    by_reranker = [one.by_reranker for one in passages if one.by_reranker is not None]
+    if by_reranker:
+        features["relevance"] = max(by_reranker)
     return {name: round(value, 4) for name, value in features.items()}
 
 

@@ -22,12 +22,8 @@ REFUSED = 0.05
 """Of answerable questions, the share that may be refused."""
 BY_WORDS = ("words", "mean", "margin", "held", "together", "count")
 BY_BOTH = (*BY_WORDS, "meaning", "agreement")
-FEATURES = (
-    (*BY_BOTH, "support", "probability"),
-    (*BY_BOTH, "support"),
-    (*BY_WORDS, "support", "probability"),
-    (*BY_WORDS, "support"),
-)
+OF_SEARCHES = ((*BY_BOTH, "relevance"), (*BY_WORDS, "relevance"), BY_BOTH, BY_WORDS)
+FEATURES = tuple((*names, *more) for names in OF_SEARCHES for more in (("support", "probability"), ("support",)))
 """Of the stages."""
 _OF_ANSWER = frozenset(("support", "probability"))
 

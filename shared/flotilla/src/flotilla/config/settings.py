@@ -226,6 +226,16 @@ class KnowledgeSettings(BaseSettings):
     embedding_model: str | None = None
     """The model behind `FLOTILLA_EMBEDDING_URL`. Another name embeds all passages again in the background."""
     embedding_api_key: SecretStr | None = None
+    rerank_url: str | None = None
+    """An API with `/rerank`, `https://models.example.com/v1`, whose model reads the best passages beside the question
+    and orders them."""
+    rerank_model: str | None = None
+    """The model behind `FLOTILLA_RERANK_URL`, asked in Cohere's form; unset: the form of Text Embeddings Inference."""
+    rerank_api_key: SecretStr | None = None
+    rerank_passages: int = Field(default=50, ge=2, le=500)
+    """How many passages it reads for a search."""
+    rerank_timeout_s: float = Field(default=5.0, gt=0, le=60)
+    """How long a search waits for it; then its order is that without a reranker."""
     vector_store_url: SecretStr | None = None
     """A Redis 8 or newer that keeps the vectors, as in `FLOTILLA_REDIS_URL`; unset: PostgreSQL with pgvector does."""
 

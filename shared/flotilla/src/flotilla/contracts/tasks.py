@@ -267,6 +267,8 @@ class Passage:
     """The share of the question's weight that its words hold; None where the search does not say."""
     by_meaning: float | None = None
     """Cosine of its embedding and the question's; None where it was not found by meaning."""
+    by_reranker: float | None = None
+    """How well it answers, by the scale of the model that `FLOTILLA_RERANK_URL` names; None where it was not asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,9 +39,10 @@ from flotilla.knowledge.indexing import DocumentIndexEntry
 from flotilla.knowledge.languages import check_language
 from flotilla.knowledge.meaning import EmbeddedQuestion
 from flotilla.knowledge.parse import parse_document
-from flotilla.knowledge.ranking import RankingOptions, SearchRequest, best_passages
+from flotilla.knowledge.ranking import DEPTH, RankingOptions, SearchRequest, choose_passages, ranked_passages
 from flotilla.knowledge.recognition import detect_language
 from flotilla.knowledge.reindexing import ReindexingJob
+from flotilla.knowledge.reranking import ClosableReranker, Reranker, rerank
 from flotilla.knowledge.split import HEADING_SEPARATOR, SplitDocument, split_into_passages
 from flotilla.knowledge.vector_store import VectorStore
 from flotilla.postgres import Connection, Pool, tenant_snapshot, tenant_transaction
@@ -124,12 +125,13 @@ class KnowledgeBase:
         language: str = DEFAULT_LANGUAGE,
         embedder: Embedder | None = None,
         vectors: VectorStore | None = None,
+        reranker: Reranker | None = None,
         run: FunctionRunner = asyncio.to_thread,
         make_id: IdMaker = new_id,
     ) -> None:
         """`language` is that of documents which do not show theirs. `run` runs what reads a document: `Confined.run`
         where strangers send them. With an `embedder`, searches rank by meaning, too: with its vectors in PostgreSQL, or
-        in `vectors`.
+        in `vectors`. A `reranker` orders what is found first.
 
         Raises:
             ConfigurationError: no such language is known.
@@ -141,6 +143,7 @@ class KnowledgeBase:
         self._language = language
         self._embedder = embedder
         self._vectors = vectors
+        self._reranker = reranker
         self._make_id = make_id
 
     @property
@@ -149,9 +152,11 @@ class KnowledgeBase:
         return self._embedder
 
     async def close(self) -> None:
-        """Release what the model of searches holds."""
+        """Release what the models of searches hold."""
         if isinstance(self._embedder, ClosableEmbedder):
             await self._embedder.close()
+        if isinstance(self._reranker, ClosableReranker):
+            await self._reranker.close()
 
     async def add(self, tenant_id: str, upload: UploadedDocument, note: Note = _unnoted) -> StoreResult:
         """Read, cut and index one document. The same `uri` with other content replaces it in one transaction: a
@@ -305,10 +310,13 @@ class KnowledgeBase:
             raise Invalid(f"the query has {len(query)} characters, {MAX_QUERY_CHARACTERS} are allowed")
         text = query.replace("\x00", " ")
         meant = await self._meant(text)
+        most = max(k * DEPTH, self._ranking.reranked if self._reranker else 0)
         async with tenant_snapshot(self._pool, tenant_id) as connection:
-            wanted = SearchRequest(text, k, session_id, meant)
-            rows = await best_passages(connection, tenant_id, wanted, ranking=self._ranking)
-        return [_passage(row) for row in rows]
+            wanted = SearchRequest(text, most, session_id, meant)
+            rows = await ranked_passages(connection, tenant_id, wanted)
+        if self._reranker:
+            rows = await rerank(self._reranker, text, rows, self._ranking.reranked)
+        return [_passage(row) for row in choose_passages(rows, k, self._ranking.per_document)]
 
     async def _meant(self, query: str) -> EmbeddedQuestion | None:
         """The question's embedding; none where the model is away, so that words alone decide."""
@@ -428,6 +436,7 @@ def _passage(row: Row) -> Passage:
         ),
         by_words=round(row.get("by_words", 0.0), 4),
         by_meaning=round(row["by_meaning"], 4) if "by_meaning" in row else None,
+        by_reranker=round(row["by_reranker"], 4) if "by_reranker" in row else None,
     )
 
 

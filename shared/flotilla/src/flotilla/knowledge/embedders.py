@@ -16,6 +16,7 @@ import numpy as np
 from flotilla.config import KnowledgeSettings
 from flotilla.contracts.errors import ConfigurationError, RetryLater
 from flotilla.knowledge.embedding import Embedder
+from flotilla.knowledge.endpoint import open_client, post_json
 
 _CARD = "card.json"
 _MINILM_MODEL = "all-minilm-l6-v2-q.onnx"
@@ -136,10 +137,8 @@ class EndpointEmbedder:
         if not settings.embedding_model:
             raise ConfigurationError("FLOTILLA_EMBEDDING_URL is set: set FLOTILLA_EMBEDDING_MODEL to its model, too")
         self.name = settings.embedding_model
-        key = settings.embedding_api_key
-        headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
         self._url = f"{(settings.embedding_url or '').rstrip('/')}/embeddings"
-        self._client = httpx.AsyncClient(headers=headers, timeout=TIMEOUT_S)
+        self._client = open_client(settings.embedding_api_key, TIMEOUT_S)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """Return the vector of each text.
@@ -147,8 +146,10 @@ class EndpointEmbedder:
         Raises:
             RetryLater: the endpoint does not answer, or not with a vector for each text.
         """
+        request = {"model": self.name, "input": list(texts)}
+        most = len(texts) * MAX_DIMENSIONS * _MAX_NUMBER_BYTES + _MAX_REST_BYTES
         try:
-            answer = msgspec.json.decode(await self._answer(texts), type=_Answer)
+            answer = msgspec.json.decode(await post_json(self._client, self._url, request, most), type=_Answer)
         except (httpx.HTTPError, msgspec.DecodeError) as error:
             raise RetryLater(f"{self._url} returned no embeddings: {error!r}") from error
         vectors = [one.embedding for one in sorted(answer.data, key=lambda one: one.index)]
@@ -159,19 +160,6 @@ class EndpointEmbedder:
                 f"each text needs one, of one size, of at most {MAX_DIMENSIONS} numbers"
             )
         return vectors
-
-    async def _answer(self, texts: Sequence[str]) -> bytes:
-        """The answer's bytes, as many as such vectors may have."""
-        most = len(texts) * MAX_DIMENSIONS * _MAX_NUMBER_BYTES + _MAX_REST_BYTES
-        body = bytearray()
-        request = {"model": self.name, "input": list(texts)}
-        async with self._client.stream("POST", self._url, json=request) as response:
-            response.raise_for_status()
-            async for piece in response.aiter_bytes():
-                body += piece
-                if len(body) > most:
-                    raise httpx.ReadError(f"the answer to {len(texts)} texts is longer than {most} bytes")
-        return bytes(body)
 
     async def close(self) -> None:
         """Release the connections to the endpoint."""

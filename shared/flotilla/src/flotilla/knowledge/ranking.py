@@ -65,6 +65,8 @@ class RankingOptions:
 
     per_document: int = 1
     """Passages of one document, as long as other documents have a term of the question, too."""
+    reranked: int = 50
+    """The best passages that a reranker reads, where there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,8 @@ class SearchRequest:
     """What a search is for."""
 
     query: str
-    k: int
+    most: int
+    """Of each ranking, the best passages."""
     session_id: str | None = None
     """Whose attachments are searched, too."""
     meant: EmbeddedQuestion | None = None
@@ -87,15 +90,12 @@ class _Lists:
     weight: float
 
 
-async def best_passages(
-    connection: Connection, tenant_id: str, wanted: SearchRequest, *, ranking: RankingOptions
-) -> Sequence[Row]:
-    """Return the best rows that are worth showing, best first. Wants one snapshot for its statements."""
-    most = wanted.k * DEPTH
-    rankings = [await rank_rows(connection, tenant_id, wanted.query, most, wanted.session_id)]
+async def ranked_passages(connection: Connection, tenant_id: str, wanted: SearchRequest) -> list[Row]:
+    """Return the best rows by words and meaning, best first. Wants one snapshot for its statements."""
+    rankings = [await rank_rows(connection, tenant_id, wanted.query, wanted.most, wanted.session_id)]
     if wanted.meant:
-        rankings.append(await nearest_passages(connection, tenant_id, wanted.meant, most, wanted.session_id))
-    return _chosen(fuse_rankings(*rankings), wanted.k, ranking.per_document)
+        rankings.append(await nearest_passages(connection, tenant_id, wanted.meant, wanted.most, wanted.session_id))
+    return fuse_rankings(*rankings)
 
 
 async def rank_rows(
@@ -170,8 +170,8 @@ def _forms(asked: Iterable[QueryTerm]) -> list[str]:
     return [form for term in asked for form in term.forms]
 
 
-def _chosen(rows: Iterable[Row], k: int, per_document: int) -> list[Row]:
-    """The best `k`, less what repeats another, with at most `per_document` of one while there are others."""
+def choose_passages(rows: Iterable[Row], k: int, per_document: int) -> list[Row]:
+    """Return the best `k`, less what repeats another, with at most `per_document` of one while there are others."""
     chosen: list[tuple[int, Row]] = []
     spare: list[tuple[int, Row]] = []
     taken: Counter[str] = Counter()

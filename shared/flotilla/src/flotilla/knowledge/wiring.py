@@ -6,6 +6,7 @@ from flotilla.config import KnowledgeSettings
 from flotilla.knowledge.base import KnowledgeBase
 from flotilla.knowledge.embedders import create_embedder
 from flotilla.knowledge.ranking import RankingOptions
+from flotilla.knowledge.reranking import create_reranker
 from flotilla.knowledge.vector_store import VectorStore
 from flotilla.postgres import Pool
 from flotilla.runtime.confined import FunctionRunner
@@ -25,9 +26,10 @@ def create_knowledge_base(
     """
     return KnowledgeBase(
         pool,
-        ranking=RankingOptions(per_document=settings.knowledge_passages_per_document),
+        ranking=RankingOptions(settings.knowledge_passages_per_document, settings.rerank_passages),
         language=settings.knowledge_language,
         embedder=create_embedder(settings),
         vectors=vectors,
+        reranker=create_reranker(settings),
         run=run,
     )
