@@ -23,6 +23,7 @@ QUESTION = "How many days of holiday do people have?"
 LIKELY = "Holiday days: how many days people have is a question of days that people like."
 RIGHT = "Leave: thirty working days a year for people who work full time."
 ALICE, BOB = user_name("flotilla", "alice"), user_name("flotilla", "bob")
+OTHER_ORDER = b'[{"index": 0, "score": 0.1}, {"index": 1, "score": 0.9}]'
 Answers = Callable[[dict[str, Any]], Response]
 
 
@@ -149,18 +150,19 @@ async def test_of_a_long_question_the_beginning_is_compared(pool: Pool) -> None:
 
 def flood(_asked: dict[str, Any]) -> Response:
     async def pieces() -> AsyncIterator[bytes]:
-        for _ in range(1500):
+        for _ in range(30):
             yield b" " * 65_536
-        yield b"[]"
+        yield OTHER_ORDER
 
     return StreamingResponse(pieces(), media_type="application/json")
 
 
 def drip(_asked: dict[str, Any]) -> Response:
     async def pieces() -> AsyncIterator[bytes]:
-        while True:
+        for _ in range(100):
             yield b" "
             await asyncio.sleep(0.02)
+        yield OTHER_ORDER
 
     return StreamingResponse(pieces(), media_type="application/json")
 
