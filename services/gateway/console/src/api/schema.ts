@@ -2694,6 +2694,11 @@ export interface components {
              * @description Cosine of its embedding and the question's; None where it was not found by meaning.
              */
             by_meaning: number | null;
+            /**
+             * By Reranker
+             * @description How well it answers, by the scale of the model that `FLOTILLA_RERANK_URL` names; None where it was not asked.
+             */
+            by_reranker: number | null;
         };
         /**
          * Passkeys
