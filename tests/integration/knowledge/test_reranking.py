@@ -51,7 +51,7 @@ class Endpoint:
 
     @property
     def texts(self) -> list[str]:
-        return [text for asked in self.asked for text in asked.get("documents", asked.get("texts"))]
+        return [text for asked in self.asked for text in asked.get("documents") or asked["texts"]]
 
 
 @asynccontextmanager
