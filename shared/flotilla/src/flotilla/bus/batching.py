@@ -1,12 +1,14 @@
 """Commands of concurrent callers travel in one round trip.
 
 While one pipeline is on its way, new commands queue up; its answer sends them all together. A lone caller pays
-nothing for it, two hundred share one write and one read.
+nothing for it, two hundred share one write and one read. A command that all of them end with is sent once.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any, TypeAlias
 
 from redis.exceptions import ResponseError
@@ -15,7 +17,21 @@ from flotilla.bus.connection import Redis
 from flotilla.contracts.errors import RetryLater
 
 Command: TypeAlias = tuple[str | bytes | int, ...]
-_Unit: TypeAlias = tuple[Sequence[Command], "asyncio.Future[list[Any]]"]
+
+
+@dataclass(frozen=True, slots=True)
+class SharedCommand:
+    """A command that a round trip holds once, with the arguments of all units that end with it: `XACK`, `XLEN`."""
+
+    command: Command
+    arguments: Command = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    commands: Sequence[Command]
+    last: SharedCommand | None
+    answer: "asyncio.Future[list[Any]]"
 
 
 class CommandBatcher:
@@ -28,8 +44,8 @@ class CommandBatcher:
         self._queue: deque[_Unit] = deque()
         self._flight: asyncio.Task[None] | None = None
 
-    async def send(self, commands: Sequence[Command]) -> list[Any]:
-        """The answers to `commands`, in order.
+    async def send(self, commands: Sequence[Command], last: SharedCommand | None = None) -> list[Any]:
+        """The answers to `commands`, in order, and the one to `last`, which counts for all units that share it.
 
         Raises:
             redis.exceptions.RedisError: the connection failed (whether the commands ran is then unknown), or Redis
@@ -37,7 +53,7 @@ class CommandBatcher:
         """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[list[Any]] = loop.create_future()
-        self._queue.append((commands, answer))
+        self._queue.append(_Unit(commands, last, answer))
         if self._flight is None or self._flight.done():  # cancelled before it began, it could not report it
             self._flight = loop.create_task(self._fly(), name="redis-batch")
         return await answer
@@ -79,31 +95,50 @@ class CommandBatcher:
         for unit in units:
             await self._deliver([unit])
 
-    async def _round_trip(self, units: list[_Unit]) -> list[Any]:
+    async def _round_trip(self, units: list[_Unit]) -> "_Answers":
+        shared = _join(units)
+        commands = [*chain.from_iterable(unit.commands for unit in units), *shared.values()]
         # A lone command needs no MULTI, which a Redis out of memory refuses even for an acknowledgement.
-        transaction = self._atomic and (len(units) > 1 or len(units[0][0]) > 1)
-        async with self._redis.pipeline(transaction=transaction) as pipe:
-            for commands, _ in units:
-                for command in commands:
-                    pipe.execute_command(*command)
-            return await pipe.execute(raise_on_error=False)
+        async with self._redis.pipeline(transaction=self._atomic and len(commands) > 1) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)
+            answers = await pipe.execute(raise_on_error=False)
+        first_shared = len(commands) - len(shared)
+        return _Answers(answers[:first_shared], dict(zip(shared, answers[first_shared:], strict=True)))
 
 
-def _resolve(units: list[_Unit], answers: list[Any]) -> None:
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    own: list[Any]
+    """Of the units' own commands, one unit after the other."""
+    shared: dict[Command, Any]
+
+
+def _join(units: list[_Unit]) -> dict[Command, Command]:
+    """What the units end with, each command once and whole."""
+    arguments: dict[Command, list[str | bytes | int]] = {}
+    for unit in units:
+        if unit.last is not None:
+            arguments.setdefault(unit.last.command, []).extend(unit.last.arguments)
+    return {command: (*command, *rest) for command, rest in arguments.items()}
+
+
+def _resolve(units: list[_Unit], answers: _Answers) -> None:
     start = 0
-    for commands, future in units:
-        mine = answers[start : start + len(commands)]
-        start += len(commands)
-        if future.done():
+    for unit in units:
+        mine = answers.own[start : start + len(unit.commands)]
+        start += len(unit.commands)
+        if unit.last is not None:
+            mine.append(answers.shared[unit.last.command])
+        if unit.answer.done():
             continue
         failed = next((answer for answer in mine if isinstance(answer, Exception)), None)
         if failed is None:
-            future.set_result(mine)
+            unit.answer.set_result(mine)
         else:
-            future.set_exception(failed)
+            unit.answer.set_exception(failed)
 
 
 def _reject(unit: _Unit, error: Exception) -> None:
-    future = unit[1]
-    if not future.done():
-        future.set_exception(error)
+    if not unit.answer.done():
+        unit.answer.set_exception(error)

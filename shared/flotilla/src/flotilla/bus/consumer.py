@@ -9,6 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import TypeAlias
 
 import structlog
@@ -17,7 +18,7 @@ from opentelemetry.util.types import AttributeValue
 from redis.exceptions import RedisError, ResponseError
 
 from flotilla.bus.backoff import Backoff
-from flotilla.bus.batching import Command, CommandBatcher
+from flotilla.bus.batching import Command, CommandBatcher, SharedCommand
 from flotilla.bus.connection import AWAY, MAX_BLOCK_MS, Redis, ask
 from flotilla.bus.dead_letters import DeadLetterReason, DeadLetters, StreamDeadLetters, UnhandledEntry
 from flotilla.bus.entries import Delivery, HandlerResult, StreamEntry, decode_entry, xadd
@@ -94,6 +95,17 @@ class Consumer:
         self._away = Backoff(base_s=0.1, cap_s=2.0)
         self._retries = Backoff(base_s=1.0, cap_s=self._options.min_idle_ms / 2_000)
         self._log = log.bind(stream=stream, group=group, consumer=name)
+        self._counted = cache(partial(BUS_ENTRIES.labels, stream, group))
+        self._delivery_delay = BUS_DELIVERY_DELAY.labels(stream, group)
+        self._handler_time = BUS_HANDLER.labels(stream, group)
+        # Source of the attributes: OpenTelemetry semantic conventions for messaging 1.3x.
+        self._attributes: dict[str, AttributeValue] = {
+            "messaging.system": "redis",
+            "messaging.operation.name": "process",
+            "messaging.operation.type": "process",
+            "messaging.destination.name": stream,
+            "messaging.consumer.group.name": group,
+        }
 
     @property
     def in_flight_count(self) -> int:
@@ -206,7 +218,7 @@ class Consumer:
             del self._in_hand[entry.entry_id]
             self._answered.discard(entry.entry_id)
             self._slot_freed.set()
-            BUS_ENTRIES.labels(self._stream, self._group, outcome).inc()
+            self._counted(outcome).inc()
 
     async def _answer(self, entry: StreamEntry) -> str:
         if entry.deliveries > self._options.max_deliveries:
@@ -243,44 +255,35 @@ class Consumer:
         """
         started = time.monotonic()
         written_s = int(delivery.entry_id.partition("-")[0]) / 1000
-        BUS_DELIVERY_DELAY.labels(self._stream, self._group).observe(max(0.0, time.time() - written_s))
-        # Source of the attributes: OpenTelemetry semantic conventions for messaging 1.3x.
-        attributes: dict[str, AttributeValue] = {
-            "messaging.system": "redis",
-            "messaging.operation.name": "process",
-            "messaging.operation.type": "process",
-            "messaging.destination.name": self._stream,
-            "messaging.consumer.group.name": self._group,
-            "messaging.message.id": delivery.entry_id,
-        }
+        self._delivery_delay.observe(max(0.0, time.time() - written_s))
         try:
             with span(
                 f"process {self._stream}",
                 kind=SpanKind.CONSUMER,
                 parent=delivery.event.traceparent,
-                attributes=attributes,
+                attributes={**self._attributes, "messaging.message.id": delivery.entry_id},
             ):
                 finish = await self._handler(delivery)
                 return [xadd(stream, event) for stream, event in finish.publish]
         except Oversize as error:
             raise DeadLetter(str(error)) from error
         finally:
-            BUS_HANDLER.labels(self._stream, self._group).observe(time.monotonic() - started)
+            self._handler_time.observe(time.monotonic() - started)
 
     async def _finish(self, entry: StreamEntry, publish: list[Command]) -> None:
         """Publishes and acknowledges in one MULTI. The effect is made, so a lost connection is worth a second try;
         whether the first one came through is unknown, and a reply sent twice does no harm."""
-        commands: list[Command] = [*publish, ("XACK", self._stream, self._group, entry.entry_id)]
+        acknowledgement = SharedCommand(("XACK", self._stream, self._group), (entry.entry_id,))
         self._answered.add(entry.entry_id)
         for wait_s in _FINISH_AGAIN_AFTER_S:
             try:
-                await self._answers.send(commands)
+                await self._answers.send(publish, acknowledgement)
             except AWAY as error:
                 self._log.warning("redis_away", entry_id=entry.entry_id, error=str(error), again_in_s=wait_s)
                 await asyncio.sleep(wait_s)
             else:
                 return
-        await self._answers.send(commands)
+        await self._answers.send(publish, acknowledgement)
 
     async def _bury(self, entry: StreamEntry, reason: DeadLetterReason, error: str, *, trusted: bool = True) -> str:
         error = error[:MAX_ERROR_CHARS]

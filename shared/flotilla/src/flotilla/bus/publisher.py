@@ -5,7 +5,7 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind
 from opentelemetry.util.types import AttributeValue
 
-from flotilla.bus.batching import CommandBatcher
+from flotilla.bus.batching import CommandBatcher, SharedCommand
 from flotilla.bus.channels import HARD_LIMIT_ENTRIES
 from flotilla.bus.connection import AWAY, UNWILLING, Redis
 from flotilla.bus.entries import xadd
@@ -54,7 +54,7 @@ class Publisher:
         try:
             if limited:
                 await self._refuse_when_full(stream)
-                entry_id, length = await self._batcher.send((command, ("XLEN", stream)))
+                entry_id, length = await self._batcher.send((command,), SharedCommand(("XLEN", stream)))
                 self._lengths[stream] = length
             else:
                 (entry_id,) = await self._batcher.send((command,))

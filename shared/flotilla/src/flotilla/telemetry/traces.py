@@ -3,10 +3,11 @@
 Context crosses processes as a W3C `traceparent`: in Temporal headers, in the CloudEvent, in Kafka headers.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from functools import lru_cache
 
-from opentelemetry import metrics, propagate, trace
+from opentelemetry import metrics, trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -17,9 +18,11 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
 TRACEPARENT = "traceparent"
+_W3C = TraceContextTextMapPropagator()
 _ODD = frozenset("13579bdf")
 
 
@@ -46,14 +49,13 @@ def configure_metrics(service: str, otlp_endpoint: str | None) -> MeterProvider 
 
 def current_traceparent() -> str | None:
     """The current span as a `traceparent`, or None outside any span."""
-    carrier: dict[str, str] = {}
-    propagate.inject(carrier)
-    return carrier.get(TRACEPARENT)
+    active = trace.get_current_span()
+    return span_traceparent(active) if active.get_span_context().is_valid else None
 
 
 def context_from_traceparent(traceparent: str | None) -> Context | None:
     """The remote context that `traceparent` names."""
-    return propagate.extract({TRACEPARENT: traceparent}) if traceparent else None
+    return _W3C.extract({TRACEPARENT: traceparent}) if traceparent else None
 
 
 def is_sampled(traceparent: str) -> bool:
@@ -67,17 +69,20 @@ def span_traceparent(active: Span) -> str:
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
-@contextmanager
 def span(
     name: str,
     *,
     kind: SpanKind = SpanKind.INTERNAL,
     parent: str | None = None,
-    attributes: dict[str, AttributeValue] | None = None,
-) -> Iterator[Span]:
-    """A span that continues `parent` (a `traceparent`) where one is given, else the current one."""
-    tracer = trace.get_tracer("flotilla")
-    with tracer.start_as_current_span(
-        name, context=context_from_traceparent(parent), kind=kind, attributes=attributes
-    ) as active:
-        yield active
+    attributes: Mapping[str, AttributeValue] | None = None,
+) -> AbstractContextManager[Span]:
+    """A span that continues `parent` (a `traceparent`) where one is given, else the current one; for one `with`."""
+    tracer = _tracer_of(trace.get_tracer_provider())
+    started = tracer.start_span(name, context=context_from_traceparent(parent), kind=kind, attributes=attributes)
+    return trace.use_span(started, end_on_exit=True)
+
+
+@lru_cache(maxsize=4)
+def _tracer_of(provider: trace.TracerProvider) -> trace.Tracer:
+    """The provider makes another one at each call, which takes longer than a span."""
+    return provider.get_tracer("flotilla")
