@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from benchmarks.bus.peers import PEERS
@@ -37,14 +38,20 @@ def some_event() -> AgentEvent:
     )
 
 
-async def consume(peer: str, url: str, redis: Redis, entries: int, rate: float | None) -> dict[str, float]:
-    """One peer's figures: with a rate entries come at that pace, without one they are all there at the start."""
+async def consume(
+    peer: str, url: str, redis: Redis, entries: int, rate: float | None, *, checkout: Path | None = None
+) -> dict[str, float]:
+    """One peer's figures: with a rate entries come at that pace, without one they are all there at the start.
+
+    `checkout` is of another version, with its `.venv`.
+    """
     stream = f"bench-{secrets.token_hex(4)}"
     if rate is None:
         await publish_all(redis, stream, entries)
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "benchmarks.bus.peers", peer, url, stream, str(entries), str(CONCURRENCY),
-        stdout=asyncio.subprocess.PIPE,
+        str(checkout / ".venv/bin/python") if checkout else sys.executable,
+        "-m", "benchmarks.bus.peers", peer, url, stream, str(entries), str(CONCURRENCY),
+        stdout=asyncio.subprocess.PIPE, cwd=checkout,
     )  # fmt: skip
     assert process.stdout is not None
     await process.stdout.readline()

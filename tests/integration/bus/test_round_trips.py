@@ -35,7 +35,7 @@ async def _consume(redis: Redis, stream: str, handle: Callable[[Delivery], Await
 
 async def _is_over(redis: Redis, stream: str) -> bool:
     (group,) = await redis.xinfo_groups(stream)
-    return int(group["entries-read"]) == ENTRIES and group["pending"] == 0
+    return (group["entries-read"], group["pending"]) == (ENTRIES, 0)
 
 
 async def _fill(redis: Redis, stream: str) -> None:
