@@ -11,9 +11,9 @@ from flotilla.bus import AWAY, DONE, Delivery, HandlerResult, Publisher, check_r
 from flotilla.bus.connection import ask
 from flotilla.contracts.errors import RetryLater
 from flotilla_devstack import RunningStack
-from flotilla_devstack.ports import free_port
-from flotilla_devstack.servers.redis import RedisServer, find_redis
+from flotilla_devstack.servers.redis import RedisServer
 from tests.support.consumers import consuming, event
+from tests.support.redis_cluster import redis_cluster
 from tests.support.waiting import eventually
 
 
@@ -120,31 +120,13 @@ async def test_a_consumer_follows_the_primary(switch: Switch, pair: tuple[RedisS
 
 
 async def test_a_redis_cluster_is_refused(tmp_path: Path) -> None:
-    port = free_port()
-    options = (
-        "--port",
-        str(port),
-        "--cluster-port",
-        str(free_port()),
-        "--cluster-enabled",
-        "yes",
-        "--save",
-        "",
-        "--dir",
-        str(tmp_path),
-    )
-    server = await asyncio.create_subprocess_exec(find_redis("redis"), *options, stdout=asyncio.subprocess.DEVNULL)
-    try:
-        async with connect_redis(f"redis://127.0.0.1:{port}/0") as client:
+    async with redis_cluster(tmp_path) as url, connect_redis(url) as client:
 
-            async def refused() -> str:
-                try:
-                    await check_redis(client)
-                except RetryLater as reason:
-                    return str(reason) if "Cluster" in str(reason) else ""
-                return ""
+        async def refused() -> str:
+            try:
+                await check_redis(client)
+            except RetryLater as reason:
+                return str(reason) if "Cluster" in str(reason) else ""
+            return ""
 
-            assert "use one primary with replicas" in str(await eventually(refused))
-    finally:
-        server.kill()
-        await server.wait()
+        assert "use one primary with replicas" in str(await eventually(refused))

@@ -73,6 +73,7 @@ def retry_later_if_unavailable(subject: str = "") -> Iterator[None]:
 
 
 _CHECK_S = 4.0
+_READ_ONLY = "PostgreSQL accepts no writes: it is a standby, or a former primary (check FLOTILLA_POSTGRES_DSN)"
 """Less than a readiness check may take, so that the reason is reported."""
 IDLE_IN_TRANSACTION_S = 30
 """Longer than any transaction here waits between two statements: none calls a model, or the network for anything but a
@@ -354,6 +355,8 @@ async def check_schema(pool: Pool) -> None:
             f"PostgreSQL refuses this user: {error}; check FLOTILLA_POSTGRES_DSN, and that "
             "`python -m flotilla.install` has made the role and set its password"
         ) from error
+    except asyncpg.TargetServerAttributeNotMatched as error:
+        raise RetryLater(_READ_ONLY) from error
     except (
         *AWAY,
         TimeoutError,
@@ -364,9 +367,7 @@ async def check_schema(pool: Pool) -> None:
         raise RetryLater(f"PostgreSQL does not answer: {reason} (check FLOTILLA_POSTGRES_DSN)") from error
     if state["read_only"]:
         await pool.expire_connections()
-        raise RetryLater(
-            "PostgreSQL accepts no writes: it is a standby, or a former primary (check FLOTILLA_POSTGRES_DSN)"
-        )
+        raise RetryLater(_READ_ONLY)
     if not state["applied"]:
         raise RetryLater(f"migration {migration_id} is not applied yet: run `python -m flotilla.install`")
 
