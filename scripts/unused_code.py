@@ -19,6 +19,7 @@ TESTED = "shared/devstack"
 CALLED_BY_FRAMEWORKS = [
     "@router.*",
     "@agent.task",
+    "@planner.task",
     "@verb",
     "@app.callback",
     "@activity.defn",
@@ -54,6 +55,7 @@ ALLOWED = {
     "try_workflow": "the kit for testing workflows: for packages outside this repository",
     "_closer": "keeps the socket open as long as its holder",
     "_expiring": "read by asyncpg's own subclass hooks",
+    "openai_http_client": "the agent SDK: for agents outside this repository",
     "model_endpoint": "the agent SDK: for agents outside this repository",
     "in_transaction": "the agent SDK: for agents outside this repository",
     "open_tool_calls": "the event store's API: for services outside this repository",

@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.bus.peers import PEERS
 from flotilla.bus import Publisher, Redis, connect_redis
-from flotilla.bus.entries import xadd
+from flotilla.bus.entries import make_xadd_command
 from flotilla.bus.functions import load_redis_functions
 from flotilla.contracts import AgentEvent
 from flotilla_devstack import stack_for_tests
@@ -68,7 +68,7 @@ async def publish_all(redis: Redis, stream: str, entries: int) -> None:
     for start in range(0, entries, 500):
         async with redis.pipeline(transaction=False) as pipe:
             for _ in range(min(500, entries - start)):
-                pipe.execute_command(*xadd(stream, some_event()))
+                pipe.execute_command(*make_xadd_command(stream, some_event()))
             await pipe.execute()
 
 
@@ -79,12 +79,12 @@ async def publish_paced(redis: Redis, stream: str, entries: int, rate: float) ->
         ahead = started + n / rate - time.perf_counter()
         if ahead > 0:
             await asyncio.sleep(ahead)
-        await redis.execute_command(*xadd(stream, some_event()))  # type: ignore[no-untyped-call]
+        await redis.execute_command(*make_xadd_command(stream, some_event()))  # type: ignore[no-untyped-call]
 
 
 async def publish_one_by_one(redis: Redis, stream: str, entries: int) -> None:
     for _ in range(entries):
-        await redis.execute_command(*xadd(stream, some_event()))  # type: ignore[no-untyped-call]
+        await redis.execute_command(*make_xadd_command(stream, some_event()))  # type: ignore[no-untyped-call]
 
 
 async def publish_by_hand(redis: Redis, stream: str, entries: int) -> None:
@@ -92,7 +92,7 @@ async def publish_by_hand(redis: Redis, stream: str, entries: int) -> None:
     for _ in range(entries // TASKS):
         async with redis.pipeline(transaction=False) as pipe:
             for _ in range(TASKS):
-                pipe.execute_command(*xadd(stream, some_event()))
+                pipe.execute_command(*make_xadd_command(stream, some_event()))
             await pipe.execute()
 
 

@@ -13,10 +13,10 @@ from flotilla.config import KafkaSettings
 from flotilla.contracts import AgentEvent
 from flotilla.contracts.envelope import encode_event
 from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS
-from flotilla.kafka.lanes import lane_of
+from flotilla.kafka.lanes import lane_of_session
 
 SESSIONS = [f"session-{number}" for number in range(1200)]
-LANES = [lane_of("default", session) for session in SESSIONS]
+LANES = [lane_of_session("default", session) for session in SESSIONS]
 _BODY = encode_event(
     AgentEvent(
         type="flotilla.session.message.v1",

@@ -24,7 +24,7 @@ from benchmarks.replay.long_session import EVENTS as LONG_SESSION_EVENTS
 from benchmarks.replay.long_session import show_states
 from benchmarks.replay.naive import scan_topic
 from flotilla.eventstore import AgentEventStore
-from flotilla.kafka.session_log import KafkaLog, open_kafka_log
+from flotilla.kafka.session_log import KafkaEventLog, open_kafka_log
 from flotilla_devstack import stack_for_tests
 from tests.support.audit import Projected
 
@@ -49,7 +49,7 @@ async def measured(action: Callable[[str], Awaitable[int]], sessions: list[str])
     return times[len(times) // 2], times[int(len(times) * 0.99)]
 
 
-async def compare(ground: Ground, log: KafkaLog, size: int, repeats: int) -> None:
+async def compare(ground: Ground, log: KafkaEventLog, size: int, repeats: int) -> None:
     """One size: the same sessions by each way."""
     draw = random.Random(size)  # noqa: S311 - repeatable
     sessions = [session_of(draw.randrange(size // SESSION_EVENTS)) for _ in range(repeats)]

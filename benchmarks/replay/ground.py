@@ -14,7 +14,7 @@ from audit_consumer.settings import Settings
 from flotilla.config import KafkaSettings
 from flotilla.contracts.envelope import encode_event
 from flotilla.contracts.names import session_key
-from flotilla.kafka.lanes import lane_of
+from flotilla.kafka.lanes import lane_of_session
 from flotilla.postgres import Connection, Pool, open_pool
 from flotilla_devstack import RunningStack
 from tests.support.audit import Projected, audit_settings, event_at, running_audit
@@ -88,7 +88,7 @@ async def put(ground: Ground, bodies: Iterable[tuple[str, bytes]]) -> None:
                 ground.kafka.kafka_session_events_topic,
                 body,
                 key=session_key("default", session).encode(),
-                partition=lane_of("default", session),
+                partition=lane_of_session("default", session),
             )
         )
         if len(sent) == _IN_FLIGHT:

@@ -82,10 +82,10 @@ async def main() -> None:
     from flotilla.config import load_settings
     from flotilla.config.signing import load_signer
     from flotilla.postgres import open_pool
-    from workflow_worker.activities.delegation import Delegation
-    from workflow_worker.delegates import Delegates
-    from workflow_worker.delegations import TaskPublisher
-    from workflow_worker.recent_hops import RecentHops
+    from workflow_worker.activities.delegation import DelegationActivities
+    from workflow_worker.delegates import KnownDelegates
+    from workflow_worker.delegations import HopPublisher
+    from workflow_worker.recent_hops import RecentHopCache
     from workflow_worker.settings import Settings
     from workflow_worker.temporal import make_worker
 
@@ -95,9 +95,9 @@ async def main() -> None:
         open_pool(settings.postgres_dsn.get_secret_value(), application="bench", max_size=20) as pool,
         connect_redis(settings.redis_url.get_secret_value()) as redis,
     ):
-        publisher = TaskPublisher(pool, redis, Delegates(pool), RecentHops())
+        publisher = HopPublisher(pool, redis, KnownDelegates(pool), RecentHopCache())
         known = KnownAgents(pool, redis, settings.agents)
-        delegation = Delegation(pool, redis, publisher, load_signer(settings.ticket_key_file), known)
+        delegation = DelegationActivities(pool, redis, publisher, load_signer(settings.ticket_key_file), known)
         worker = make_worker(
             client,
             settings,

@@ -39,6 +39,12 @@ class DelegateSlip:
         return (await delegate(task)).task_id
 
 
+def _find_class(module: str, *names: str) -> type:
+    """Return the class of `module` that has one of these names: its own, or one of an earlier commit."""
+    found = importlib.import_module(module)
+    return next(vars(found)[name] for name in names if name in vars(found))
+
+
 def _made(kind: type, things: dict[str, object]) -> object:
     """`kind` of whatever it asks for among `things`, by the names of its parameters."""
     return kind(**{name: things[name] for name in inspect.signature(kind).parameters})
@@ -49,10 +55,10 @@ async def main() -> None:
     from flotilla.bus import AgentEventBus, connect_redis
     from flotilla.config import load_settings
     from flotilla.postgres import open_pool
-    from workflow_worker.activities.delegation import Delegation
     from workflow_worker.settings import Settings
     from workflow_worker.temporal import make_worker
 
+    activities = _find_class("workflow_worker.activities.delegation", "DelegationActivities", "Delegation")
     settings = load_settings(Settings).model_copy(update={"task_queue": QUEUE})
     encryption = _keyring(settings)
     async with (
@@ -61,9 +67,9 @@ async def main() -> None:
     ):
         client = await Client.connect(settings.temporal_address, **_codec(pool, **encryption))
         things: dict[str, object] = {"pool": pool, "redis": redis, "bus": AgentEventBus(redis)}
-        if "signer" in inspect.signature(Delegation).parameters:  # since tickets
+        if "signer" in inspect.signature(activities).parameters:  # since tickets
             things |= _since_tickets(settings, things)
-        delegation = _made(Delegation, things)
+        delegation = _made(activities, things)
         worker = make_worker(
             client,
             settings,
@@ -97,17 +103,17 @@ def _codec(pool: object, keyring: object | None = None) -> dict[str, Any]:
 def _since_tickets(settings: object, things: dict[str, object]) -> dict[str, object]:
     from flotilla.bus.known_agents import KnownAgents
     from flotilla.config.signing import load_signer
-    from workflow_worker.delegates import Delegates
-    from workflow_worker.delegations import TaskPublisher
 
+    delegates = _find_class("workflow_worker.delegates", "KnownDelegates", "Delegates")
+    publisher = _find_class("workflow_worker.delegations", "HopPublisher", "TaskPublisher")
     known = KnownAgents(things["pool"], things["redis"], settings.agents)  # type: ignore[arg-type, attr-defined]
-    more: dict[str, object] = {"delegates": Delegates(things["pool"]), "agents": known}  # type: ignore[arg-type]
+    more: dict[str, object] = {"delegates": delegates(things["pool"]), "agents": known}
     more |= {"signer": load_signer(settings.ticket_key_file)}  # type: ignore[attr-defined]
     try:
-        more["recent"] = importlib.import_module("workflow_worker.recent_hops").RecentHops()
+        more["recent"] = _find_class("workflow_worker.recent_hops", "RecentHopCache", "RecentHops")()
     except ImportError:
         more["recent"] = None
-    return more | {"publisher": _made(TaskPublisher, {**things, **more})}
+    return more | {"publisher": _made(publisher, {**things, **more})}
 
 
 if __name__ == "__main__":

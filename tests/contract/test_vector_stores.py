@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from flotilla.bus import Redis, connect_redis
-from flotilla.bus.connection import ask
+from flotilla.bus.connection import execute_redis_command
 from flotilla.config import KnowledgeSettings
 from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.identity import user_name
@@ -393,7 +393,7 @@ async def test_the_logins_that_the_documentation_names_suffice(redis: Redis, red
     may = {"whole": ("+vadd", "+vrem", "+vsim", "+vcard", "+unlink"), "search": ("+vsim",)}
     urls = dict[str, str]()
     for user, commands in may.items():
-        await ask(redis, "ACL", "SETUSER", user, "on", ">pw", f"~{KEYS}*", *CONNECTING, *commands)
+        await execute_redis_command(redis, "ACL", "SETUSER", user, "on", ">pw", f"~{KEYS}*", *CONNECTING, *commands)
         urls[user] = (
             urlsplit(redis_8_url)._replace(netloc=f"{user}:pw@{urlsplit(redis_8_url).netloc}", path="/1").geturl()
         )

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from flotilla.contracts.names import SESSION_EVENTS_TOPIC
-from flotilla.kafka.lanes import lane_of
+from flotilla.kafka.lanes import lane_of_session
 from tests.e2e.fleet import Fleet, finished, session_events, start_run
 from tests.e2e.stores import kafka_events, outbox_rows, projected_events
 from tests.support.catalog import SERVICES
@@ -71,7 +71,7 @@ async def test_the_log_is_contiguous_and_the_same_in_every_store(fleet: Fleet, a
 
     await eventually(projected, timeout_s=60, every_s=0.2)
     await eventually(drained, timeout_s=60, every_s=0.2)
-    in_kafka = await kafka_events(fleet, SESSION_EVENTS_TOPIC, lane_of("default", session_id), session_id)
+    in_kafka = await kafka_events(fleet, SESSION_EVENTS_TOPIC, lane_of_session("default", session_id), session_id)
     assert [event.id for event in in_kafka] == ids
     assert [event.sequence for event in in_kafka] == [event["sequence"] for event in events]
 

@@ -18,7 +18,7 @@ import httpx
 import msgspec
 import pytest
 
-from flotilla.audit.proof import Statement, genesis_hash, head_leaf
+from flotilla.audit.proof import Statement, genesis_hash, session_head_leaf
 from flotilla.config.signing import create_key_pair, load_signer
 from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.names import AUDIT_SESSION
@@ -65,7 +65,7 @@ class Verifier:
             chain = sha256(chain + line["body"].encode()).digest()
             line |= {"seq": seq, "hash": chain.hex()}
         anchor = next(line for line in lines if line["kind"] == "anchor")
-        leaf = head_leaf("default", session, len(events), chain).hex()
+        leaf = session_head_leaf("default", session, len(events), chain).hex()
         stated = replace(Statement.from_bytes(anchor["statement"].encode()), heads=1, rewinds=0, merkle_root=leaf)
         signer = load_signer(self.fleet.home / "audit-signing.pem")
         signature = msgspec.to_builtins(signer.sign(stated.to_bytes()))

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from flotilla.approvals.reloading import ReloadingPolicyFile
-from flotilla.audit.admin_log import record_policies, record_policy
+from flotilla.audit.admin_log import record_policies_until, record_policy_if_changed
 from flotilla.audit.verify_export import verify_export
 from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.errors import Forbidden, NotFound
@@ -117,7 +117,7 @@ async def test_nobody_writes_forks_or_rolls_it_back(gateway: RunningGateway) -> 
 @pytest.mark.parametrize("source", ["/agents/research", "/gateway", "/notes"])
 async def test_it_holds_nothing_else_and_nothing_of_it_is_elsewhere(pool: Pool, source: str) -> None:
     store = AgentEventStore(pool)
-    await record_policy(pool, "default", "/gateway", "v1")
+    await record_policy_if_changed(pool, "default", "/gateway", "v1")
     await store.ensure_session("s1", "ada")
     message = AgentStateEvent(kind="message", data={"role": "assistant", "content": "x"}, source=source)
     key = AgentStateEvent(kind="state_change", data={"change": "api_key_created"}, source=source)
@@ -128,10 +128,10 @@ async def test_it_holds_nothing_else_and_nothing_of_it_is_elsewhere(pool: Pool, 
 
 
 async def test_a_policy_is_recorded_once_until_it_is_another_one(pool: Pool) -> None:
-    starts = [record_policy(pool, "default", "/gateway", "v1+aa") for _ in range(5)]
+    starts = [record_policy_if_changed(pool, "default", "/gateway", "v1+aa") for _ in range(5)]
     assert sorted(await asyncio.gather(*starts)) == [False] * 4 + [True]
-    assert await record_policy(pool, "default", "/workflow-worker", "v2+bb")
-    assert not await record_policy(pool, "default", "/gateway", "v2+bb")
+    assert await record_policy_if_changed(pool, "default", "/workflow-worker", "v2+bb")
+    assert not await record_policy_if_changed(pool, "default", "/gateway", "v2+bb")
     events = await AgentEventStore(pool).replay(AUDIT_SESSION)
     versions = [(event.source, to_builtins(event.data["details"])) for event in events]
     assert versions == [("/gateway", {"policy_version": "v1+aa"}), ("/workflow-worker", {"policy_version": "v2+bb"})]
@@ -144,7 +144,7 @@ async def test_a_policy_that_replaces_another_while_a_service_runs_is_recorded(p
     file, stop = tmp_path / "policy.toml", asyncio.Event()
     file.write_text(POLICY % 1)
     policies = ReloadingPolicyFile(str(file))
-    job = asyncio.create_task(record_policies(pool, "default", "/workflow-worker", policies, stop))
+    job = asyncio.create_task(record_policies_until(pool, "default", "/workflow-worker", policies, stop))
 
     async def recorded() -> list[str]:
         events = await AgentEventStore(pool).replay(AUDIT_SESSION)
@@ -152,8 +152,8 @@ async def test_a_policy_that_replaces_another_while_a_service_runs_is_recorded(p
 
     for text in (POLICY % 1, POLICY % 2, "version = ", POLICY % 1):
         file.write_text(text)
-        policies.look()
-        policies.look()
+        policies.reload_if_changed()
+        policies.reload_if_changed()
         await eventually(partial(_is_last, pool, policies.current_policy.version), timeout_s=20)
     stop.set()
     await job
@@ -172,7 +172,7 @@ async def test_it_is_exported_and_verified_as_any_session(
     pool: Pool, audit_pool: Pool, database: Database, tmp_path: Path
 ) -> None:
     recorder = Recorder(pool, audit_pool, database, tmp_path)
-    await record_policy(pool, "default", "/gateway", "v1+aa")
+    await record_policy_if_changed(pool, "default", "/gateway", "v1+aa")
     await recorder.project()
     export = await recorder.export(AUDIT_SESSION)
     lines = export.splitlines(keepends=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from flotilla.actions.arguments import canonical_numbers
+from flotilla.actions.arguments import to_canonical_numbers
 from flotilla.answers.sentences import split_into_statements, statement_before_citation
 from flotilla.bus.dead_letters import decode_task_if_possible
 from flotilla.contracts.approvals import content_hash
@@ -83,7 +83,7 @@ DOORS: dict[str, tuple[Callable[[str], object], list[str]]] = {
     "a dead letter": (lambda text: decode_task_if_possible(in_event(text)), ["[", '{"a":', "1,"]),
     "an event": (recorded, ["\x00", "~", "/", "\ud800a", "~1"]),
     "a value": (lambda text: why_not_storable([*text]), ["\x00", "a"]),
-    "an argument": (lambda text: content_hash("pay", {"a": canonical_numbers([*text])}), ["\U0001f600", "a"]),
+    "an argument": (lambda text: content_hash("pay", {"a": to_canonical_numbers([*text])}), ["\U0001f600", "a"]),
     "a message": (to_storable_text, ["\x00", "\ud800", "\ud83d\ude00"]),
     "an answer": (answered, ["<think>", "</think>", "<tool_call>", "[1", "[1][", '{"name":', "`", "```\n", "\ud83d"]),
     "the sentences of an answer": (

@@ -9,10 +9,10 @@ import pytest
 from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 
-from audit_consumer.rebuild import rebuild
+from audit_consumer.rebuild import rebuild_projection
 from flotilla.agent import Agent, TaskContext
-from flotilla.audit.requests import get_request, list_parked, request_discard
-from flotilla.audit.verify import Verifier
+from flotilla.audit.requests import get_audit_request, list_parked_sessions, request_discard
+from flotilla.audit.verify import HistoryVerifier
 from flotilla.config import KafkaSettings
 from flotilla.config.signing import load_public_keys
 from flotilla.contracts.envelope import AgentEvent
@@ -148,32 +148,32 @@ async def test_what_came_by_another_way_is_parked_and_verification_names_it(
     forgery = rollback(2)
     await publish(kafka, [event_at("s1", 1), forgery, event_at("s1", 3), event_at("s2", 1)])
     settings = audit_settings(database, kafka, tmp_path)
-    verifier = Verifier(pool, "default", load_public_keys(tmp_path / "audit.pub"))
+    verifier = HistoryVerifier(pool, "default", load_public_keys(tmp_path / "audit.pub"))
     async with running_audit(settings):
         assert await projected.until("s2", 1) == [1]
         await projected.until_offsets(4)
         assert await projected.seqs("s1") == [1]
         assert await projected.parked("s1") == [(2, "forbidden"), (3, "waiting")]
-        (parked,) = await list_parked(pool, "default")
+        (parked,) = await list_parked_sessions(pool, "default")
         assert (parked.reason, parked.detail) == ("forbidden", f"{AGENT} may not write state_change 'rolled_back'")
-        problems = (await verifier.verify("s1")).problems
+        problems = (await verifier.verify_sessions("s1")).problems
         assert [(one.kind, one.session_id, one.seq) for one in problems] == [("forbidden", "s1", 2)]
-        assert not (await verifier.verify()).ok
+        assert not (await verifier.verify_sessions()).ok
         request = await request_discard(pool, "default", "s1", requested_by="ada", reason="the agent is gone")
 
         async def served() -> object:
-            return (await get_request(pool, "default", request.request_id)).outcome
+            return (await get_audit_request(pool, "default", request.request_id)).outcome
 
         assert await eventually(served, 60) == {"ok": True, "projected": 2, "still_parked": False}
         assert await projected.seqs("s1") == [1, 2, 3]
         assert await projected.parked("s1") == [(2, "discarded")]
-        problems = (await verifier.verify("s1")).problems
+        problems = (await verifier.verify_sessions("s1")).problems
         assert [(one.kind, one.seq) for one in problems] == [("forbidden", 2)]
         await publish(kafka, [forgery, event_at("s1", 4)])  # the relay sends it again
         assert await projected.until("s1", 4) == [1, 2, 3, 4]
     rows = await projected.fetch("SELECT rolled_back_to FROM audit.session_events WHERE session_id = 's1' AND seq = 2")
     assert rows[0]["rolled_back_to"] is None
-    await rebuild(settings)
+    await rebuild_projection(settings)
     assert await projected.seqs("s1") == [1, 2, 3, 4]
 
 

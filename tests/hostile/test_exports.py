@@ -18,11 +18,17 @@ from flotilla.audit.export_format import (
     Event,
     Header,
     Inclusion,
-    read_line,
-    write_line,
+    decode_export_line,
+    encode_export_line,
 )
-from flotilla.audit.export_lines import NotAnExport, read_lines
-from flotilla.audit.proof import NO_CHECKPOINT, Statement, genesis_hash, head_leaf, link
+from flotilla.audit.export_lines import NotAnExport, read_export_lines
+from flotilla.audit.proof import (
+    NO_PREVIOUS_CHECKPOINT,
+    Statement,
+    genesis_hash,
+    next_chain_hash,
+    session_head_leaf,
+)
 from flotilla.audit.verify_export import main, verify_export
 from flotilla.config.signing import PublicKeys, create_key_pair, load_public_keys, load_signer
 from flotilla.contracts.envelope import encode_event
@@ -48,22 +54,22 @@ async def recorder(pool: Pool, audit_pool: Pool, database: Database, tmp_path: P
 def word_of(data: "bytes | Endless", keys: PublicKeys) -> str:
     file = BytesIO(data) if isinstance(data, bytes) else data
     try:
-        return verify_export(read_lines(file), keys).word
+        return verify_export(read_export_lines(file), keys).word
     except NotAnExport:
         return "NOT AN EXPORT"
 
 
 def parsed(data: bytes) -> list[AnyLine]:
-    return [read_line(raw) for raw in data.splitlines(keepends=True)]
+    return [decode_export_line(raw) for raw in data.splitlines(keepends=True)]
 
 
 def written(lines: list[AnyLine]) -> bytes:
-    return b"".join(write_line(line) for line in lines)
+    return b"".join(encode_export_line(line) for line in lines)
 
 
 async def test_every_untouched_export_is_good(recorder: Recorder) -> None:
     for session in SESSIONS:
-        verdict = verify_export(read_lines(BytesIO(await recorder.export(session))), recorder.keys())
+        verdict = verify_export(read_export_lines(BytesIO(await recorder.export(session))), recorder.keys())
         assert (verdict.word, verdict.problems, verdict.unsigned) == ("GOOD", [], []), session
 
 
@@ -94,7 +100,7 @@ def chained(lines: list[AnyLine], count: int) -> list[AnyLine]:
     chain = bytes.fromhex(last.hash)
     for seq in range(own.upto_seq + 1, own.upto_seq + 1 + count):
         body = encode_event(event_at(own.session, seq, "bob approves"))
-        chain = link(chain, body)
+        chain = next_chain_hash(chain, body)
         extra.append(Event(session=own.session, seq=seq, hash=chain.hex(), body=body.decode()))
     upto = own.upto_seq + count
     own = msgspec.structs.replace(own, upto_seq=upto, signed_seq=upto)
@@ -146,7 +152,7 @@ def nothing_signed_but_events(data: bytes) -> bytes:
     header = empty[0]
     assert isinstance(header, Header)
     body = encode_event(event_at(header.session, 1, "bob approves"))
-    digest = link(genesis_hash(header.tenant, header.session), body).hex()
+    digest = next_chain_hash(genesis_hash(header.tenant, header.session), body).hex()
     event = Event(session=header.session, seq=1, hash=digest, body=body.decode())
     return written([header, event, End(events=1, witnesses=0, anchors=0, inclusions=0)])
 
@@ -192,7 +198,7 @@ def unknown_kind(data: bytes) -> bytes:
 def unknown_session(data: bytes) -> bytes:
     *lines, end = data.splitlines(keepends=True)
     event = next(line for line in parsed(data) if isinstance(line, Event))
-    return b"".join([*lines, write_line(msgspec.structs.replace(event, session="elsewhere")), end])
+    return b"".join([*lines, encode_export_line(msgspec.structs.replace(event, session="elsewhere")), end])
 
 
 def anchor_twice(data: bytes) -> bytes:
@@ -297,10 +303,16 @@ async def test_a_checkpoint_signed_with_another_key_is_bad(recorder: Recorder, t
     """The forger makes a history and signs it with a key of their own, under the trusted key's name, too."""
     create_key_pair(tmp_path / "forger.pem", tmp_path / "forger.pub")
     signer, body = load_signer(tmp_path / "forger.pem"), encode_event(event_at("plain", 1, "bob approves"))
-    digest = link(genesis_hash(TENANT, "plain"), body)
-    root = head_leaf(TENANT, "plain", 1, digest).hex()
+    digest = next_chain_hash(genesis_hash(TENANT, "plain"), body)
+    root = session_head_leaf(TENANT, "plain", 1, digest).hex()
     statement = Statement(
-        partition=0, number=1, previous=NO_CHECKPOINT, next_offset=1, heads=1, merkle_root=root, created_at="2026-01-31"
+        partition=0,
+        number=1,
+        previous=NO_PREVIOUS_CHECKPOINT,
+        next_offset=1,
+        heads=1,
+        merkle_root=root,
+        created_at="2026-01-31",
     ).to_bytes()
     header = parsed(await recorder.export("plain"))[0]
     assert isinstance(header, Header)
@@ -320,7 +332,7 @@ async def test_a_checkpoint_signed_with_another_key_is_bad(recorder: Recorder, t
         event = Event(session="plain", seq=1, hash=digest.hex(), body=body.decode())
         end = End(events=1, witnesses=0, anchors=1, inclusions=0)
         forged = written([msgspec.structs.replace(header, segments=[part]), event, anchor, end])
-        verdict = verify_export(read_lines(BytesIO(forged)), recorder.keys())
+        verdict = verify_export(read_export_lines(BytesIO(forged)), recorder.keys())
         assert [problem.kind for problem in verdict.problems] == ["checkpoint"]
         assert word_of(forged, load_public_keys(tmp_path / "forger.pub")) == ("GOOD" if key_id != trusted else "BAD")
 
@@ -386,8 +398,10 @@ async def test_a_body_that_nests_too_deeply_is_not_an_event(recorder: Recorder) 
     header = parsed(await recorder.export("plain"))[0]
     assert isinstance(header, Header)
     body = b'{"data":' + b"[" * 1_000_000 + b"]" * 1_000_000 + b',"tenant":"default"}'
-    event = Event(session="plain", seq=1, hash=link(genesis_hash(TENANT, "plain"), body).hex(), body=body.decode())
-    verdict = verify_export([write_line(header), write_line(event)], recorder.keys())
+    event = Event(
+        session="plain", seq=1, hash=next_chain_hash(genesis_hash(TENANT, "plain"), body).hex(), body=body.decode()
+    )
+    verdict = verify_export([encode_export_line(header), encode_export_line(event)], recorder.keys())
     assert [problem.detail for problem in verdict.problems] == ["line 2: its bytes are not an event"]
 
 
@@ -425,10 +439,10 @@ def peak_of(header: Header, count: int, keys: PublicKeys) -> int:
 
 
 def long_export(header: Header, count: int) -> Iterator[bytes]:
-    yield write_line(header)
+    yield encode_export_line(header)
     chain = genesis_hash(TENANT, "plain")
     for seq in range(1, count + 1):
         body = encode_event(event_at("plain", seq))
-        chain = link(chain, body)
-        yield write_line(Event(session="plain", seq=seq, hash=chain.hex(), body=body.decode()))
-    yield write_line(End(events=count, witnesses=0, anchors=0, inclusions=0))
+        chain = next_chain_hash(chain, body)
+        yield encode_export_line(Event(session="plain", seq=seq, hash=chain.hex(), body=body.decode()))
+    yield encode_export_line(End(events=count, witnesses=0, anchors=0, inclusions=0))

@@ -7,13 +7,13 @@ import httpx
 import pytest
 
 from audit_consumer.connections import LIVE, open_projection_pool
-from audit_consumer.witnesses import WitnessJob, read_witnesses
+from audit_consumer.witnesses import WitnessJob, parse_witnesses
 from flotilla.audit.export import export_session
 from flotilla.audit.notes import LOG_KEY, NoteKey
 from flotilla.config.signing import signer_with_new_key
 from flotilla.contracts.envelope import encode_event
 from flotilla.contracts.names import AUDIT_LOG_ORIGIN, log_origin
-from flotilla.kafka.lanes import lane_of
+from flotilla.kafka.lanes import lane_of_session
 from tests.integration.gateway.conftest import gateway, log_topics, replica
 from tests.packaging.programs import run, succeed
 from tests.support.audit import events_of, project_directly, records_of
@@ -22,7 +22,7 @@ from tests.support.log_witness import LogWitness, serving
 
 __all__ = ["gateway", "log_topics", "replica"]
 TOOLS = Path(__file__).parent / "log_tools"
-LANE = lane_of("default", "s1")
+LANE = lane_of_session("default", "s1")
 FORMER, SIZE = 300, 2_000
 """Sizes of two checkpoints."""
 
@@ -48,12 +48,12 @@ async def test_go_verifies_checkpoints_tiles_proofs_and_an_export(
         httpx.AsyncClient(trust_env=False) as http,
     ):
         with serving([witness]) as [url]:
-            asked = read_witnesses([f"{url}#{witness.key.to_text()}"])
+            asked = parse_witnesses([f"{url}#{witness.key.to_text()}"])
             job = WitnessJob(pool, http, asked, 1, timeout_s=10, owned=lambda: {LANE: 0})
             for records in (found[:FORMER], found[FORMER:]):
                 await project_directly(pool, records, signer)
                 await gateway.as_superuser("UPDATE audit.checkpoints SET published_at = now()")
-                await job.ask_all()
+                await job.ask_all_witnesses()
                 if records[-1] is not found[-1]:
                     former = (
                         await http.get(f"{prefix}/checkpoint", headers={"Authorization": f"Bearer {key}"})

@@ -9,7 +9,7 @@ from audit_consumer.connections import LIVE, open_projection_pool
 from audit_consumer.stamps import StampJob
 from flotilla.config.signing import signer_with_new_key
 from flotilla.contracts.envelope import encode_event
-from flotilla.kafka.lanes import lane_of
+from flotilla.kafka.lanes import lane_of_session
 from flotilla.postgres import Pool
 from tests.integration.gateway.conftest import gateway, log_topics, replica
 from tests.packaging.programs import run
@@ -18,7 +18,7 @@ from tests.support.gateway import RunningGateway
 from tests.support.time_stamps import Authority, openssl
 
 __all__ = ["gateway", "log_topics", "replica"]
-LANE = lane_of("default", "s1")
+LANE = lane_of_session("default", "s1")
 GRANTED_WITHOUT_STAMP = bytes.fromhex("30053003020100")
 """An answer in DER: status 0, and no token."""
 
@@ -38,10 +38,10 @@ async def test_openssl_verifies_the_stamps_of_checkpoints(gateway: RunningGatewa
                 await gateway.as_superuser("UPDATE audit.checkpoints SET published_at = now()")
                 for wrong in (b"", b"no stamp", GRANTED_WITHOUT_STAMP, b"0" * 100_000, await earlier(pool)):
                     authority.answer = wrong
-                    await job.stamp_all()
+                    await job.stamp_all_partitions()
                 authority.answer = None
-                await job.stamp_all()
-                await job.stamp_all()
+                await job.stamp_all_partitions()
+                await job.stamp_all_partitions()
     assert len(await Projected(gateway.database).fetch("SELECT 1 FROM audit.log_stamps")) == 2, (
         "one for each tree, and none that is wrong"
     )

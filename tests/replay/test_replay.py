@@ -7,7 +7,7 @@ from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer
 
 from tests.replay.record import HISTORIES, SCENARIOS
-from workflow_worker.temporal import workflow_sandbox
+from workflow_worker.temporal import make_workflow_sandbox
 from workflow_worker.workflows.catalog import WORKFLOWS
 
 RECORDED = {path: path.read_text() for path in sorted(HISTORIES.glob("*/*.json"))}
@@ -16,7 +16,7 @@ RECORDED = {path: path.read_text() for path in sorted(HISTORIES.glob("*/*.json")
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: f"{path.parent.name}/{path.stem}")
 async def test_a_recorded_history_replays(path: Path) -> None:
     history = WorkflowHistory.from_json(path.stem, RECORDED[path])
-    await Replayer(workflows=WORKFLOWS, workflow_runner=workflow_sandbox()).replay_workflow(history)
+    await Replayer(workflows=WORKFLOWS, workflow_runner=make_workflow_sandbox()).replay_workflow(history)
 
 
 def test_each_workflow_has_recorded_histories() -> None:

@@ -8,14 +8,14 @@ from hashlib import sha256
 from typing import Any
 
 from flotilla.agent import Agent
-from flotilla.agent.handler import TaskHandler
+from flotilla.agent.handler import AgentTaskHandler
 from flotilla.agent.proofs import VoteCheckRules
 from flotilla.agent.registration import AgentRegistration
 from flotilla.agent.tools import AgentToolBox
 from flotilla.approvals.policy import read_policy
 from flotilla.bus import Consumer, Publisher, Redis
-from flotilla.bus.dead_letter_store import PostgresDeadLetters
-from flotilla.bus.tickets import SealedEvent, seal
+from flotilla.bus.dead_letter_store import PostgresDeadLetterStore
+from flotilla.bus.tickets import SignedEvent, sign_event
 from flotilla.contracts import AgentEvent, AgentTask
 from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.ids import utc_now
@@ -64,10 +64,10 @@ def task(task_id: str = "t1", agent: str = "adder", **fields: Any) -> AgentTask:
     return AgentTask(task_id=task_id, agent=agent, **given)
 
 
-def sealed(wanted: AgentTask) -> SealedEvent:
+def sealed(wanted: AgentTask) -> SignedEvent:
     """`wanted` with a ticket."""
     event = AgentEvent(type=TASK_REQUESTED, source="/tests", subject=wanted.session_id, data=to_builtins(wanted))
-    return seal(event, SIGNER)
+    return sign_event(event, SIGNER)
 
 
 def sealed_fields(wanted: AgentTask) -> dict[Any, Any]:
@@ -134,7 +134,7 @@ async def running(
     """
     keyring = options.pop("keyring", None)
     async with open_pool(await agent_dsn(pool, agent.name), application=agent.name, keyring=keyring) as own_pool:
-        handler = TaskHandler(
+        handler = AgentTaskHandler(
             agent,
             pool=own_pool,
             redis=redis,
@@ -147,8 +147,8 @@ async def running(
             heartbeat_s=options.pop("heartbeat_s", 5.0),
         )
         if keyring is not None:
-            await AgentRegistration(own_pool, agent, name, 1, lambda: 0).register()
-        letters = PostgresDeadLetters(own_pool)
+            await AgentRegistration(own_pool, agent, name, 1, lambda: 0).upsert_registration()
+        letters = PostgresDeadLetterStore(own_pool)
         place = {"group": agent.group, "name": name}
         async with consuming(redis, agent.stream, handler, **place, dead_letters=letters, **options) as consumer:
             yield consumer

@@ -23,7 +23,7 @@ from flotilla.contracts.envelope import AgentEvent, encode_event
 from flotilla.contracts.names import session_key
 from flotilla.contracts.session_events import SessionEventKind, session_event_type
 from flotilla.kafka.client import kafka_client_arguments
-from flotilla.kafka.lanes import lane_of
+from flotilla.kafka.lanes import lane_of_session
 from flotilla.postgres import Connection, Pool
 from flotilla.runtime import Runtime
 from tests.support.postgres import Database
@@ -85,7 +85,7 @@ async def publish_bodies(settings: KafkaSettings, bodies: Iterable[tuple[str, st
                 settings.kafka_session_events_topic,
                 body,
                 key=session_key(tenant, session).encode(),
-                partition=lane_of(tenant, session),
+                partition=lane_of_session(tenant, session),
             )
             for tenant, session, body in bodies
         ]
@@ -147,7 +147,7 @@ def records_of(bodies: Iterable[tuple[str, str, bytes]]) -> list[FakeRecord]:
     ends: dict[int, int] = defaultdict(int)
     records = []
     for tenant, session, body in bodies:
-        lane = lane_of(tenant, session)
+        lane = lane_of_session(tenant, session)
         records.append(FakeRecord(lane, ends[lane], session_key(tenant, session).encode(), body))
         ends[lane] += 1
     return records
@@ -165,7 +165,7 @@ async def project_directly(pool: Pool, records: Sequence[FakeRecord], signer: Si
     await write_due_snapshots(pool, outcome.snapshots_due)
     for batch in batches:
         if signer is not None:
-            await make_checkpoint(pool, batch.partition, batch.upto, signer)
+            await make_checkpoint(pool, batch.partition, batch.next_offset, signer)
     return outcome
 
 

@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from flotilla.bus import DONE, Consumer, ConsumerOptions, Delivery, HandlerResult, connect_redis
-from flotilla.bus.connection import ask
+from flotilla.bus.connection import execute_redis_command
 
 
 async def main(what: dict[str, Any]) -> None:
@@ -21,11 +21,11 @@ async def main(what: dict[str, Any]) -> None:
 
         async def handle(delivery: Delivery) -> HandlerResult:
             subject, data = delivery.event.subject, delivery.event.data
-            await ask(redis, "RPUSH", f"started:{subject}", name)
+            await execute_redis_command(redis, "RPUSH", f"started:{subject}", name)
             if data.get("hang_on") == name:
                 await asyncio.Event().wait()
             await asyncio.sleep(float(str(data.get("sleep_s", 0))))
-            await ask(redis, "RPUSH", f"ended:{subject}", name)
+            await execute_redis_command(redis, "RPUSH", f"ended:{subject}", name)
             return DONE
 
         # Longer than any test waits for its end: a handler that hangs holds it up.

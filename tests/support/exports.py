@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flotilla.approvals.ballot import VoteRefusal
-from flotilla.approvals.events import action_event, vote_attempted_event, vote_refused_event
+from flotilla.approvals.events import make_action_event, vote_attempted_event, vote_refused_event
 from flotilla.audit.export import export_session
 from flotilla.config.signing import PublicKeys, create_key_pair, load_public_keys, load_signer
 from flotilla.contracts.approvals import DecisionRequest
@@ -90,7 +90,7 @@ def governed_events() -> list[AgentStateEvent]:
         content_hash="0" * 64,
     )
     return [
-        action_event("action_requested", "a1", {"action": "refund", "args": {"amount": 990, "rate": 1.5e18}}),
+        make_action_event("action_requested", "a1", {"action": "refund", "args": {"amount": 990, "rate": 1.5e18}}),
         vote_attempted_event(attempt, "v1"),
         vote_refused_event(attempt, VoteRefusal("SelfApproval", "nobody approves their own request"), "v1"),
     ]

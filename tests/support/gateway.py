@@ -122,7 +122,7 @@ class RunningGateway:
             session_id = await connection.fetchval(_FINISH, run_id, status, json.dumps(ANSWER))
             await append(connection, tenant, session_id, [_event("state_change", change, run_id)])
         if feed is not None:
-            await feed.done(await self.live(run_id, tenant=tenant), status)
+            await feed.write_run_ended(await self.live(run_id, tenant=tenant), status)
 
 
 def _event(kind: Any, data: object, run_id: str) -> AgentStateEvent:

@@ -8,8 +8,8 @@ import pytest
 from audit_consumer.checkpoints import publish_checkpoints
 from flotilla.audit.chain import ChainProblem
 from flotilla.audit.export import export_session
-from flotilla.audit.proof import link
-from flotilla.audit.verify import Verdict, Verifier
+from flotilla.audit.proof import next_chain_hash
+from flotilla.audit.verify import HistoryVerifier, Verdict
 from flotilla.config import KafkaSettings
 from flotilla.config.signing import create_key_pair, load_public_keys, load_signer
 from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS
@@ -53,9 +53,9 @@ class Ground:
     async def verify(self, session_id: str | None = "s1", *, with_kafka: bool = False) -> Verdict:
         keys = load_public_keys(self.folder / "audit.pub")
         if not with_kafka:
-            return await Verifier(self.pool, "default", keys).verify(session_id)
+            return await HistoryVerifier(self.pool, "default", keys).verify_sessions(session_id)
         async with open_kafka_log(self.kafka) as log:
-            return await Verifier(self.pool, "default", keys, log).verify(session_id)
+            return await HistoryVerifier(self.pool, "default", keys, log).verify_sessions(session_id)
 
     async def first_bad(self, session_id: str | None = "s1", *, with_kafka: bool = False) -> tuple[str, int | None]:
         """Kind and seq of the one problem."""
@@ -74,7 +74,7 @@ class Ground:
         for row in await self.projected.fetch(
             "SELECT seq, body FROM audit.session_events WHERE session_id = $1 ORDER BY seq", session_id
         ):
-            chain = link(chain, row["body"])
+            chain = next_chain_hash(chain, row["body"])
             await self.projected.execute(
                 "UPDATE audit.session_events SET hash = $3 WHERE session_id = $1 AND seq = $2",
                 session_id,

@@ -10,12 +10,12 @@ import flotilla.agent.tool_calls
 import flotilla.llm.stored_calls
 import flotilla.postgres.claims
 from flotilla.agent import Agent
-from flotilla.agent.handler import TaskHandler
+from flotilla.agent.handler import AgentTaskHandler
 from flotilla.agent.proofs import VoteCheckRules
 from flotilla.agent.tools import AgentToolBox
 from flotilla.approvals.policy import read_policy
 from flotilla.bus import Consumer, ConsumerOptions, connect_redis
-from flotilla.bus.dead_letter_store import PostgresDeadLetters
+from flotilla.bus.dead_letter_store import PostgresDeadLetterStore
 from flotilla.config.signing import load_public_keys
 from flotilla.llm import LanguageModel
 from flotilla.postgres import Pool
@@ -28,7 +28,7 @@ async def work(agent: Agent, model: LanguageModel | None, pool: Pool, what: dict
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with connect_redis(what["url"]) as redis:
-        handler = TaskHandler(
+        handler = AgentTaskHandler(
             agent,
             pool=pool,
             redis=redis,
@@ -38,7 +38,7 @@ async def work(agent: Agent, model: LanguageModel | None, pool: Pool, what: dict
             vote_rules=VoteCheckRules(read_policy(what.get("policy", "builtin:local"))),
         )
         options = ConsumerOptions(min_idle_ms=what["min_idle_ms"], concurrency=agent.concurrency, block_ms=100)
-        letters = PostgresDeadLetters(pool)
+        letters = PostgresDeadLetterStore(pool)
         consumer = Consumer(redis, agent.stream, agent.group, what["name"], handler, options, letters)
         sys.stdout.write("ready\n")
         sys.stdout.flush()

@@ -10,14 +10,14 @@ from threading import Thread
 
 from flotilla.audit.notes import (
     WITNESS_KEY,
-    Note,
     NoteKey,
     NoteSignature,
+    SignedNote,
     TreeHead,
-    cosigned_bytes,
-    head_problem,
-    read_head,
-    read_note,
+    bytes_to_cosign,
+    decode_note,
+    decode_tree_head,
+    why_tree_head_not_trusted,
 )
 from flotilla.audit.tree import node_hash
 from flotilla.config.signing import PublicKeys, Signer, signer_with_new_key
@@ -74,9 +74,9 @@ class LogWitness:
             return self.answer
         request, _, raw = body.partition(b"\n\n")
         old, *proof = request.decode().split("\n")
-        note = read_note(raw)
-        head = read_head(note)
-        if head_problem(note, head, self.keys) is not None:
+        note = decode_note(raw)
+        head = decode_tree_head(note)
+        if why_tree_head_not_trusted(note, head, self.keys) is not None:
             return 403, b""
         before = self.seen.get(head.origin)
         size = before.size if before else 0
@@ -86,12 +86,12 @@ class LogWitness:
         if before is not None and not is_consistent(size, before.root, head.size, head.root, path):
             return 422, b"this tree does not begin with the one that was signed before"
         self.seen[head.origin] = head
-        return 200, f"{cosignature(self, note).line()}\n".encode()
+        return 200, f"{cosignature(self, note).to_line()}\n".encode()
 
 
-def cosignature(witness: LogWitness, note: Note) -> NoteSignature:
+def cosignature(witness: LogWitness, note: SignedNote) -> NoteSignature:
     seconds = int(time.time())
-    value = seconds.to_bytes(8, "big") + witness.signer.sign(cosigned_bytes(seconds, note.text))
+    value = seconds.to_bytes(8, "big") + witness.signer.sign(bytes_to_cosign(seconds, note.text))
     return NoteSignature(witness.name, witness.key.key_id, value)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from flotilla.actions.arguments import action_argument_types
+from flotilla.actions.arguments import load_action_argument_types
 
 ANNOUNCEMENTS = Path(__file__).with_name("announcements.py")
 ANNOUNCEMENTS_ENTRY_POINTS = {
@@ -48,7 +48,7 @@ def installed(folder: Path, *modules: str) -> Iterator[None]:
     """Let this process find the packages of `folder`."""
     sys.path.insert(0, str(folder))
     importlib.invalidate_caches()
-    action_argument_types.cache_clear()
+    load_action_argument_types.cache_clear()
     try:
         yield
     finally:
@@ -56,4 +56,4 @@ def installed(folder: Path, *modules: str) -> Iterator[None]:
         for module in modules:
             sys.modules.pop(module, None)
         importlib.invalidate_caches()
-        action_argument_types.cache_clear()
+        load_action_argument_types.cache_clear()

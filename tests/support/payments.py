@@ -9,11 +9,11 @@ from typing import Any
 import asyncpg
 
 from flotilla.bus import BusHousekeeping, Redis, ensure_group
-from flotilla.bus.connection import ask
-from flotilla.bus.dead_letter_store import PostgresDeadLetters
-from flotilla.bus.entries import xadd
-from flotilla.bus.housekeeping import group_states
-from flotilla.bus.tickets import SealedEvent, seal
+from flotilla.bus.connection import execute_redis_command
+from flotilla.bus.dead_letter_store import PostgresDeadLetterStore
+from flotilla.bus.entries import make_xadd_command
+from flotilla.bus.housekeeping import load_group_states
+from flotilla.bus.tickets import SignedEvent, sign_event
 from flotilla.contracts import AgentEvent
 from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.names import agent_group, task_stream
@@ -72,7 +72,7 @@ async def publish_all(pool: Pool, redis: Redis, plan: Plan) -> set[str]:
     for first in range(0, plan.tasks, 500):
         async with redis.pipeline(transaction=False) as pipe:
             for n in range(first, min(first + 500, plan.tasks)):
-                pipe.execute_command(*xadd(STREAM, _requested(f"t{n}", poisoned=f"t{n}" in poisoned)))
+                pipe.execute_command(*make_xadd_command(STREAM, _requested(f"t{n}", poisoned=f"t{n}" in poisoned)))
             await pipe.execute()
     return poisoned
 
@@ -81,11 +81,11 @@ def _payment(task_id: str) -> AgentTask:
     return task(task_id, agent="payer", input={"account": task_id})
 
 
-def _requested(task_id: str, *, poisoned: bool) -> SealedEvent:
+def _requested(task_id: str, *, poisoned: bool) -> SignedEvent:
     wanted = _payment(task_id)
     kind = TASK_REQUESTED.replace(".v1", ".v2") if poisoned else TASK_REQUESTED
     event = AgentEvent(type=kind, source="/tests", subject=wanted.session_id, data=to_builtins(wanted))
-    return seal(event, SIGNER)
+    return sign_event(event, SIGNER)
 
 
 class Fleet:
@@ -174,7 +174,7 @@ async def run(plan: Plan, *, redis: Redis, redis_url: str, pool: Pool, database:
             watch = group.create_task(fleet.watch(redis))
             next_kill = started + plan.kill_every_s
             while not await _all_handled(redis):
-                assert time.monotonic() - started < plan.timeout_s, await group_states(redis, STREAM)
+                assert time.monotonic() - started < plan.timeout_s, await load_group_states(redis, STREAM)
                 if time.monotonic() > next_kill:
                     fleet.kill_one()
                     next_kill = time.monotonic() + plan.kill_every_s
@@ -195,8 +195,8 @@ async def verify(plan: Plan, ended: Ended, *, redis: Redis, pool: Pool) -> None:
     assert {row["task_id"] for row in done} == innocent
     lettered = await rows(pool, "SELECT task_id FROM flotilla.agent_tasks WHERE status = 'dead_lettered'")
     assert {row["task_id"] for row in lettered} == ended.poisoned
-    letters = PostgresDeadLetters(pool)
-    kept = await letters.list("default", limit=10_000)
+    letters = PostgresDeadLetterStore(pool)
+    kept = await letters.list_dead_letters("default", limit=10_000)
     assert {letter.task_id for letter in kept} == ended.poisoned
     actions = await rows(
         pool, "SELECT task_id, count(*) AS n FROM flotilla.agent_actions GROUP BY 1 HAVING count(*) > 1"
@@ -204,8 +204,8 @@ async def verify(plan: Plan, ended: Ended, *, redis: Redis, pool: Pool) -> None:
     assert actions == []
     failed = {reply["task_id"] for reply in await replies(redis, "failed", "payer")}
     assert failed == ended.poisoned
-    await BusHousekeeping(redis, _payer).run_once()
-    assert await ask(redis, "XLEN", STREAM) == 0
+    await BusHousekeeping(redis, _payer).run_round()
+    assert await execute_redis_command(redis, "XLEN", STREAM) == 0
 
 
 async def _payer() -> list[str]:
@@ -213,5 +213,5 @@ async def _payer() -> list[str]:
 
 
 async def _all_handled(redis: Redis) -> bool:
-    (state,) = await group_states(redis, STREAM)
+    (state,) = await load_group_states(redis, STREAM)
     return state.lag == 0 and state.pending == 0

@@ -10,7 +10,7 @@ from flotilla.encryption import KeyFile, Keyring
 from flotilla.postgres import Pool, open_pool
 from flotilla.runtime import http_server
 from tests.support.postgres import agent_dsn, dsn_beside
-from workflow_worker.session_keys import SessionKeyIssuer, session_keys_api
+from workflow_worker.session_keys import SessionKeyIssuer, make_session_keys_app
 
 _REGISTER = """
 INSERT INTO flotilla_ops.agents (name, instance, version, stream, consumer_group, concurrency, in_flight, input_schema,
@@ -31,7 +31,7 @@ async def issuing(pool: Pool, key_file: Path) -> AsyncIterator[str]:
 @asynccontextmanager
 async def serving(pool: Pool, keyring: Keyring) -> AsyncIterator[str]:
     """The address where keys are issued over this pool of a worker."""
-    server = http_server(session_keys_api(SessionKeyIssuer(pool, keyring)), "127.0.0.1", 0, grace_s=1)
+    server = http_server(make_session_keys_app(SessionKeyIssuer(pool, keyring)), "127.0.0.1", 0, grace_s=1)
     async with server.serving(lambda _: None) as port:
         yield f"http://127.0.0.1:{port}"
 

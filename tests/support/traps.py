@@ -3,7 +3,7 @@
 from typing import Any
 
 from flotilla.bus import DONE, Delivery, HandlerResult, Redis
-from flotilla.bus.housekeeping import group_states
+from flotilla.bus.housekeeping import load_group_states
 from flotilla.contracts import AgentEvent, AgentTask
 from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.names import task_stream
@@ -35,5 +35,5 @@ async def raw(redis: Redis, entry_id: str | None = None) -> list[tuple[bytes, di
 
 async def handled(redis: Redis, stream: str = STREAM) -> bool:
     """Nothing is left to read, and nothing pending."""
-    states = await group_states(redis, stream)
+    states = await load_group_states(redis, stream)
     return bool(states) and states[0].lag == 0 and states[0].pending == 0

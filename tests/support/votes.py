@@ -28,7 +28,7 @@ from flotilla.contracts.votes import (
 from flotilla.postgres import Connection
 from flotilla.votes.keys import parse_signer_key, to_ssh_key_line
 from flotilla.votes.relying_party import RelyingParty
-from flotilla.votes.roots import Root, VoteRoots
+from flotilla.votes.roots import VoteRoot, VoteRoots
 from flotilla.votes.statements import canonical_statement_text, format_statement_time, statement_digest
 
 RP_ID, ORIGIN = "flotilla.example.com", "https://flotilla.example.com"
@@ -178,7 +178,9 @@ def statement_of(subject: str, **fields: Any) -> VoteStatement:
 
 def roots_of(*roots: tuple[str, Key], tenant: str = TENANT, revoked: tuple[str, ...] = ()) -> VoteRoots:
     """Roots as a worker's file has them."""
-    keys = [Root(tenant, name, parse_signer_key(key.kind, key.public_key, key.credential_id)) for name, key in roots]
+    keys = [
+        VoteRoot(tenant, name, parse_signer_key(key.kind, key.public_key, key.credential_id)) for name, key in roots
+    ]
     return VoteRoots(tuple(keys), PASSKEYS, frozenset(revoked))
 
 

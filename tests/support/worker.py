@@ -26,9 +26,9 @@ from tests.support.policies import UNSIGNED
 from tests.support.redis_users import url_of
 from tests.support.tickets import KEY_FILE, SIGNER
 from workflow_worker.actions.registry import load_action_handlers
-from workflow_worker.delegates import Delegates
+from workflow_worker.delegates import KnownDelegates
 from workflow_worker.installed_workflows import load_installed_workflows
-from workflow_worker.main import WorkerDependencies, work
+from workflow_worker.main import WorkerDependencies, run_worker_parts
 from workflow_worker.settings import Settings
 from workflow_worker.temporal import TemporalConnection
 
@@ -105,7 +105,7 @@ async def running_worker(
         open_pool(dsn, application="workflow-worker", keyring=keyring) as own_pool,
     ):
         temporal = TemporalConnection(settings, SdkRuntime.default(), create_workflow_ciphers(own_pool, keyring))
-        await temporal.check_ready()
+        await temporal.check_temporal_ready()
         deps = WorkerDependencies(
             own_pool,
             redis,
@@ -113,11 +113,11 @@ async def running_worker(
             ReloadingPolicyFile(settings.approval_policy),
             load_action_handlers(),
             SIGNER,
-            Delegates(own_pool),
+            KnownDelegates(own_pool),
             read_vote_roots(settings.vote_roots),
             load_installed_workflows(),
         )
-        task = asyncio.create_task(work(settings, runtime, deps))
+        task = asyncio.create_task(run_worker_parts(settings, runtime, deps))
         try:
             yield RunningWorker(temporal.client, task_queue, pool, admin, runtime)
         finally:

@@ -10,19 +10,19 @@ import asyncpg
 import structlog
 
 from audit_consumer.placement import SessionPlacement
-from audit_consumer.projection_rows import INSERT_CAREFULLY, LOCK_OFFSET, SessionKey, write_projected_events
+from audit_consumer.projection_rows import INSERT_EVENTS_CHECKING_JSON, LOCK_OFFSET, SessionKey, write_projected_events
 from audit_consumer.records import StoredRecord, read_candidate
 from audit_consumer.snapshotting import write_due_snapshots
-from flotilla.audit.proof import genesis_hash, link
+from flotilla.audit.proof import genesis_hash, next_chain_hash
 from flotilla.contracts.errors import Refused, RetryLater, Undecodable
 from flotilla.contracts.json_types import JsonObject
-from flotilla.kafka.lanes import lane_of
+from flotilla.kafka.lanes import lane_of_session
 from flotilla.postgres import Connection, Pool
 
-_PAGE = 1000
-_STATEMENT_S = 600
+_EVENTS_PAGE_SIZE = 1000
+_STATEMENT_TIMEOUT_S = 600
 """A session may have millions of events."""
-_RECORDED_WITHIN_S = 60.0
+_RECORD_WAIT_TIMEOUT_S = 60.0
 _DUE = """
 SELECT session_id, seq, hash FROM audit.archives
 WHERE tenant_id = $1 AND request_id = $2 ORDER BY session_id
@@ -63,29 +63,29 @@ async def archive_sessions(pool: Pool, tenant_id: str, request_id: str) -> JsonO
     Raises:
         RetryLater: the audit session does not say yet that they are archived: without that they would be missing.
     """
-    await _wait_until_recorded(pool, tenant_id, request_id)
+    await _wait_until_archives_recorded(pool, tenant_id, request_id)
     due = await pool.fetch(_DUE, tenant_id, request_id)
     archived, kept = 0, []
     for row in due:
-        if await _take_out(pool, (tenant_id, row["session_id"]), row):
+        if await _remove_archived_events(pool, (tenant_id, row["session_id"]), row):
             archived += 1
         else:
             kept.append(row["session_id"])
     return {"archived": archived, "kept": kept}
 
 
-async def _wait_until_recorded(pool: Pool, tenant_id: str, request_id: str) -> None:
-    deadline = asyncio.get_running_loop().time() + _RECORDED_WITHIN_S
+async def _wait_until_archives_recorded(pool: Pool, tenant_id: str, request_id: str) -> None:
+    deadline = asyncio.get_running_loop().time() + _RECORD_WAIT_TIMEOUT_S
     while not await pool.fetchval(_IS_RECORDED, tenant_id, request_id):
         if asyncio.get_running_loop().time() > deadline:
             raise RetryLater("the event that records it is not projected: is the relay running? Ask for it again")
         await asyncio.sleep(0.2)
 
 
-async def _take_out(pool: Pool, session: SessionKey, row: asyncpg.Record) -> bool:
+async def _remove_archived_events(pool: Pool, session: SessionKey, row: asyncpg.Record) -> bool:
     async with pool.acquire() as connection, connection.transaction():
-        await connection.execute(f"SET LOCAL statement_timeout = '{_STATEMENT_S}s'")
-        await connection.fetchval(LOCK_OFFSET, lane_of(*session))
+        await connection.execute(f"SET LOCAL statement_timeout = '{_STATEMENT_TIMEOUT_S}s'")
+        await connection.fetchval(LOCK_OFFSET, lane_of_session(*session))
         head = await connection.fetchrow(_HEAD, *session)
         if head is None or (head["seq"], head["hash"]) != (row["seq"], row["hash"]):
             return False
@@ -93,9 +93,9 @@ async def _take_out(pool: Pool, session: SessionKey, row: asyncpg.Record) -> boo
             return True  # an earlier attempt did it
         if not await connection.fetchval(_MAY_ARCHIVE, *session, row["seq"]):
             return False
-        await connection.execute(_NOTE_ARCHIVED, *session, row["seq"], timeout=_STATEMENT_S)
-        await connection.execute(_DELETE_EVENTS, *session, timeout=_STATEMENT_S)
-        await connection.execute(_DELETE_SNAPSHOTS, *session, timeout=_STATEMENT_S)
+        await connection.execute(_NOTE_ARCHIVED, *session, row["seq"], timeout=_STATEMENT_TIMEOUT_S)
+        await connection.execute(_DELETE_EVENTS, *session, timeout=_STATEMENT_TIMEOUT_S)
+        await connection.execute(_DELETE_SNAPSHOTS, *session, timeout=_STATEMENT_TIMEOUT_S)
         await connection.execute(_LEAVE, *session)
     log.info("session_archived", tenant=session[0], session_id=session[1], seq=row["seq"])
     return True
@@ -109,36 +109,36 @@ async def restore_session(pool: Pool, session: SessionKey) -> JsonObject:
             changed.
     """
     try:
-        upto = await _restored(pool, session)
+        upto = await _restore_events(pool, session)
     except (Refused, Undecodable):
-        await pool.execute(_DELETE_RETURNED, *session, timeout=_STATEMENT_S)
+        await pool.execute(_DELETE_RETURNED, *session, timeout=_STATEMENT_TIMEOUT_S)
         raise
     await write_due_snapshots(pool, [session])
     log.info("session_restored", tenant=session[0], session_id=session[1], seq=upto)
     return {"restored": upto}
 
 
-async def _restored(pool: Pool, session: SessionKey) -> int:
+async def _restore_events(pool: Pool, session: SessionKey) -> int:
     """Put them back in one transaction, and return up to where."""
     async with pool.acquire() as connection, connection.transaction():
-        await connection.execute(f"SET LOCAL statement_timeout = '{_STATEMENT_S}s'")
-        await connection.fetchval(LOCK_OFFSET, lane_of(*session))
+        await connection.execute(f"SET LOCAL statement_timeout = '{_STATEMENT_TIMEOUT_S}s'")
+        await connection.fetchval(LOCK_OFFSET, lane_of_session(*session))
         head = await connection.fetchrow(_HEAD, *session)
         upto: int = head["archived_seq"] if head else 0
         if head is not None and upto:
-            await _put_back(connection, session, head)
-            await connection.execute(_DELETE_SNAPSHOTS, *session, timeout=_STATEMENT_S)
+            await _insert_returned_events(connection, session, head)
+            await connection.execute(_DELETE_SNAPSHOTS, *session, timeout=_STATEMENT_TIMEOUT_S)
             await connection.execute(_COME_BACK, *session)
             await connection.execute(_NOTE_RESTORED, *session, upto)
-        await connection.execute(_DELETE_RETURNED, *session, timeout=_STATEMENT_S)
+        await connection.execute(_DELETE_RETURNED, *session, timeout=_STATEMENT_TIMEOUT_S)
     return upto
 
 
-async def _put_back(connection: Connection, session: SessionKey, head: asyncpg.Record) -> None:
+async def _insert_returned_events(connection: Connection, session: SessionKey, head: asyncpg.Record) -> None:
     offsets = await connection.fetchval(_ARCHIVE, *session, head["archived_seq"])
     seq = head["first_seq"] - 1
     chain_hash = genesis_hash(*session, head["parent_session_id"], seq)
-    while rows := await connection.fetch(_RETURNED, *session, seq, head["archived_seq"], _PAGE):
+    while rows := await connection.fetch(_RETURNED, *session, seq, head["archived_seq"], _EVENTS_PAGE_SIZE):
         placement = SessionPlacement(None)
         for row in rows:
             if row["seq"] != seq + 1:
@@ -147,9 +147,9 @@ async def _put_back(connection: Connection, session: SessionKey, head: asyncpg.R
             candidate = read_candidate(record)
             if (candidate.tenant_id, candidate.session_id, candidate.seq) != (*session, row["seq"]):
                 raise Refused(f"what was handed in as event {row['seq']} of session {session[1]} is another one")
-            seq, chain_hash = row["seq"], link(chain_hash, row["body"])
+            seq, chain_hash = row["seq"], next_chain_hash(chain_hash, row["body"])
             placement.appended.append((candidate, chain_hash))
-        await write_projected_events(connection, [placement], INSERT_CAREFULLY)
+        await write_projected_events(connection, [placement], INSERT_EVENTS_CHECKING_JSON)
     if (seq, chain_hash) != (head["archived_seq"], head["archived_hash"]):
         raise Refused(
             f"what was handed in of session {session[1]} is not what was archived: the hash of event {seq} is "

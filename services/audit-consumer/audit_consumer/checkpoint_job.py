@@ -17,7 +17,7 @@ from audit_consumer.checkpoints import load_last_checkpoint, make_checkpoint, pu
 from flotilla.config.signing import Signer
 from flotilla.contracts.checkpoints import CheckpointRecord
 from flotilla.contracts.errors import RetryLater
-from flotilla.kafka.session_log import KafkaLog
+from flotilla.kafka.session_log import KafkaEventLog
 from flotilla.postgres import AWAY, Pool
 from flotilla.runtime import Runtime
 from flotilla.telemetry import metrics
@@ -32,7 +32,7 @@ class CheckpointJob:
         self,
         pool: Pool,
         producer: AIOKafkaProducer,
-        kafka: KafkaLog,
+        kafka: KafkaEventLog,
         signer: Signer,
         *,
         origin: str,
@@ -49,7 +49,7 @@ class CheckpointJob:
         self._owned = owned
         self._anchored_at: dict[int, float] = {}
 
-    async def run(self, runtime: Runtime, interval_s: float) -> None:
+    async def publish_checkpoints_until_stopped(self, runtime: Runtime, interval_s: float) -> None:
         """Anchors every `interval_s` until `runtime.stop` is set, and a last time then."""
         while not runtime.stop.is_set():
             await runtime.sleep(interval_s)
@@ -66,26 +66,28 @@ class CheckpointJob:
             started = time.monotonic()
             if partition not in self._anchored_at:
                 self._anchored_at[partition] = started
-                metrics.AUDIT_CHECKPOINT_AGE.labels(str(partition)).set_function(partial(self._age_s, partition))
+                metrics.AUDIT_CHECKPOINT_AGE.labels(str(partition)).set_function(
+                    partial(self._newest_checkpoint_age_s, partition)
+                )
             try:
-                if await self._anchor(partition, next_offset):
+                if await self._anchor_partition(partition, next_offset):
                     self._anchored_at[partition] = started
             except (KafkaError, *AWAY, TimeoutError, RetryLater) as error:
                 log.warning("checkpoint_waits", partition=partition, reason=str(error) or type(error).__name__)
 
-    def _age_s(self, partition: int) -> float:
+    def _newest_checkpoint_age_s(self, partition: int) -> float:
         """Computed when asked, for a checkpoint waits in the producer for as long as Kafka is unavailable."""
         return time.monotonic() - self._anchored_at[partition]
 
-    async def _anchor(self, partition: int, next_offset: int) -> bool:
+    async def _anchor_partition(self, partition: int, next_offset: int) -> bool:
         """Whether everything projected of the partition is anchored now, in PostgreSQL and in Kafka."""
-        await self._look_behind(partition)
-        while number := await self._make(partition, next_offset):
+        await self._find_abandoned_checkpoints(partition)
+        while number := await self._make_next_checkpoint(partition, next_offset):
             log.info("checkpoint_made", partition=partition, number=number, next_offset=next_offset)
         await publish_checkpoints(self._pool, self._producer, self._kafka.checkpoints_topic, partition)
         return self._owned().get(partition) == next_offset
 
-    async def _make(self, partition: int, next_offset: int) -> int | None:
+    async def _make_next_checkpoint(self, partition: int, next_offset: int) -> int | None:
         abandoned = self._abandoned.get(partition, [])
         number = await make_checkpoint(
             self._pool, partition, next_offset, self._signer, origin=self._origin, abandoned=abandoned
@@ -95,7 +97,7 @@ class CheckpointJob:
             self._abandoned.pop(partition, None)
         return number
 
-    async def _look_behind(self, partition: int) -> None:
+    async def _find_abandoned_checkpoints(self, partition: int) -> None:
         """Find what was signed after PostgreSQL's newest checkpoint, unless it is the one that was left there."""
         last = await load_last_checkpoint(self._pool, partition)
         if self._last.get(partition) == last.number:

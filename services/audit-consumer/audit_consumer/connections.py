@@ -18,11 +18,11 @@ from flotilla.postgres.connecting import PostgresConnector
 
 LIVE, NEXT = "audit", "audit_next"
 
-_STATEMENT_S = 10
-_ANSWER_S = 2
+_STATEMENT_TIMEOUT_S = 10
+_ANSWER_MARGIN_S = 2
 """What the server's own limit needs to be heard of."""
-_IDLE_IN_TRANSACTION_S = 10
-_CLOSE_S = 3.0
+_IDLE_IN_TRANSACTION_TIMEOUT_S = 10
+_CLOSE_TIMEOUT_S = 3.0
 
 log = structlog.get_logger(__name__)
 
@@ -34,17 +34,17 @@ async def open_projection_pool(
     *,
     application: str,
     max_size: int = 4,
-    idle_in_transaction_s: int = _IDLE_IN_TRANSACTION_S,
+    idle_in_transaction_s: int = _IDLE_IN_TRANSACTION_TIMEOUT_S,
     ca_file: str | None = None,
 ) -> AsyncIterator[Pool]:
     """A pool whose connections find the projection's tables in `schema`; opens lazily."""
     pool = await PostgresConnector(dsn, ca_file).open_pool(
         max_size=max_size,
-        command_timeout=_STATEMENT_S + _ANSWER_S,
+        command_timeout=_STATEMENT_TIMEOUT_S + _ANSWER_MARGIN_S,
         server_settings={
             "application_name": application,
             "search_path": f"{schema}, pg_catalog, pg_temp",
-            "statement_timeout": f"{_STATEMENT_S}s",
+            "statement_timeout": f"{_STATEMENT_TIMEOUT_S}s",
             "idle_in_transaction_session_timeout": f"{idle_in_transaction_s}s",
         },
     )
@@ -52,8 +52,8 @@ async def open_projection_pool(
         yield pool
     finally:
         try:
-            async with asyncio.timeout(_CLOSE_S):
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                 await pool.close()
         except TimeoutError:
-            log.warning("postgres_pool_terminated", reason=f"connections still in use after {_CLOSE_S:g} s")
+            log.warning("postgres_pool_terminated", reason=f"connections still in use after {_CLOSE_TIMEOUT_S:g} s")
             pool.terminate()

@@ -13,13 +13,13 @@ from aiokafka.errors import KafkaError
 from audit_consumer.settings import Settings
 from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.names import session_key
-from flotilla.kafka.client import OPEN_TIMEOUT_S, kafka_client_arguments
-from flotilla.kafka.lanes import lane_of
+from flotilla.kafka.client import CONNECT_TIMEOUT_S, kafka_client_arguments
+from flotilla.kafka.lanes import lane_of_session
 from flotilla.runtime import Runtime
 
-_RETRY_S = 0.5
-_CLOSE_S = 3.0
-_DISCONNECT_AGAIN_S = 0.2
+_RETRY_WAIT_S = 0.5
+_CLOSE_TIMEOUT_S = 3.0
+_DISCONNECT_RETRY_S = 0.2
 _FETCH_BYTES = 2 * 1024 * 1024
 _FETCH_WAIT_MS = 200
 _MAX_REQUEST_BYTES = 2 * 1024 * 1024
@@ -52,7 +52,7 @@ def make_checkpoint_producer(settings: Settings) -> AIOKafkaProducer:
     )
 
 
-async def publish_events(
+async def publish_session_events(
     producer: AIOKafkaProducer, topic: str, session: tuple[str, str], bodies: Sequence[bytes]
 ) -> None:
     """Put events of one session (tenant, session) into its partition, in order; return when Kafka has them.
@@ -63,12 +63,12 @@ async def publish_events(
     try:
         for body in bodies:
             key = session_key(*session).encode()
-            await producer.send_and_wait(topic, body, key=key, partition=lane_of(*session))
+            await producer.send_and_wait(topic, body, key=key, partition=lane_of_session(*session))
     except KafkaError as error:
         raise RetryLater(f"Kafka did not accept the events: {str(error) or type(error).__name__}; ask again") from error
 
 
-def connection_to_leader(consumer: AIOKafkaConsumer, place: TopicPartition) -> object:
+def leader_and_connection(consumer: AIOKafkaConsumer, place: TopicPartition) -> object:
     """What changes with the leader of a partition and with the connection to it; None while there is none.
 
     A broker can only lose records when it restarts or another one leads, and either ends the connection.
@@ -79,29 +79,29 @@ def connection_to_leader(consumer: AIOKafkaConsumer, place: TopicPartition) -> o
 
 
 @asynccontextmanager
-async def started_client(runtime: Runtime, make: Callable[[], C]) -> AsyncIterator[C | None]:
+async def start_client(runtime: Runtime, make: Callable[[], C]) -> AsyncIterator[C | None]:
     """The client, started as soon as Kafka answers; None when asked to stop before. Closing takes 3 s at most."""
     client = None
     while client is None and not runtime.stop.is_set():
         attempt = None
         try:
             attempt = make()
-            async with asyncio.timeout(OPEN_TIMEOUT_S):
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await attempt.start()
             client = attempt
         except (KafkaError, OSError) as error:
             if attempt is not None:
-                await close_client(attempt)
+                await close_kafka_client(attempt)
             log.warning("waiting_for_kafka", reason=str(error) or type(error).__name__)
-            await runtime.sleep(_RETRY_S)
+            await runtime.sleep(_RETRY_WAIT_S)
     try:
         yield client
     finally:
         if client is not None:
-            await close_client(client)
+            await close_kafka_client(client)
 
 
-async def close_client(client: C) -> None:
+async def close_kafka_client(client: C) -> None:
     """Leave the group and disconnect, in `_CLOSE_S` at most, whatever Kafka does.
 
     `stop` of aiokafka waits for every answer that is due: that of a group which rebalances may take half a minute,
@@ -109,25 +109,25 @@ async def close_client(client: C) -> None:
     end before it has closed everything.
     """
     network: AIOKafkaClient = vars(client).get("client") or vars(client)["_client"]
-    stopping: asyncio.Task[None] = asyncio.create_task(_stop(client))
-    deadline = asyncio.get_running_loop().time() + _CLOSE_S
-    await asyncio.wait([stopping], timeout=_CLOSE_S / 2)
+    stopping: asyncio.Task[None] = asyncio.create_task(_stop_client(client))
+    deadline = asyncio.get_running_loop().time() + _CLOSE_TIMEOUT_S
+    await asyncio.wait([stopping], timeout=_CLOSE_TIMEOUT_S / 2)
     while not stopping.done() and asyncio.get_running_loop().time() < deadline:
-        _disconnect(network)
-        await asyncio.wait([stopping], timeout=_DISCONNECT_AGAIN_S)
+        _close_connections(network)
+        await asyncio.wait([stopping], timeout=_DISCONNECT_RETRY_S)
     stopping.cancel()
     await asyncio.wait([stopping])
     error = asyncio.CancelledError() if stopping.cancelled() else stopping.exception()
     if error is not None:
         log.warning("kafka_client_cut_off", reason=str(error) or type(error).__name__)
-        _disconnect(network)
+        _close_connections(network)
         await network.close()
 
 
-async def _stop(client: C) -> None:
+async def _stop_client(client: C) -> None:
     await client.stop()
 
 
-def _disconnect(network: AIOKafkaClient) -> None:
+def _close_connections(network: AIOKafkaClient) -> None:
     for connection in list(network._conns.values()):  # noqa: SLF001 - not public
         connection.close()

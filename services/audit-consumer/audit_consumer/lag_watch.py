@@ -20,13 +20,13 @@ from flotilla.postgres import Pool, retry_later_if_unavailable
 
 ANSWER_TIMEOUT_S = 10.0
 
-_OFFSETS = "SELECT kafka_partition, next_offset FROM consumer_offsets"
+_SELECT_OFFSETS = "SELECT kafka_partition, next_offset FROM consumer_offsets"
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class LagObservation:
     """What one look showed."""
 
     lags: dict[int, int]
@@ -43,7 +43,7 @@ class LagMonitor:
         self._observer: AIOKafkaConsumer | None = None
         self._seen: dict[int, int] = {}
 
-    async def look(self, owned: Iterable[int]) -> "View":
+    async def measure_lag(self, owned: Iterable[int]) -> "LagObservation":
         """How far the owned partitions lag, and whether anything moved since the last look, or nothing has to.
 
         A consumer that owns none is judged by all partitions, for in a group that stands still nobody owns any.
@@ -52,13 +52,13 @@ class LagMonitor:
             RetryLater: Kafka or PostgreSQL does not answer: nobody could move.
         """
         mine = set(owned)
-        ends, offsets = await self._ends(), await self._offsets()
+        ends, offsets = await self._load_end_offsets(), await self._load_projected_offsets()
         lags = {partition: max(end - offsets.get(partition, 0), 0) for partition, end in ends.items()}
         watched = mine or lags.keys()
         moved = any(offsets.get(partition, 0) != self._seen.get(partition) for partition in watched if lags[partition])
         self._seen = offsets
         idle = not any(lags[partition] for partition in watched)
-        return View({partition: lags[partition] for partition in mine}, moves=moved or idle)
+        return LagObservation({partition: lags[partition] for partition in mine}, moves=moved or idle)
 
     async def close_kafka(self) -> None:
         """Close the connection to Kafka."""
@@ -66,7 +66,7 @@ class LagMonitor:
             observer, self._observer = self._observer, None
             await observer.stop()
 
-    async def _ends(self) -> Mapping[int, int]:
+    async def _load_end_offsets(self) -> Mapping[int, int]:
         topic = self._settings.kafka_session_events_topic
         wanted = [TopicPartition(topic, number) for number in range(SESSION_EVENTS_PARTITIONS)]
         try:
@@ -84,7 +84,7 @@ class LagMonitor:
             ) from error
         return {place.partition: int(end) for place, end in ends.items()}
 
-    async def _offsets(self) -> dict[int, int]:
+    async def _load_projected_offsets(self) -> dict[int, int]:
         with retry_later_if_unavailable():
-            rows = await self._pool.fetch(_OFFSETS, timeout=ANSWER_TIMEOUT_S)
+            rows = await self._pool.fetch(_SELECT_OFFSETS, timeout=ANSWER_TIMEOUT_S)
         return {row["kafka_partition"]: row["next_offset"] for row in rows}

@@ -11,19 +11,19 @@ import asyncpg
 import structlog
 
 from flotilla.audit.log_tiles import read_tiles
-from flotilla.audit.notes import read_head, read_note
-from flotilla.audit.proof import HASH_BYTES, split_leaves
-from flotilla.audit.tree import TILE_WIDTH, TilePlace, Tree, edge_tiles, tree_from_edge
+from flotilla.audit.notes import decode_note, decode_tree_head
+from flotilla.audit.proof import HASH_BYTES, split_concatenated_leaves
+from flotilla.audit.tree import TILE_WIDTH, MerkleTreeEdge, TilePlace, edge_tiles, tree_from_edge
 from flotilla.contracts.checkpoints import CheckpointRecord
 from flotilla.contracts.errors import RetryLater
 from flotilla.postgres import Connection, Pool
 from flotilla.telemetry import metrics
 
-MAX_ENTRIES = 8192
+MAX_ENTRIES_PER_CHECKPOINT = 8192
 """Most entries of one checkpoint: with its leaves, its record in Kafka stays below 1 MB."""
 
 # The newest event of a session whose entry is in the tree, and still is the one that was projected.
-_DIRTY = """
+_SELECT_CHANGED_HEADS = """
 SELECT h.tenant_id, h.session_id, h.seq, h.hash, coalesce(logged.seq, h.first_seq - 1) AS logged_seq, logged.log_index
 FROM (SELECT * FROM session_heads WHERE kafka_partition = $1 AND dirty LIMIT $2) AS h
 LEFT JOIN LATERAL (
@@ -33,7 +33,7 @@ LEFT JOIN LATERAL (
     ORDER BY c.seq DESC, c.number LIMIT 1) AS logged ON true
 ORDER BY h.tenant_id, h.session_id
 """
-_HASHES = """
+_SELECT_NEW_HASHES = """
 SELECT w.n, string_agg(e.hash, ''::bytea ORDER BY e.seq) AS hashes
 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[]) WITH ORDINALITY
     AS w (tenant_id, session_id, logged_seq, upto_seq, n)
@@ -41,16 +41,16 @@ JOIN session_events AS e ON e.tenant_id = w.tenant_id AND e.session_id = w.sessi
     AND e.seq > w.logged_seq AND e.seq <= w.upto_seq
 GROUP BY w.n
 """
-_CLEAN = """
+_MARK_HEADS_SIGNED = """
 UPDATE session_heads AS h SET dirty = h.seq > w.seq
 FROM unnest($1::text[], $2::text[], $3::bigint[]) AS w (tenant_id, session_id, seq)
 WHERE h.tenant_id = w.tenant_id AND h.session_id = w.session_id
 """
-_SIZE = """
+_SELECT_TREE_SIZE = """
 SELECT tree_size FROM audit.checkpoints WHERE kafka_partition = $1 AND tree_size IS NOT NULL
 ORDER BY number DESC LIMIT 1
 """
-_SET_TILES = """
+_UPSERT_TILES = """
 INSERT INTO audit.log_tiles (kafka_partition, level, tile, hashes)
 SELECT $1, * FROM unnest($2::smallint[], $3::bigint[], $4::bytea[])
 ON CONFLICT (kafka_partition, level, tile) DO UPDATE SET hashes = excluded.hashes
@@ -72,23 +72,23 @@ class SignedSessionHead:
     """Of a head without new entries: where its entry is."""
 
 
-async def take_heads(connection: Connection, partition: int, at_most: int) -> list[SignedSessionHead]:
+async def take_changed_heads(connection: Connection, partition: int, at_most: int) -> list[SignedSessionHead]:
     """Take sessions that changed since the partition's last checkpoint, and the hashes of their new events.
 
     A session with more than fits is taken up to there, and again with the next checkpoint.
     """
-    spans = list(_spans(await connection.fetch(_DIRTY, partition, at_most)))
+    spans = list(_limit_to_max_entries(await connection.fetch(_SELECT_CHANGED_HEADS, partition, at_most)))
     columns = [[row[name] for row, _ in spans] for name in ("tenant_id", "session_id", "logged_seq")]
-    found = await connection.fetch(_HASHES, *columns, [upto_seq for _, upto_seq in spans])
-    hashes = {row["n"]: split_leaves(row["hashes"]) for row in found}
-    heads = [_head(row, upto_seq, hashes.get(n, [])) for n, (row, upto_seq) in enumerate(spans, 1)]
-    await connection.execute(_CLEAN, *columns[:2], [head.seq for head in heads])
+    found = await connection.fetch(_SELECT_NEW_HASHES, *columns, [upto_seq for _, upto_seq in spans])
+    hashes = {row["n"]: split_concatenated_leaves(row["hashes"]) for row in found}
+    heads = [_signed_head_from_row(row, upto_seq, hashes.get(n, [])) for n, (row, upto_seq) in enumerate(spans, 1)]
+    await connection.execute(_MARK_HEADS_SIGNED, *columns[:2], [head.seq for head in heads])
     return heads
 
 
-def _spans(dirty: Iterable[asyncpg.Record]) -> Iterable[tuple[asyncpg.Record, int]]:
+def _limit_to_max_entries(dirty: Iterable[asyncpg.Record]) -> Iterable[tuple[asyncpg.Record, int]]:
     """The sessions that fit, each with the last event that does."""
-    room = MAX_ENTRIES
+    room = MAX_ENTRIES_PER_CHECKPOINT
     for row in dirty:
         upto_seq = min(row["seq"], row["logged_seq"] + room)
         if upto_seq > row["logged_seq"] or upto_seq == row["seq"]:
@@ -96,7 +96,7 @@ def _spans(dirty: Iterable[asyncpg.Record]) -> Iterable[tuple[asyncpg.Record, in
             yield row, upto_seq
 
 
-def _head(row: asyncpg.Record, upto_seq: int, entries: Sequence[bytes]) -> SignedSessionHead:
+def _signed_head_from_row(row: asyncpg.Record, upto_seq: int, entries: Sequence[bytes]) -> SignedSessionHead:
     seq, chain_hash = upto_seq, entries[-1] if entries else row["hash"]
     if len(entries) != upto_seq - row["logged_seq"] or (upto_seq == row["seq"] and chain_hash != row["hash"]):
         # Somebody changed the projection. What was chained is signed all the same; `audit verify` says what is wrong.
@@ -105,13 +105,13 @@ def _head(row: asyncpg.Record, upto_seq: int, entries: Sequence[bytes]) -> Signe
     return SignedSessionHead(row["tenant_id"], row["session_id"], seq, chain_hash, entries, logged_at)
 
 
-async def load_tree(connection: Connection, partition: int) -> Tree:
+async def load_tree(connection: Connection, partition: int) -> MerkleTreeEdge:
     """The partition's tree as its newest checkpoint left it.
 
     Raises:
         RetryLater: a tile in PostgreSQL was removed or cut: without it the tree can't grow.
     """
-    size = await connection.fetchval(_SIZE, partition) or 0
+    size = await connection.fetchval(_SELECT_TREE_SIZE, partition) or 0
     tiles = await read_tiles(connection, partition, edge_tiles(size))
     try:
         return tree_from_edge(size, tiles)
@@ -122,14 +122,14 @@ async def load_tree(connection: Connection, partition: int) -> Tree:
         ) from error
 
 
-async def store_tiles(connection: Connection, partition: int, tiles: dict[TilePlace, bytes]) -> None:
+async def upsert_tiles(connection: Connection, partition: int, tiles: dict[TilePlace, bytes]) -> None:
     """Write tiles that changed."""
     places = list(tiles)
     levels, numbers = [level for level, _ in places], [number for _, number in places]
-    await connection.execute(_SET_TILES, partition, levels, numbers, [tiles[place] for place in places])
+    await connection.execute(_UPSERT_TILES, partition, levels, numbers, [tiles[place] for place in places])
 
 
-async def entries_between(pool: Pool, partition: int, first: int, end: int) -> bytes:
+async def load_tree_entries(pool: Pool, partition: int, first: int, end: int) -> bytes:
     """The entries of the partition's tree from `first` to below `end`, one after the other."""
     places = [(0, number) for number in range(first // TILE_WIDTH, -(-end // TILE_WIDTH))]
     async with pool.acquire() as connection:
@@ -139,19 +139,19 @@ async def entries_between(pool: Pool, partition: int, first: int, end: int) -> b
     return whole[(first - start) * HASH_BYTES : (end - start) * HASH_BYTES]
 
 
-def append_lost(tree: Tree, lost: Sequence[CheckpointRecord]) -> dict[TilePlace, bytes]:
+def append_lost_checkpoints_entries(tree: MerkleTreeEdge, lost: Sequence[CheckpointRecord]) -> dict[TilePlace, bytes]:
     """Append what checkpoints added that are lost from PostgreSQL, and return the tiles that changed.
 
     Others may have seen that tree, so it goes on from there. If the copies do not follow from what is left, nothing is
     appended: witnesses will refuse the tree.
     """
     known = [record for record in lost if record.tree_note]
-    grown = Tree(tree.size, {level: list(hashes) for level, hashes in tree.edge.items()})
+    grown = MerkleTreeEdge(tree.size, {level: list(hashes) for level, hashes in tree.edge.items()})
     tiles: dict[TilePlace, bytes] = {}
     for record in known:
-        tiles |= grown.append(split_leaves(record.tree_entries))
-        head = read_head(read_note(record.tree_note))
-        if (grown.size, grown.root()) != (head.size, head.root):
+        tiles |= grown.append_entries(split_concatenated_leaves(record.tree_entries))
+        head = decode_tree_head(decode_note(record.tree_note))
+        if (grown.size, grown.root_hash()) != (head.size, head.root):
             log.error("log_tree_diverged", partition=record.partition, number=record.number, size=head.size)
             metrics.AUDIT_LOG_TREE_DIVERGED.labels(str(record.partition)).inc()
             return {}

@@ -17,16 +17,16 @@ from flotilla.contracts.ids import utc_now
 from flotilla.contracts.json_types import JsonObject
 from flotilla.postgres import Connection
 
-_PAGE = 5000
-_SHOWN = 10
-_QUERY_S = 600.0
+_PAGE_SIZE = 5000
+_MAX_NAMED_LOSSES = 10
+_QUERY_TIMEOUT_S = 600.0
 """The longest that one statement of the comparison may take."""
-_END = 2**62
-MAX_LISTED = 10_000
+_NO_UPPER_SEQ = 2**62
+MAX_LISTED_LOSSES = 10_000
 
-_RAISE_LIMIT = f"SET LOCAL statement_timeout = '{_QUERY_S:g}s'"
+_RAISE_STATEMENT_TIMEOUT = f"SET LOCAL statement_timeout = '{_QUERY_TIMEOUT_S:g}s'"
 # One page of sessions, found by skipping through the primary key, each with its newest hash compared.
-_COMPARED = """
+_SELECT_DIFFERING_SESSIONS = """
 WITH RECURSIVE page AS (
     (SELECT e.tenant_id, e.session_id, 1 AS n FROM audit.session_events AS e
      WHERE (e.tenant_id, e.session_id) > ($1, $2) ORDER BY e.tenant_id, e.session_id LIMIT 1)
@@ -45,7 +45,7 @@ FROM page AS p CROSS JOIN LATERAL (
 ) AS l ORDER BY p.n
 """
 # The same by the sessions' head rows, at once: what the live projection took in since the pages were compared.
-_HEADS = """
+_SELECT_DIFFERING_HEADS = """
 SELECT l.tenant_id, l.session_id FROM audit.session_heads AS l
 LEFT JOIN audit_next.session_heads AS n USING (tenant_id, session_id)
 WHERE n.seq IS NULL OR n.seq < l.seq OR (n.seq = l.seq AND n.hash <> l.hash)
@@ -54,7 +54,7 @@ WHERE n.seq IS NULL OR n.seq < l.seq OR (n.seq = l.seq AND n.hash <> l.hash)
         WHERE e.tenant_id = l.tenant_id AND e.session_id = l.session_id AND e.seq = l.seq AND e.hash = l.hash))
 """
 # Events that wait in the live projection and are nowhere in the rebuilt one.
-_PARKED = """
+_SELECT_LOST_PARKED = """
 SELECT p.tenant_id, p.session_id, count(*) AS events, min(p.seq) AS first_seq FROM audit.parked_events AS p
 WHERE p.reason <> 'discarded' AND p.parked_at <= coalesce($1, p.parked_at)
     AND NOT EXISTS (SELECT FROM audit_next.parked_events AS n
@@ -64,13 +64,13 @@ WHERE p.reason <> 'discarded' AND p.parked_at <= coalesce($1, p.parked_at)
 GROUP BY p.tenant_id, p.session_id
 """
 # Sessions whose events are all in an archive: their files can come back only while a head has their hash.
-_ARCHIVED = """
+_SELECT_LOST_ARCHIVED = """
 SELECT h.tenant_id, h.session_id, h.seq FROM audit.session_heads AS h
 WHERE h.archived_seq = h.seq AND NOT EXISTS (
     SELECT FROM audit_next.session_events AS n
     WHERE n.tenant_id = h.tenant_id AND n.session_id = h.session_id AND n.seq = h.seq AND n.hash = h.hash)
 """
-_COUNTED = """
+_COUNT_LOST_EVENTS = """
 WITH live AS (
     SELECT count(l.seq) AS holds, count(*) FILTER (WHERE n.seq IS NULL) AS lost,
         count(*) FILTER (WHERE n.body <> l.body) AS replaced,
@@ -95,7 +95,7 @@ FROM live LEFT JOIN away ON true
 """
 
 
-_OLD_HEAD = """
+_SELECT_OLD_HEAD = """
 SELECT h.*, (SELECT n.hash FROM audit_next.session_events AS n
     WHERE n.tenant_id = h.tenant_id AND n.session_id = h.session_id AND n.seq = $3 - 1) AS base
 FROM audit.session_heads AS h WHERE h.tenant_id = $1 AND h.session_id = $2 AND h.seq >= $3
@@ -103,7 +103,7 @@ FROM audit.session_heads AS h WHERE h.tenant_id = $1 AND h.session_id = $2 AND h
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Loss:
+class SessionLoss:
     """What one session would lose; `session_id` is None for parked records that belong to no session."""
 
     tenant_id: str
@@ -118,42 +118,43 @@ class Loss:
     first_seq: int | None
 
     @property
-    def name(self) -> str:
+    def name_to_accept(self) -> str:
         """As it is named to accept the loss."""
         return f"{self.tenant_id}/{self.session_id or '-'}"
 
     def __str__(self) -> str:
         changed = f", {self.replaced} changed" if self.replaced else ""
         return (
-            f"{self.name} (holds {self.holds} events, Kafka gives {self.rebuilt}: {self.lost} lost{changed}, "
+            f"{self.name_to_accept} (holds {self.holds} events, Kafka gives {self.rebuilt}: {self.lost} lost{changed}, "
             f"from event {self.first_seq} on)"
         )
 
 
-Accepted = Mapping[str, tuple[int, int]]
+AcceptedLosses = Mapping[str, tuple[int, int]]
 """Sessions by name, with the most events that may be lost and replaced in each."""
 
 
 class WouldLoseEvents(Refused):
     """The rebuild would lose events that nobody, or not two people, agreed to lose; nothing was changed."""
 
-    def __init__(self, losses: Sequence[Loss]) -> None:
-        named = ", ".join(map(str, losses[:_SHOWN]))
-        more = f" and {len(losses) - _SHOWN} more" if len(losses) > _SHOWN else ""
+    def __init__(self, losses: Sequence[SessionLoss]) -> None:
+        named = ", ".join(map(str, losses[:_MAX_NAMED_LOSSES]))
+        more = f" and {len(losses) - _MAX_NAMED_LOSSES} more" if len(losses) > _MAX_NAMED_LOSSES else ""
         super().__init__(
             f"Kafka no longer has what the projection holds of {len(losses)} sessions: {named}{more}. The projection "
             "stays as it is. Restore Kafka's log if you can (docs/operations.md). If it is lost for good, "
-            f"name each session: flotilla audit rebuild --accept-loss {losses[0].name} --reason WHY, and a second "
+            f"name each session: flotilla audit rebuild --accept-loss {losses[0].name_to_accept} --reason WHY, "
+            "and a second "
             "person confirms it"
         )
         self.losses = list(losses)
 
     def listed(self) -> list[JsonObject]:
         """The losses as documents, at most 10,000 of them."""
-        return [asdict(loss) for loss in self.losses[:MAX_LISTED]]
+        return [asdict(loss) for loss in self.losses[:MAX_LISTED_LOSSES]]
 
 
-def refuse_losses(losses: Iterable[Loss], accepted: Accepted) -> None:
+def raise_unless_accepted(losses: Iterable[SessionLoss], accepted: AcceptedLosses) -> None:
     """Return when each loss was accepted, and is no larger than what was accepted.
 
     Raises:
@@ -162,7 +163,9 @@ def refuse_losses(losses: Iterable[Loss], accepted: Accepted) -> None:
     excess = [
         loss
         for loss in losses
-        if loss.name not in accepted or loss.lost > accepted[loss.name][0] or loss.replaced > accepted[loss.name][1]
+        if loss.name_to_accept not in accepted
+        or loss.lost > accepted[loss.name_to_accept][0]
+        or loss.replaced > accepted[loss.name_to_accept][1]
     ]
     if excess:
         raise WouldLoseEvents(excess)
@@ -177,61 +180,67 @@ class DifferingSessions:
     seen_at: datetime | None
 
 
-async def find_suspects(connection: Connection) -> DifferingSessions:
+async def find_differing_sessions(connection: Connection) -> DifferingSessions:
     """The sessions whose newest event the rebuilt projection lacks now; it may get some of them from Kafka yet."""
     seen_at = await connection.fetchval("SELECT clock_timestamp()")
-    newest: dict[tuple[str, str | None], int] = {key: seq async for key, seq in _differing(connection)}
-    newest.update({(tenant, session): seq for tenant, session, seq in await connection.fetch(_ARCHIVED)})
+    newest: dict[tuple[str, str | None], int] = {key: seq async for key, seq in _iterate_differing_sessions(connection)}
+    newest.update({(tenant, session): seq for tenant, session, seq in await connection.fetch(_SELECT_LOST_ARCHIVED)})
     return DifferingSessions(newest, seen_at)
 
 
-async def find_suspects_by_heads(connection: Connection) -> DifferingSessions:
+async def find_sessions_with_differing_heads(connection: Connection) -> DifferingSessions:
     """The same by the head rows alone, which is quick: for the moment in which live consumers wait."""
-    await connection.execute(_RAISE_LIMIT)
-    rows = await connection.fetch(_HEADS, timeout=_QUERY_S)
-    return DifferingSessions({(row["tenant_id"], row["session_id"]): _END for row in rows}, None)
+    await connection.execute(_RAISE_STATEMENT_TIMEOUT)
+    rows = await connection.fetch(_SELECT_DIFFERING_HEADS, timeout=_QUERY_TIMEOUT_S)
+    return DifferingSessions({(row["tenant_id"], row["session_id"]): _NO_UPPER_SEQ for row in rows}, None)
 
 
-async def count_losses(connection: Connection, suspects: DifferingSessions) -> list[Loss]:
+async def count_lost_events(connection: Connection, suspects: DifferingSessions) -> list[SessionLoss]:
     """What is lost indeed, now that the rebuilt projection has read as far as the live one had when they were found."""
-    await connection.execute(_RAISE_LIMIT)
-    rows = await connection.fetch(_PARKED, suspects.seen_at, timeout=_QUERY_S)
+    await connection.execute(_RAISE_STATEMENT_TIMEOUT)
+    rows = await connection.fetch(_SELECT_LOST_PARKED, suspects.seen_at, timeout=_QUERY_TIMEOUT_S)
     parked = {(row["tenant_id"], row["session_id"]): row for row in rows}
-    newest: dict[tuple[str, str | None], int] = dict.fromkeys(parked, _END)
+    newest: dict[tuple[str, str | None], int] = dict.fromkeys(parked, _NO_UPPER_SEQ)
     newest.update(suspects.newest)
     losses = [
-        _loss(key, await connection.fetchrow(_COUNTED, *key, seq, timeout=_QUERY_S), parked.get(key))
+        _session_loss(
+            key, await connection.fetchrow(_COUNT_LOST_EVENTS, *key, seq, timeout=_QUERY_TIMEOUT_S), parked.get(key)
+        )
         for key, seq in sorted(newest.items(), key=lambda item: (item[0][0], item[0][1] or ""))
     ]
     return [loss for loss in losses if loss.lost or loss.replaced]
 
 
-async def note_losses(connection: Connection, losses: Iterable[Loss], *, request_id: str, by: str, reason: str) -> None:
+async def record_losses_for_checkpoint(
+    connection: Connection, losses: Iterable[SessionLoss], *, request_id: str, by: str, reason: str
+) -> None:
     """Note each projected loss for the next checkpoint, just before the two projections are exchanged."""
-    for loss in {loss.name: loss for loss in losses}.values():
+    for loss in {loss.name_to_accept: loss for loss in losses}.values():
         if loss.session_id is None or loss.first_seq is None:
             continue
         session = (loss.tenant_id, loss.session_id)
-        head = await connection.fetchrow(_OLD_HEAD, *session, loss.first_seq)
+        head = await connection.fetchrow(_SELECT_OLD_HEAD, *session, loss.first_seq)
         if head is not None:
             decision = HistoryDecision(session=session, request_id=request_id, by=by, reason=reason, asked_at=utc_now())
             base = chain_hash_before(session, head, loss.first_seq, head["base"])
             await add_rewind(connection, decision, head, loss.first_seq, base)
 
 
-async def _differing(connection: Connection) -> AsyncIterator[tuple[SessionKey, int]]:
+async def _iterate_differing_sessions(connection: Connection) -> AsyncIterator[tuple[SessionKey, int]]:
     after = ("", "")
-    while rows := await connection.fetch(_COMPARED, *after, _PAGE):
+    while rows := await connection.fetch(_SELECT_DIFFERING_SESSIONS, *after, _PAGE_SIZE):
         for row in rows:
             if not row["same"]:
                 yield (row["tenant_id"], row["session_id"]), row["seq"]
         after = (rows[-1]["tenant_id"], rows[-1]["session_id"])
 
 
-def _loss(key: tuple[str, str | None], events: asyncpg.Record | None, parked: asyncpg.Record | None) -> Loss:
+def _session_loss(
+    key: tuple[str, str | None], events: asyncpg.Record | None, parked: asyncpg.Record | None
+) -> SessionLoss:
     assert events is not None  # noqa: S101 - an aggregate always gives one row
     firsts = [row["first_seq"] for row in (events, parked) if row and row["first_seq"] is not None]
-    return Loss(
+    return SessionLoss(
         tenant_id=key[0],
         session_id=key[1],
         holds=events["holds"],

@@ -10,14 +10,19 @@ import structlog
 from audit_consumer.checkpoint_job import CheckpointJob
 from audit_consumer.connections import LIVE, open_projection_pool
 from audit_consumer.consumer import AuditConsumer
-from audit_consumer.kafka_clients import make_checkpoint_producer, make_event_consumer, publish_events, started_client
+from audit_consumer.kafka_clients import (
+    make_checkpoint_producer,
+    make_event_consumer,
+    publish_session_events,
+    start_client,
+)
 from audit_consumer.lag_watch import LagMonitor
-from audit_consumer.rebuild import rebuild
+from audit_consumer.rebuild import rebuild_projection
 from audit_consumer.requests import AuditRequestLoop
 from audit_consumer.resume_offsets import ResumeOffsetFinder
 from audit_consumer.settings import Settings
 from audit_consumer.stamps import StampJob
-from audit_consumer.witnesses import WitnessJob, read_witnesses
+from audit_consumer.witnesses import WitnessJob, parse_witnesses
 from flotilla.config.signing import load_signer
 from flotilla.contracts.errors import RetryLater
 from flotilla.kafka.session_log import open_kafka_log
@@ -27,7 +32,7 @@ from flotilla.runtime import Job, Runtime, serve
 from flotilla.telemetry import metrics
 
 SERVICE = "audit-consumer"
-_LOOK_EVERY_S = 5.0
+_LAG_CHECK_INTERVAL_S = 5.0
 
 log = structlog.get_logger(__name__)
 
@@ -51,8 +56,8 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         runtime.health.add_check("kafka", lambda: check_topics(settings))
         if not await runtime.wait_until_ready():
             return
-        kafka = await stack.enter_async_context(started_client(runtime, partial(make_event_consumer, settings)))
-        producer = await stack.enter_async_context(started_client(runtime, partial(make_checkpoint_producer, settings)))
+        kafka = await stack.enter_async_context(start_client(runtime, partial(make_event_consumer, settings)))
+        producer = await stack.enter_async_context(start_client(runtime, partial(make_checkpoint_producer, settings)))
         if kafka is None or producer is None:
             return
         watch = LagMonitor(settings, pool)
@@ -71,18 +76,29 @@ async def run(settings: Settings, runtime: Runtime) -> None:
             origin=settings.audit_log_origin,
             owned=lambda: consumer.owned_partitions,
         )
-        requests = AuditRequestLoop(pool, partial(rebuild, settings), partial(publish_events, producer, topic))
+        requests = AuditRequestLoop(
+            pool, partial(rebuild_projection, settings), partial(publish_session_events, producer, topic)
+        )
         await runtime.supervisor.run(
             # Where the consumer stood when it was cut off is known to PostgreSQL: a new process begins there.
             Job(
-                name="consumer", work=lambda stop: consumer.run(runtime.view(stop)), stuck_after_s=None, restarts=False
+                name="consumer",
+                work=lambda stop: consumer.consume_until_stopped(runtime.view(stop)),
+                stuck_after_s=None,
+                restarts=False,
             ),
-            Job(name="requests", work=lambda stop: requests.run(runtime.view(stop))),
+            Job(name="requests", work=lambda stop: requests.serve_until_stopped(runtime.view(stop))),
             Job(
-                name="anchor", work=lambda stop: checkpoint_job.run(runtime.view(stop), settings.checkpoint_interval_s)
+                name="anchor",
+                work=lambda stop: checkpoint_job.publish_checkpoints_until_stopped(
+                    runtime.view(stop), settings.checkpoint_interval_s
+                ),
             ),
-            *(await _outside_jobs(settings, runtime, stack, pool, consumer)),
-            Job(name="watch", work=lambda stop: _look(watch, consumer, runtime.view(stop), settings.stuck_after_s)),
+            *(await _make_witness_and_stamp_jobs(settings, runtime, stack, pool, consumer)),
+            Job(
+                name="watch",
+                work=lambda stop: _report_lag_and_progress(watch, consumer, runtime.view(stop), settings.stuck_after_s),
+            ),
             # A batch that is not committed in time is the next owner's. A statement in hand would be cancelled by
             # asking the server, which may be the one that does not answer.
             limit_s=settings.drain_s,
@@ -90,45 +106,47 @@ async def run(settings: Settings, runtime: Runtime) -> None:
         )
 
 
-async def _outside_jobs(
+async def _make_witness_and_stamp_jobs(
     settings: Settings, runtime: Runtime, stack: AsyncExitStack, pool: Pool, consumer: AuditConsumer
 ) -> list[Job]:
     """The jobs that have checkpoints cosigned by witnesses, and stamped by an authority, as far as there are any."""
-    witnesses, timeout_s = read_witnesses(settings.audit_witnesses), settings.audit_witness_timeout_s
+    witnesses, timeout_s = parse_witnesses(settings.audit_witnesses), settings.audit_witness_timeout_s
     http = await stack.enter_async_context(httpx.AsyncClient(timeout=timeout_s))
     jobs = []
     if witnesses:
         quorum = settings.audit_witness_quorum or len(witnesses)
         cosign = WitnessJob(pool, http, witnesses, quorum, timeout_s=timeout_s, owned=lambda: consumer.owned_partitions)
         every_s = settings.audit_witness_interval_s
-        jobs.append(Job(name="witnesses", work=lambda stop: cosign.run(runtime.view(stop), every_s)))
+        jobs.append(Job(name="witnesses", work=lambda stop: cosign.ask_until_stopped(runtime.view(stop), every_s)))
     if settings.audit_stamp_url:
         stamp = StampJob(
             pool, http, settings.audit_stamp_url, timeout_s=timeout_s, owned=lambda: consumer.owned_partitions
         )
         stamp_s = settings.audit_stamp_interval_s
-        jobs.append(Job(name="stamps", work=lambda stop: stamp.run(runtime.view(stop), stamp_s)))
+        jobs.append(Job(name="stamps", work=lambda stop: stamp.stamp_until_stopped(runtime.view(stop), stamp_s)))
     return jobs
 
 
-async def _look(watch: LagMonitor, consumer: AuditConsumer, runtime: Runtime, stuck_after_s: float) -> None:
+async def _report_lag_and_progress(
+    watch: LagMonitor, consumer: AuditConsumer, runtime: Runtime, stuck_after_s: float
+) -> None:
     """Report the lag of the owned partitions; shows life as long as there is no work, or it gets done."""
     runtime.health.expect_progress("projection", stuck_after_s)
     reported: set[int] = set()
     while not runtime.stop.is_set():
         try:
-            view = await watch.look(consumer.owned_partitions)
+            view = await watch.measure_lag(consumer.owned_partitions)
         except RetryLater as reason:
             log.info("waiting_for_dependencies", reason=str(reason))
             runtime.health.note_progress("projection")
         else:
-            reported = _report_lags(view.lags, reported)
+            reported = _set_lag_gauges(view.lags, reported)
             if view.moves:
                 runtime.health.note_progress("projection")
-        await runtime.sleep(min(_LOOK_EVERY_S, stuck_after_s / 4))
+        await runtime.sleep(min(_LAG_CHECK_INTERVAL_S, stuck_after_s / 4))
 
 
-def _report_lags(lags: Mapping[int, int], reported: set[int]) -> set[int]:
+def _set_lag_gauges(lags: Mapping[int, int], reported: set[int]) -> set[int]:
     for gone in reported - lags.keys():
         metrics.AUDIT_LAG.remove(str(gone))
     for partition, lag in lags.items():

@@ -15,13 +15,13 @@ from typing import Literal, TypeAlias
 from uuid import UUID
 
 from audit_consumer.records import EventCandidate
-from flotilla.audit.proof import genesis_hash, link
+from flotilla.audit.proof import genesis_hash, next_chain_hash
 
 ParkReason: TypeAlias = Literal["gap", "conflict", "unknown_type", "forbidden", "waiting"]
 
 
 @dataclass(slots=True)
-class Head:
+class ChainHead:
     """The newest event of a session's chain."""
 
     seq: int
@@ -45,7 +45,7 @@ class KnownEvent:
 class SessionPlacement:
     """What is to be done for one session."""
 
-    head: Head | None
+    head: ChainHead | None
     appended: list[tuple[EventCandidate, bytes]] = field(default_factory=list)
     """Events with their chain hashes, in order of seq."""
     parked: list[tuple[EventCandidate, ParkReason, str]] = field(default_factory=list)
@@ -62,7 +62,7 @@ class EventPlacer:
 
     def __init__(
         self,
-        head: Head | None,
+        head: ChainHead | None,
         stored: Mapping[int, KnownEvent],
         discarded: Iterable[KnownEvent] = (),
         parked: Iterable[tuple[EventCandidate, str]] = (),
@@ -77,30 +77,30 @@ class EventPlacer:
         self._was_parked = False
         for candidate, reason in parked:
             self._was_parked = True
-            self._take_parked(candidate, reason)
+            self._park_again(candidate, reason)
 
-    def take(self, candidate: EventCandidate) -> None:
+    def place_event(self, candidate: EventCandidate) -> None:
         """Place one event that Kafka has after all those before."""
         if (candidate.event_id, candidate.body) in self._discarded:
             self._result.duplicates += 1
         elif self._head is not None and candidate.partition != self._head.partition:
-            self._conflict(candidate, f"its session lives in partition {self._head.partition}, not here")
+            self._add_conflict(candidate, f"its session lives in partition {self._head.partition}, not here")
         elif self._head is not None and candidate.seq <= self._head.seq:
-            self._take_repeated(candidate, self._taken.get(candidate.seq))
+            self._place_repeated_seq(candidate, self._taken.get(candidate.seq))
         elif (waiting := self._waiting.get(candidate.seq)) is not None:
-            self._take_repeated(candidate, waiting)
+            self._place_repeated_seq(candidate, waiting)
         else:
             self._waiting[candidate.seq] = candidate
-            self._append_what_fits()
+            self._append_waiting_that_follow()
 
     def append_set_aside_event(self, candidate: EventCandidate) -> None:
         """Let a forbidden event that a person set aside keep its place: without it, the chain would have a hole."""
         self._waiting[candidate.seq] = candidate
-        self._append_what_fits()
+        self._append_waiting_that_follow()
 
-    def placement(self) -> SessionPlacement:
+    def final_placement(self) -> SessionPlacement:
         """What came of it."""
-        self._append_what_fits()
+        self._append_waiting_that_follow()
         result = self._result
         result.head = self._head
         result.parked = [(candidate, "conflict", detail) for candidate, detail in self._conflicts]
@@ -113,49 +113,49 @@ class EventPlacer:
             result.missing = max(min(self._waiting) - self._next_seq(), 0)
         return result
 
-    def _take_parked(self, candidate: EventCandidate, reason: str) -> None:
+    def _park_again(self, candidate: EventCandidate, reason: str) -> None:
         if reason != "conflict":
-            self.take(candidate)
+            self.place_event(candidate)
             return
-        if _is_same(self._taken.get(candidate.seq), candidate):
+        if _is_same_event(self._taken.get(candidate.seq), candidate):
             self._result.duplicates += 1
         else:
             self._conflicts.append((candidate, f"seq {candidate.seq} is taken by another event"))
 
-    def _conflict(self, candidate: EventCandidate, detail: str) -> None:
+    def _add_conflict(self, candidate: EventCandidate, detail: str) -> None:
         self._conflicts.append((candidate, detail))
         self._result.conflicts += 1
 
-    def _take_repeated(self, candidate: EventCandidate, known: KnownEvent | EventCandidate | None) -> None:
-        if _is_same(known, candidate) or any(_is_same(other, candidate) for other, _ in self._conflicts):
+    def _place_repeated_seq(self, candidate: EventCandidate, known: KnownEvent | EventCandidate | None) -> None:
+        if _is_same_event(known, candidate) or any(_is_same_event(other, candidate) for other, _ in self._conflicts):
             self._result.duplicates += 1
             return
         if known is None:
             what = "by an event that is not in the projection: run `flotilla audit verify`"
         else:
             what = "with other content" if known.event_id == candidate.event_id else f"by event {known.event_id}"
-        self._conflict(candidate, f"seq {candidate.seq} is taken {what}")
+        self._add_conflict(candidate, f"seq {candidate.seq} is taken {what}")
 
-    def _append_what_fits(self) -> None:
+    def _append_waiting_that_follow(self) -> None:
         while not self._conflicts:
-            candidate = self._waiting.get(self._next_seq()) if self._head else self._opening()
+            candidate = self._waiting.get(self._next_seq()) if self._head else self._find_first_event()
             if candidate is None or not candidate.known or candidate.forbidden is not None:
                 return
             del self._waiting[candidate.seq]
-            self._append(candidate)
+            self._append_to_chain(candidate)
 
-    def _opening(self) -> EventCandidate | None:
+    def _find_first_event(self) -> EventCandidate | None:
         """The event that a session's chain can start with: seq 1, or the first own event of a fork."""
         openings = [c for c in self._waiting.values() if c.seq == 1 or c.parent_session_id is not None]
         return min(openings, key=lambda c: c.offset) if openings else None
 
-    def _append(self, candidate: EventCandidate) -> None:
+    def _append_to_chain(self, candidate: EventCandidate) -> None:
         if self._head is None:
             at_seq = candidate.seq - 1 if candidate.parent_session_id else 0
             start = genesis_hash(candidate.tenant_id, candidate.session_id, candidate.parent_session_id, at_seq)
-            self._head = Head(
+            self._head = ChainHead(
                 candidate.seq,
-                link(start, candidate.body),
+                next_chain_hash(start, candidate.body),
                 first_seq=candidate.seq,
                 first_offset=candidate.offset,
                 parent_session_id=candidate.parent_session_id,
@@ -164,7 +164,7 @@ class EventPlacer:
             )
         else:
             self._head.seq = candidate.seq
-            self._head.hash = link(self._head.hash, candidate.body)
+            self._head.hash = next_chain_hash(self._head.hash, candidate.body)
         self._taken[candidate.seq] = candidate
         self._result.appended.append((candidate, self._head.hash))
 
@@ -183,5 +183,5 @@ class EventPlacer:
         return "waiting", "behind an event of its session that waits"
 
 
-def _is_same(known: KnownEvent | EventCandidate | None, candidate: EventCandidate) -> bool:
+def _is_same_event(known: KnownEvent | EventCandidate | None, candidate: EventCandidate) -> bool:
     return known is not None and (known.event_id, known.body) == (candidate.event_id, candidate.body)

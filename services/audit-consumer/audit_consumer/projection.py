@@ -14,10 +14,10 @@ import structlog
 
 from audit_consumer.placement import EventPlacer, SessionPlacement
 from audit_consumer.projection_rows import (
-    INSERT,
-    INSERT_CAREFULLY,
+    INSERT_EVENTS,
+    INSERT_EVENTS_CHECKING_JSON,
     LOCK_OFFSET,
-    NOTHING,
+    NO_PARKED_RECORDS,
     RecordBatch,
     SessionKey,
     advance_offsets,
@@ -33,10 +33,10 @@ from audit_consumer.projection_rows import (
 from audit_consumer.records import EventCandidate, KafkaRecord, read_candidate
 from audit_consumer.tracing import EventSpans
 from flotilla.contracts.errors import Undecodable
-from flotilla.eventstore.snapshots import SNAPSHOT_EVENTS
+from flotilla.eventstore.snapshots import EVENTS_PER_SNAPSHOT
 from flotilla.postgres import Connection, Pool
 
-Decide: TypeAlias = Callable[[Connection], Awaitable[None]]
+ChangeParkedRecords: TypeAlias = Callable[[Connection], Awaitable[None]]
 
 log = structlog.get_logger(__name__)
 
@@ -56,7 +56,7 @@ class ProjectionResult:
 
 
 @dataclass(slots=True)
-class _Read:
+class _DecodedBatches:
     """A decoded batch."""
 
     candidates: dict[SessionKey, list[EventCandidate]] = field(default_factory=lambda: defaultdict(list))
@@ -77,37 +77,41 @@ class Projection:
         Raises:
             Fenced: a partition does not stand where its batch was read from; nothing was written.
         """
-        read = _decode(batches)
+        read = _decode_batches(batches)
         spans = EventSpans(candidate for candidates in read.candidates.values() for candidate in candidates)
         try:
-            outcome = await self._project(batches, read, INSERT)
+            outcome = await self._project_in_transaction(batches, read, INSERT_EVENTS)
         except (asyncpg.DataError, asyncpg.StatementTooComplexError) as problem:
             log.warning("event_without_json_copy", reason=str(problem))
-            outcome = await self._project(batches, read, INSERT_CAREFULLY)
+            outcome = await self._project_in_transaction(batches, read, INSERT_EVENTS_CHECKING_JSON)
         finally:
-            spans.end()
-        spans.log(outcome.appended)
+            spans.end_all_spans()
+        spans.log_projected_events(outcome.appended)
         return outcome
 
-    async def retry_parked(self, partition: int, key: SessionKey, decide: Decide | None = None) -> ProjectionResult:
+    async def place_parked_again(
+        self, partition: int, key: SessionKey, decide: ChangeParkedRecords | None = None
+    ) -> ProjectionResult:
         """Place what is parked of one session again, under its partition's fence; `decide` changes it before."""
         async with self._pool.acquire() as connection, connection.transaction():
             await connection.fetchval(LOCK_OFFSET, partition)
             if decide is not None:
                 await decide(connection)
-            return await _place(connection, {key: []}, INSERT_CAREFULLY)
+            return await _place_candidates(connection, {key: []}, INSERT_EVENTS_CHECKING_JSON)
 
-    async def _project(self, batches: Sequence[RecordBatch], read: _Read, insert: str) -> ProjectionResult:
+    async def _project_in_transaction(
+        self, batches: Sequence[RecordBatch], read: _DecodedBatches, insert: str
+    ) -> ProjectionResult:
         async with self._pool.acquire() as connection, connection.transaction():
             await advance_offsets(connection, batches)
-            outcome = await _place(connection, read.candidates, insert)
+            outcome = await _place_candidates(connection, read.candidates, insert)
             await park_undecodable_records(connection, self._operator_tenant, read.undecodable)
         outcome.undecodable = len(read.undecodable)
         return outcome
 
 
-def _decode(batches: Iterable[RecordBatch]) -> _Read:
-    read = _Read()
+def _decode_batches(batches: Iterable[RecordBatch]) -> _DecodedBatches:
+    read = _DecodedBatches()
     for batch in batches:
         for record in batch.records:
             try:
@@ -119,7 +123,7 @@ def _decode(batches: Iterable[RecordBatch]) -> _Read:
     return read
 
 
-async def _place(
+async def _place_candidates(
     connection: Connection, arriving: Mapping[SessionKey, Sequence[EventCandidate]], insert: str
 ) -> ProjectionResult:
     heads = await load_session_heads(connection, arriving)
@@ -128,28 +132,28 @@ async def _place(
     outcome = ProjectionResult()
     placements: dict[SessionKey, SessionPlacement] = {}
     for key, candidates in arriving.items():
-        held = waiting.get(key, NOTHING)
+        held = waiting.get(key, NO_PARKED_RECORDS)
         placer = EventPlacer(heads.get(key), stored.get(key, {}), held.discarded, held.parked)
         for candidate in held.released:
             placer.append_set_aside_event(candidate)
         for candidate in candidates:
-            placer.take(candidate)
-        placements[key] = placer.placement()
+            placer.place_event(candidate)
+        placements[key] = placer.final_placement()
     await write_projected_events(connection, placements.values(), insert)
     await write_session_heads(connection, placements)
     await write_tool_usage(connection, placements.values())
     await write_parked_records(connection, placements, [c for held in waiting.values() for c, _ in held.parked])
     for key, placement in placements.items():
-        _count(outcome, key, placement)
+        _add_to_result(outcome, key, placement)
     return outcome
 
 
-def _count(outcome: ProjectionResult, key: SessionKey, placement: SessionPlacement) -> None:
+def _add_to_result(outcome: ProjectionResult, key: SessionKey, placement: SessionPlacement) -> None:
     outcome.appended += [candidate for candidate, _ in placement.appended]
     outcome.duplicates += placement.duplicates
     outcome.conflicts += placement.conflicts
     outcome.missing += placement.missing
     if placement.parked:
         outcome.parked_sessions.append(key)
-    if placement.head and placement.head.seq - placement.head.snapshot_seq >= SNAPSHOT_EVENTS:
+    if placement.head and placement.head.seq - placement.head.snapshot_seq >= EVENTS_PER_SNAPSHOT:
         outcome.snapshots_due.append(key)

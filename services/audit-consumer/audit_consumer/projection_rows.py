@@ -5,14 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from audit_consumer.placement import Head, KnownEvent, SessionPlacement
+from audit_consumer.placement import ChainHead, KnownEvent, SessionPlacement
 from audit_consumer.records import EventCandidate, KafkaRecord, StoredRecord, read_candidate, read_event_id
-from flotilla.audit.event_copy import without_ciphertext
+from flotilla.audit.event_copy import sql_without_ciphertext
 from flotilla.contracts.errors import Conflict
-from flotilla.kafka.session_log import record_hash
+from flotilla.kafka.session_log import hash_kafka_record
 from flotilla.postgres import Connection
 
-SET_ASIDE = "set aside"
+SET_ASIDE_DETAIL_PREFIX = "set aside"
 """How the detail of events begins that gave way to another history; others were discarded one by one."""
 
 SessionKey: TypeAlias = tuple[str, str]
@@ -27,16 +27,16 @@ WHERE o.kafka_partition = m.kafka_partition AND o.next_offset = m.read_from
 """
 # The same fence for work that reads no records.
 LOCK_OFFSET = "SELECT next_offset FROM consumer_offsets WHERE kafka_partition = $1 FOR UPDATE"
-_HEADS = """
+_SELECT_HEADS = """
 SELECT h.* FROM unnest($1::text[], $2::text[]) AS s (tenant_id, session_id)
 JOIN session_heads AS h USING (tenant_id, session_id)
 """
 # What waits for these sessions, and what a person set aside.
-_PARKED = """
+_SELECT_PARKED = """
 SELECT p.* FROM unnest($1::text[], $2::text[]) AS s (tenant_id, session_id)
 JOIN parked_events AS p USING (tenant_id, session_id) WHERE p.reason <> 'undecodable' ORDER BY p.kafka_offset
 """
-_STORED = """
+_SELECT_STORED_EVENTS = """
 SELECT e.tenant_id, e.session_id, e.seq, e.event_id, e.body
 FROM unnest($1::text[], $2::text[], $3::bigint[]) AS w (tenant_id, session_id, seq)
 JOIN session_events AS e USING (tenant_id, session_id, seq)
@@ -44,21 +44,21 @@ JOIN session_events AS e USING (tenant_id, session_id, seq)
 _EVENT_COLUMNS = """tenant_id, session_id, seq, event_id, type, occurred_at, run_id, task_id, rolled_back_to,
     traceparent, kafka_partition, kafka_offset, hash, body"""
 # Not by COPY, which PostgreSQL has not for a table under row level security.
-_EVENTS = f"""
+_EVENTS_UNNEST = f"""
 unnest($1::text[], $2::text[], $3::bigint[], $4::uuid[], $5::text[], $6::timestamptz[], $7::text[], $8::text[],
     $9::bigint[], $10::text[], $11::integer[], $12::bigint[], $13::bytea[], $14::bytea[]) AS e ({_EVENT_COLUMNS})
 """
 # The copy for queries is without ciphertext: with it twice, rows would need TOAST. OFFSET 0: each is read once.
-_INSERT = """
+_INSERT_TEMPLATE = """
 INSERT INTO session_events ({columns}, event)
 SELECT {columns}, {copy} FROM (SELECT e.*, {read} AS document FROM {events} OFFSET 0) AS e
 """
-_READ = "convert_from(body, 'UTF8')::jsonb"
-_COPY = {"columns": _EVENT_COLUMNS, "events": _EVENTS, "copy": without_ciphertext("document")}
-INSERT = _INSERT.format(read=_READ, **_COPY)
+_BODY_AS_JSON = "convert_from(body, 'UTF8')::jsonb"
+_INSERT_WORDS = {"columns": _EVENT_COLUMNS, "events": _EVENTS_UNNEST, "copy": sql_without_ciphertext("document")}
+INSERT_EVENTS = _INSERT_TEMPLATE.format(read=_BODY_AS_JSON, **_INSERT_WORDS)
 # For batches with JSON that jsonb can't hold; checks each document, so it is slower.
-INSERT_CAREFULLY = _INSERT.format(
-    read=f"CASE WHEN pg_input_is_valid(convert_from(body, 'UTF8'), 'jsonb') THEN {_READ} END", **_COPY
+INSERT_EVENTS_CHECKING_JSON = _INSERT_TEMPLATE.format(
+    read=f"CASE WHEN pg_input_is_valid(convert_from(body, 'UTF8'), 'jsonb') THEN {_BODY_AS_JSON} END", **_INSERT_WORDS
 )
 _SET_HEADS = """
 INSERT INTO session_heads AS h (tenant_id, session_id, kafka_partition, first_seq, first_offset, parent_session_id, seq,
@@ -67,16 +67,16 @@ SELECT * FROM unnest($1::text[], $2::text[], $3::integer[], $4::bigint[], $5::bi
     $8::bytea[], $9::bigint[])
 ON CONFLICT (tenant_id, session_id) DO UPDATE SET seq = excluded.seq, hash = excluded.hash, dirty = true
 """
-_ADD_USAGE = """
+_INSERT_TOOL_USAGE = """
 INSERT INTO tool_usage (tenant_id, session_id, seq, tool, agent, ok, duration_ms, error, occurred_at)
 SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::boolean[],
     $7::double precision[], $8::text[], $9::timestamptz[])
 """
-_UNPARK = """
+_DELETE_PARKED = """
 DELETE FROM parked_events AS p USING unnest($1::text[], $2::integer[], $3::bigint[]) AS g (tenant_id, part, offs)
 WHERE p.tenant_id = g.tenant_id AND p.kafka_partition = g.part AND p.kafka_offset = g.offs
 """
-_PARK = """
+_INSERT_PARKED = """
 INSERT INTO parked_events AS p (tenant_id, kafka_partition, kafka_offset, session_id, seq, event_id, reason, detail,
     body)
 SELECT * FROM unnest($1::text[], $2::integer[], $3::bigint[], $4::text[], $5::bigint[], $6::uuid[], $7::text[],
@@ -99,14 +99,14 @@ class RecordBatch:
     records: Sequence[KafkaRecord]
 
     @property
-    def upto(self) -> int:
+    def next_offset(self) -> int:
         """Where the next batch begins."""
         return self.records[-1].offset + 1
 
     @property
     def last_record_hash(self) -> bytes:
         """What the newest record is known by."""
-        return record_hash(self.records[-1].key, self.records[-1].value)
+        return hash_kafka_record(self.records[-1].key, self.records[-1].value)
 
 
 @dataclass(slots=True)
@@ -119,7 +119,7 @@ class ParkedRecords:
     """Forbidden events that a person looked at: they keep their place in the chain, as evidence, and steer nothing."""
 
 
-NOTHING = ParkedRecords()
+NO_PARKED_RECORDS = ParkedRecords()
 """Of a session that has nothing parked."""
 
 
@@ -133,7 +133,7 @@ async def advance_offsets(connection: Connection, batches: Sequence[RecordBatch]
         _MOVE_OFFSETS,
         [batch.partition for batch in batches],
         [batch.read_from for batch in batches],
-        [batch.upto for batch in batches],
+        [batch.next_offset for batch in batches],
         [batch.last_record_hash for batch in batches],
         [read_event_id(batch.records[-1]) for batch in batches],
     )
@@ -143,11 +143,11 @@ async def advance_offsets(connection: Connection, batches: Sequence[RecordBatch]
         )
 
 
-async def load_session_heads(connection: Connection, keys: Iterable[SessionKey]) -> dict[SessionKey, Head]:
+async def load_session_heads(connection: Connection, keys: Iterable[SessionKey]) -> dict[SessionKey, ChainHead]:
     """Return the newest event of each session that has one."""
-    rows = await connection.fetch(_HEADS, *_columns(keys, 2))
+    rows = await connection.fetch(_SELECT_HEADS, *_rows_to_columns(keys, 2))
     return {
-        (row["tenant_id"], row["session_id"]): Head(
+        (row["tenant_id"], row["session_id"]): ChainHead(
             row["seq"],
             row["hash"],
             row["first_seq"],
@@ -161,11 +161,11 @@ async def load_session_heads(connection: Connection, keys: Iterable[SessionKey])
 
 
 async def load_parked_records(
-    connection: Connection, keys: Iterable[SessionKey], heads: Mapping[SessionKey, Head]
+    connection: Connection, keys: Iterable[SessionKey], heads: Mapping[SessionKey, ChainHead]
 ) -> dict[SessionKey, ParkedRecords]:
     """Return what is parked of each session, or was set aside."""
     waiting: dict[SessionKey, ParkedRecords] = defaultdict(ParkedRecords)
-    for row in await connection.fetch(_PARKED, *_columns(keys, 2)):
+    for row in await connection.fetch(_SELECT_PARKED, *_rows_to_columns(keys, 2)):
         key = (row["tenant_id"], row["session_id"])
         candidate = read_candidate(StoredRecord(row["kafka_partition"], row["kafka_offset"], row["body"]))
         if row["reason"] != "discarded":
@@ -174,7 +174,7 @@ async def load_parked_records(
         waiting[key].discarded.append(KnownEvent(row["event_id"], row["body"]))
         head = heads.get(key)
         is_ahead = head is None or candidate.seq > head.seq
-        if candidate.forbidden is not None and is_ahead and not row["detail"].startswith(SET_ASIDE):
+        if candidate.forbidden is not None and is_ahead and not row["detail"].startswith(SET_ASIDE_DETAIL_PREFIX):
             waiting[key].released.append(replace(candidate, forbidden=None))
     return waiting
 
@@ -182,7 +182,7 @@ async def load_parked_records(
 async def load_repeated_events(
     connection: Connection,
     arriving: Mapping[SessionKey, Sequence[EventCandidate]],
-    heads: Mapping[SessionKey, Head],
+    heads: Mapping[SessionKey, ChainHead],
     waiting: Mapping[SessionKey, ParkedRecords],
 ) -> dict[SessionKey, dict[int, KnownEvent]]:
     """The projected events whose seq comes again. Mostly none, and then the database is not asked."""
@@ -190,18 +190,18 @@ async def load_repeated_events(
         (*key, candidate.seq)
         for key, candidates in arriving.items()
         if (head := heads.get(key)) is not None
-        for candidate in [*candidates, *(c for c, _ in waiting.get(key, NOTHING).parked)]
+        for candidate in [*candidates, *(c for c, _ in waiting.get(key, NO_PARKED_RECORDS).parked)]
         if candidate.seq <= head.seq
     ]
     stored: dict[SessionKey, dict[int, KnownEvent]] = defaultdict(dict)
     if repeated:
-        for row in await connection.fetch(_STORED, *_columns(repeated, 3)):
+        for row in await connection.fetch(_SELECT_STORED_EVENTS, *_rows_to_columns(repeated, 3)):
             stored[row["tenant_id"], row["session_id"]][row["seq"]] = KnownEvent(row["event_id"], row["body"])
     return stored
 
 
 async def write_projected_events(connection: Connection, placements: Iterable[SessionPlacement], insert: str) -> None:
-    """Write the appended events by `INSERT` or `INSERT_CAREFULLY`."""
+    """Write the appended events by `INSERT` or `INSERT_EVENTS_CHECKING_JSON`."""
     rows = [
         (
             c.tenant_id,
@@ -223,7 +223,7 @@ async def write_projected_events(connection: Connection, placements: Iterable[Se
         for c, chain_hash in placement.appended
     ]
     if rows:
-        await connection.execute(insert, *_columns(rows, 14))
+        await connection.execute(insert, *_rows_to_columns(rows, 14))
 
 
 async def write_session_heads(connection: Connection, placements: Mapping[SessionKey, SessionPlacement]) -> None:
@@ -234,7 +234,7 @@ async def write_session_heads(connection: Connection, placements: Mapping[Sessio
         if placement.appended and (h := placement.head)
     ]
     if rows:
-        await connection.execute(_SET_HEADS, *_columns(rows, 9))
+        await connection.execute(_SET_HEADS, *_rows_to_columns(rows, 9))
 
 
 async def write_tool_usage(connection: Connection, placements: Iterable[SessionPlacement]) -> None:
@@ -246,7 +246,7 @@ async def write_tool_usage(connection: Connection, placements: Iterable[SessionP
         if (u := c.usage)
     ]
     if rows:
-        await connection.execute(_ADD_USAGE, *_columns(rows, 9))
+        await connection.execute(_INSERT_TOOL_USAGE, *_rows_to_columns(rows, 9))
 
 
 async def write_parked_records(
@@ -261,9 +261,9 @@ async def write_parked_records(
     still = {row[:3] for row in rows}
     gone = [at for c in parked_before if (at := (c.tenant_id, c.partition, c.offset)) not in still]
     if gone:
-        await connection.execute(_UNPARK, *_columns(gone, 3))
+        await connection.execute(_DELETE_PARKED, *_rows_to_columns(gone, 3))
     if rows:
-        await connection.execute(_PARK, *_columns(rows, 9))
+        await connection.execute(_INSERT_PARKED, *_rows_to_columns(rows, 9))
 
 
 async def park_undecodable_records(
@@ -285,9 +285,9 @@ async def park_undecodable_records(
         for record, problem in undecodable
     ]
     if rows:
-        await connection.execute(_PARK, *_columns(rows, 9))
+        await connection.execute(_INSERT_PARKED, *_rows_to_columns(rows, 9))
 
 
-def _columns(rows: Iterable[tuple[object, ...]], width: int) -> list[list[object]]:
+def _rows_to_columns(rows: Iterable[tuple[object, ...]], width: int) -> list[list[object]]:
     """Rows as one list per column, for unnest."""
     return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]

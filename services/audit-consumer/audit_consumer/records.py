@@ -62,19 +62,19 @@ class _Envelope(msgspec.Struct):
     traceparent: str | None = None
 
 
-class _Details(msgspec.Struct):
+class _ChangeDetails(msgspec.Struct):
     to_seq: int | None = None
     at_seq: int | None = None
     parent_session_id: str | None = None
 
 
-class _Change(msgspec.Struct):
+class _StateChangeData(msgspec.Struct):
     change: str
-    details: _Details = msgspec.field(default_factory=_Details)
+    details: _ChangeDetails = msgspec.field(default_factory=_ChangeDetails)
 
 
 _envelope = msgspec.json.Decoder(_Envelope)
-_change = msgspec.json.Decoder(_Change)
+_change = msgspec.json.Decoder(_StateChangeData)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ def read_candidate(record: KafkaRecord) -> EventCandidate:
         body.decode()  # `data` is only skipped
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Undecodable(f"not a session event: {error}") from error
-    _check(envelope, record.key)
+    _check_envelope(envelope, record.key)
     candidate = EventCandidate(
         envelope.tenant,
         envelope.subject,
@@ -143,7 +143,7 @@ def read_candidate(record: KafkaRecord) -> EventCandidate:
         record.offset,
         body,
         is_known_event_type(envelope.type),
-        _traceparent(record.headers) or envelope.traceparent,
+        _traceparent_from_headers(record.headers) or envelope.traceparent,
     )
     candidate.forbidden = write_violation_of_data(envelope.source, envelope.type, envelope.data, envelope.subject)
     if candidate.forbidden is not None:
@@ -151,7 +151,7 @@ def read_candidate(record: KafkaRecord) -> EventCandidate:
     if envelope.type == _STATE_CHANGE:
         _read_change(candidate, envelope.data)
     elif envelope.type == _TOOL_RESULT:
-        candidate.usage = _usage(envelope.data)
+        candidate.usage = _tool_usage_from_result(envelope.data)
     return candidate
 
 
@@ -163,15 +163,15 @@ def read_event_id(record: KafkaRecord) -> UUID | None:
         return None
 
 
-def _check(envelope: _Envelope, key: bytes | None) -> None:
-    if problem := _problem_of_place(envelope.tenant, envelope.subject, key):
+def _check_envelope(envelope: _Envelope, key: bytes | None) -> None:
+    if problem := _why_place_does_not_match_key(envelope.tenant, envelope.subject, key):
         raise Undecodable(problem)
     if "\0" in envelope.type or "\0" in (envelope.runid or "") or "\0" in (envelope.taskid or ""):
         raise Undecodable("type, runid or taskid holds a NUL character, which PostgreSQL can't store")
 
 
 @lru_cache(maxsize=65_536)
-def _problem_of_place(tenant_id: str, session_id: str, key: bytes | None) -> str | None:
+def _why_place_does_not_match_key(tenant_id: str, session_id: str, key: bytes | None) -> str | None:
     if key is not None and key != session_key(tenant_id, session_id).encode():
         return f"the record's key {key!r} is not that of its session {tenant_id}/{session_id}"
     if not is_valid_id(session_id) or not is_valid_id(tenant_id):
@@ -179,7 +179,7 @@ def _problem_of_place(tenant_id: str, session_id: str, key: bytes | None) -> str
     return None
 
 
-def _traceparent(headers: Sequence[tuple[str, bytes]]) -> str | None:
+def _traceparent_from_headers(headers: Sequence[tuple[str, bytes]]) -> str | None:
     for name, value in headers:
         if name == TRACEPARENT:
             return value.decode("ascii", "replace")
@@ -198,7 +198,7 @@ def _read_change(candidate: EventCandidate, data: msgspec.Raw) -> None:
         candidate.parent_session_id = details.parent_session_id
 
 
-def _usage(data: msgspec.Raw) -> ToolUsageDelta | None:
+def _tool_usage_from_result(data: msgspec.Raw) -> ToolUsageDelta | None:
     try:
         result = from_json(bytes(data), ToolResult)
     except (Undecodable, RecursionError):

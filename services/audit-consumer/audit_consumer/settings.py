@@ -5,8 +5,8 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
-from audit_consumer.witnesses import read_witnesses
-from flotilla.audit.notes import is_origin
+from audit_consumer.witnesses import parse_witnesses
+from flotilla.audit.notes import is_valid_origin
 from flotilla.config import KafkaSettings, OperatorSettings, PostgresSettings, ServiceSettings
 from flotilla.config.settings import Words
 from flotilla.contracts.errors import ConfigurationError
@@ -51,7 +51,7 @@ class Settings(ServiceSettings, PostgresSettings, KafkaSettings, OperatorSetting
     @field_validator("audit_log_origin")
     @classmethod
     def _check_origin(cls, origin: str) -> str:
-        if not is_origin(f"{origin}/00"):
+        if not is_valid_origin(f"{origin}/00"):
             raise ValueError(
                 "it has to be printable ASCII without spaces and plus signs, as flotilla.example.com/audit"
             )
@@ -67,7 +67,7 @@ class Settings(ServiceSettings, PostgresSettings, KafkaSettings, OperatorSetting
     @model_validator(mode="after")
     def _check_witnesses(self) -> Self:
         try:
-            known = len(read_witnesses(self.audit_witnesses))
+            known = len(parse_witnesses(self.audit_witnesses))
         except ConfigurationError as error:
             raise ValueError(str(error)) from error
         if (self.audit_witness_quorum or 0) > known:

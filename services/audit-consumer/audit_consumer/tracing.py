@@ -20,14 +20,14 @@ class EventSpans:
         self._spans: dict[tuple[int, int], Span] = {}
         for candidate in candidates:
             if candidate.traceparent is not None:
-                candidate.traceparent = self._start(candidate, candidate.traceparent)
+                candidate.traceparent = self._start_span(candidate, candidate.traceparent)
 
-    def end(self) -> None:
+    def end_all_spans(self) -> None:
         """End all spans: their events are committed, or the batch failed."""
         for span in self._spans.values():
             span.end()
 
-    def log(self, appended: Iterable[EventCandidate]) -> None:
+    def log_projected_events(self, appended: Iterable[EventCandidate]) -> None:
         """One line per traced event that is now in the projection."""
         for candidate in appended:
             span = self._spans.get((candidate.partition, candidate.offset))
@@ -41,7 +41,7 @@ class EventSpans:
                     type=candidate.type,
                 )
 
-    def _start(self, candidate: EventCandidate, parent: str) -> str | None:
+    def _start_span(self, candidate: EventCandidate, parent: str) -> str | None:
         if not is_sampled(parent):
             return None
         span = _tracer.start_span(

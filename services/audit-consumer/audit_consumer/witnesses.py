@@ -14,22 +14,30 @@ from functools import partial
 import httpx
 import structlog
 
-from flotilla.audit.log_tiles import SignedTree, consistency_proof, newest_tree
-from flotilla.audit.notes import WITNESS_KEY, Note, NoteKey, NoteSignature, read_note, read_note_key, read_signatures
+from flotilla.audit.log_tiles import SignedTree, load_consistency_proof, load_newest_tree
+from flotilla.audit.notes import (
+    WITNESS_KEY,
+    NoteKey,
+    NoteSignature,
+    SignedNote,
+    decode_note,
+    decode_signature_lines,
+    parse_note_key,
+)
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.postgres import AWAY, Pool
 from flotilla.runtime import Runtime
 from flotilla.telemetry import metrics
 
 MAX_ANSWER_BYTES = 16 * 1024
-_CONFLICT = 409
+_STATUS_CONFLICT = 409
 
-_KEEP = """
+_INSERT_COSIGNATURE = """
 INSERT INTO audit.log_cosignatures (kafka_partition, number, witness, line) VALUES ($1, $2, $3, $4)
 ON CONFLICT (kafka_partition, number, witness) DO UPDATE SET line = excluded.line, received_at = now()
 """
 # Where a checkpoint has as many cosignatures as are needed, those of earlier ones prove nothing more.
-_DROP_EARLIER = "DELETE FROM audit.log_cosignatures WHERE kafka_partition = $1 AND number < $2"
+_DELETE_EARLIER_COSIGNATURES = "DELETE FROM audit.log_cosignatures WHERE kafka_partition = $1 AND number < $2"
 
 log = structlog.get_logger(__name__)
 
@@ -50,21 +58,21 @@ class LogWitness:
     url: str
 
 
-def read_witnesses(words: Sequence[str]) -> list[LogWitness]:
+def parse_witnesses(words: Sequence[str]) -> list[LogWitness]:
     """Read witnesses as settings have them: a URL with the key as its fragment.
 
     Raises:
         ConfigurationError: one is not that, or is named twice.
     """
-    witnesses = [_witness(word) for word in words]
-    if len({witness.key.raw for witness in witnesses}) < len(witnesses):
+    witnesses = [_parse_witness(word) for word in words]
+    if len({witness.key.public_key_bytes for witness in witnesses}) < len(witnesses):
         raise ConfigurationError("FLOTILLA_AUDIT_WITNESSES names a witness's key twice: each counts once")
     return witnesses
 
 
-def _witness(word: str) -> LogWitness:
+def _parse_witness(word: str) -> LogWitness:
     url, _, key = word.partition("#")
-    witness = LogWitness(read_note_key(key), url.rstrip("/"))
+    witness = LogWitness(parse_note_key(key), url.rstrip("/"))
     if witness.key.kind != WITNESS_KEY or not witness.url.startswith(("https://", "http://")):
         raise ConfigurationError(
             f"FLOTILLA_AUDIT_WITNESSES: {word[:200]!r} is not a witness's URL and key, as `https://HOST#NAME+ID+KEY`"
@@ -96,13 +104,13 @@ class WitnessJob:
         self._current_at: dict[int, float] = {}
         """By partition, when everything that was signed was cosigned by enough, by the monotonic clock."""
 
-    async def run(self, runtime: Runtime, interval_s: float) -> None:
+    async def ask_until_stopped(self, runtime: Runtime, interval_s: float) -> None:
         """Ask every `interval_s` until `runtime.stop` is set."""
         while not runtime.stop.is_set():
-            await self.ask_all()
+            await self.ask_all_witnesses()
             await runtime.sleep(interval_s)
 
-    async def ask_all(self) -> None:
+    async def ask_all_witnesses(self) -> None:
         """One round over the owned partitions and all witnesses."""
         owned = self._owned()
         for gone in self._current_at.keys() - owned.keys():
@@ -111,32 +119,36 @@ class WitnessJob:
         for partition in owned:
             if partition not in self._current_at:
                 self._current_at[partition] = time.monotonic()
-                metrics.AUDIT_COSIGNED_AGE.labels(str(partition)).set_function(partial(self._age_s, partition))
+                metrics.AUDIT_COSIGNED_AGE.labels(str(partition)).set_function(
+                    partial(self._newest_cosigned_age_s, partition)
+                )
             try:
-                await self._ask(partition)
+                await self._ask_witnesses_about_partition(partition)
             except (*AWAY, TimeoutError, ValueError) as error:  # ValueError: a tile or note in PostgreSQL was changed
                 log.warning("witnesses_wait", partition=partition, reason=str(error) or type(error).__name__)
 
-    def _age_s(self, partition: int) -> float:
+    def _newest_cosigned_age_s(self, partition: int) -> float:
         return time.monotonic() - self._current_at[partition]
 
-    async def _ask(self, partition: int) -> None:
+    async def _ask_witnesses_about_partition(self, partition: int) -> None:
         started = time.monotonic()
         async with self._pool.acquire() as connection:
-            tree = await newest_tree(connection, partition)
+            tree = await load_newest_tree(connection, partition)
         if tree is None or not tree.size:
             self._current_at[partition] = started
             return
-        signed = await asyncio.gather(*(self._cosignature(tree, witness) for witness in self._witnesses))
+        signed = await asyncio.gather(*(self._request_cosignature(tree, witness) for witness in self._witnesses))
         async with self._pool.acquire() as connection, connection.transaction():
             for witness, signature in zip(self._witnesses, signed, strict=True):
                 if signature is not None:
-                    await connection.execute(_KEEP, partition, tree.number, witness.key.to_text(), signature.line())
+                    await connection.execute(
+                        _INSERT_COSIGNATURE, partition, tree.number, witness.key.to_text(), signature.to_line()
+                    )
             if sum(signature is not None for signature in signed) >= self._quorum:
-                await connection.execute(_DROP_EARLIER, partition, tree.number)
+                await connection.execute(_DELETE_EARLIER_COSIGNATURES, partition, tree.number)
                 self._current_at[partition] = started
 
-    async def _cosignature(self, tree: SignedTree, witness: LogWitness) -> NoteSignature | None:
+    async def _request_cosignature(self, tree: SignedTree, witness: LogWitness) -> NoteSignature | None:
         place = (tree.partition, witness.key.name)
         try:
             signature = await self._add_checkpoint(tree, witness, self._sizes.get(place, 0))
@@ -158,9 +170,9 @@ class WitnessJob:
         Raises:
             Refused: it does not sign, or what it signed does not hold.
         """
-        status, body = await self._post(witness, await self._request(tree, old))
-        if status == _CONFLICT and may_ask_again:
-            seen = _size_in(body)
+        status, body = await self._post_to_witness(witness, await self._build_add_checkpoint_request(tree, old))
+        if status == _STATUS_CONFLICT and may_ask_again:
+            seen = _tree_size_in(body)
             if seen > tree.size:
                 raise Refused(
                     "ahead", f"it has signed a tree of {seen} entries, ours has {tree.size}: ours was cut, or forged"
@@ -168,15 +180,15 @@ class WitnessJob:
             return await self._add_checkpoint(tree, witness, seen, may_ask_again=False)
         if status != httpx.codes.OK:
             raise Refused("refused", f"it answers {status}: {body[:200].decode(errors='replace')}")
-        return _signature_in(body, witness.key, read_note(tree.note))
+        return _valid_signature_in(body, witness.key, decode_note(tree.note))
 
-    async def _request(self, tree: SignedTree, old: int) -> bytes:
+    async def _build_add_checkpoint_request(self, tree: SignedTree, old: int) -> bytes:
         async with self._pool.acquire() as connection:
-            path = await consistency_proof(connection, tree.partition, old, tree.size)
+            path = await load_consistency_proof(connection, tree.partition, old, tree.size)
         proof = "".join(f"{b64encode(node).decode()}\n" for node in path)
         return f"old {old}\n{proof}\n".encode() + tree.note
 
-    async def _post(self, witness: LogWitness, body: bytes) -> tuple[int, bytes]:
+    async def _post_to_witness(self, witness: LogWitness, body: bytes) -> tuple[int, bytes]:
         answer = b""
         sending = self._http.stream("POST", f"{witness.url}/add-checkpoint", content=body)
         async with asyncio.timeout(self._timeout_s), sending as response:
@@ -187,16 +199,16 @@ class WitnessJob:
         return response.status_code, answer
 
 
-def _size_in(body: bytes) -> int:
+def _tree_size_in(body: bytes) -> int:
     text = body.decode(errors="replace").strip()
     if not text.isascii() or not text.isdecimal() or len(text) > len(str(2**63)):
         raise Refused("refused", f"it answers 409 without a size: {text[:200]!r}")
     return int(text)
 
 
-def _signature_in(body: bytes, key: NoteKey, note: Note) -> NoteSignature:
+def _valid_signature_in(body: bytes, key: NoteKey, note: SignedNote) -> NoteSignature:
     try:
-        signature = key.signature_of(Note(note.text, read_signatures(body.decode())))
+        signature = key.valid_signature_of(SignedNote(note.text, decode_signature_lines(body.decode())))
     except ValueError as error:
         raise Refused("refused", f"it answers what is no signature: {error}") from error
     if signature is None:

@@ -8,7 +8,7 @@ from flotilla.contracts.event_builders import state_change
 from flotilla.contracts.identity import group_name, parse_identity_name, user_name
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import AgentStateEvent
-from flotilla.eventstore.sessions import SessionAccess, load_access, set_session_access
+from flotilla.eventstore.sessions import SessionAccess, load_access_of_session, set_session_access
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Viewer, current_viewer
 from gateway.auth.principal import Principal
@@ -22,7 +22,7 @@ async def load_session_access(connection: Connection, caller: Principal, session
     Raises:
         NotFound: the caller may not see it.
     """
-    return _shown(session_id, await load_access(connection, caller.tenant_id, session_id))
+    return _shown(session_id, await load_access_of_session(connection, caller.tenant_id, session_id))
 
 
 async def change_session_access(
@@ -36,7 +36,7 @@ async def change_session_access(
         Invalid: a list grows too long, or a session without an owner would be nobody's.
     """
     tenant_id = caller.tenant_id
-    before = await load_access(connection, tenant_id, session_id, lock=True)
+    before = await load_access_of_session(connection, tenant_id, session_id, lock=True)
     if not _may_share(before, _viewer()):
         raise Forbidden(f"session {session_id}: only its owner may change who reads and writes it")
     after = _changed(before, change, caller.issuer)

@@ -5,7 +5,7 @@ import msgspec
 from flotilla.contracts.errors import Forbidden, Invalid
 from flotilla.contracts.names import service_source
 from flotilla.contracts.session_events import DATA_OF_KIND, AgentStateEvent
-from flotilla.eventstore.sessions import check_may_write, get_session
+from flotilla.eventstore.sessions import check_may_write_session, get_session
 from flotilla.outbox import append
 from flotilla.postgres import Connection, tenant_transaction
 from gateway.auth.principal import Principal
@@ -30,7 +30,7 @@ async def append_to_session(
     """
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
         source = await _source(connection, caller)
-        await check_may_write(connection, caller.tenant_id, session_id)
+        await check_may_write_session(connection, caller.tenant_id, session_id)
         await _check_runs(connection, caller.tenant_id, session_id, body)
         events = [_event(event, place, source) for place, event in enumerate(body.events)]
         session = await get_session(connection, caller.tenant_id, session_id, lock=True)

@@ -7,10 +7,10 @@ from urllib.parse import quote
 
 import structlog
 
-from flotilla.actions.arguments import action_argument_types
+from flotilla.actions.arguments import load_action_argument_types
 from flotilla.approvals.reloading import ReloadingPolicyFile
 from flotilla.bus import Redis, check_redis, connect_redis
-from flotilla.bus.dead_letter_store import PostgresDeadLetters
+from flotilla.bus.dead_letter_store import PostgresDeadLetterStore
 from flotilla.bus.known_agents import KnownAgents
 from flotilla.config.signing import load_public_keys
 from flotilla.contracts.identity import LOCAL_ISSUER
@@ -113,7 +113,7 @@ async def serve_before_ready(settings: Settings, runtime: Runtime) -> AsyncItera
 async def _services(
     settings: Settings, runtime: Runtime, pool: Pool, redis: Redis, stack: AsyncExitStack, *, temporal: TemporalGateway
 ) -> GatewayServices:
-    action_argument_types()  # A package that adds a wrong one stops the start, not a request.
+    load_action_argument_types()  # A package that adds a wrong one stops the start, not a request.
     knowledge = create_knowledge_base(
         pool,
         settings,
@@ -132,7 +132,7 @@ async def _services(
         run_confined=(await stack.enter_async_context(_checkers())).run,
         policies=ReloadingPolicyFile(settings.approval_policy),
         vote_roots=read_vote_roots(settings.vote_roots),
-        dead_letters=PostgresDeadLetters(pool, settings.operator_tenant),
+        dead_letters=PostgresDeadLetterStore(pool, settings.operator_tenant),
         audit_keys=load_public_keys(settings.audit_public_key_file) if settings.audit_public_key_file else None,
         operator_tenant=settings.operator_tenant,
         notify_hosts=settings.notify_hosts,

@@ -10,13 +10,13 @@ from starlette.requests import Request
 from flotilla.approvals.policy import ApprovalPolicy
 from flotilla.approvals.reloading import ReloadingPolicyFile
 from flotilla.bus import Redis
-from flotilla.bus.dead_letter_store import PostgresDeadLetters
+from flotilla.bus.dead_letter_store import PostgresDeadLetterStore
 from flotilla.bus.known_agents import KnownAgents
 from flotilla.config.signing import PublicKeys
 from flotilla.contracts.errors import Forbidden
 from flotilla.eventstore import AgentEventStore
 from flotilla.eventstore.sessions import SessionAccess, Visibility
-from flotilla.kafka.session_log import KafkaLog
+from flotilla.kafka.session_log import KafkaEventLog
 from flotilla.knowledge import KnowledgeBase
 from flotilla.postgres import Pool, SuspendedTenants
 from flotilla.runtime.confined import FunctionRunner
@@ -59,7 +59,7 @@ class GatewayServices:
     tenants: SuspendedTenants
     redis: Redis
     temporal: TemporalGateway
-    kafka_log: KafkaLog
+    kafka_log: KafkaEventLog
     knowledge: KnowledgeBase
     embedding_turns: EmbeddingQueue
     run_confined: FunctionRunner
@@ -67,7 +67,7 @@ class GatewayServices:
     policies: ReloadingPolicyFile
     vote_roots: VoteRoots
     """Whose approval of a voter's key counts."""
-    dead_letters: PostgresDeadLetters
+    dead_letters: PostgresDeadLetterStore
     api_keys: ApiKeys
     login: LoginSetup
     agents: KnownAgents

@@ -2,11 +2,11 @@
 
 import time
 
-from flotilla.outbox.parked import count_backlog, count_parked_sessions
+from flotilla.outbox.parked import count_outbox_backlog, count_parked_sessions
 from flotilla.postgres import Pool
 from flotilla.telemetry.metrics import OUTBOX_BACKLOG, OUTBOX_OLDEST, OUTBOX_PARKED
 
-_EVERY_S = 5.0
+_REPORT_INTERVAL_S = 5.0
 
 
 class OutboxGauges:
@@ -21,10 +21,10 @@ class OutboxGauges:
         if not responsible:
             self.zero_gauges()
             return
-        if time.monotonic() - self._reported_at < _EVERY_S:
+        if time.monotonic() - self._reported_at < _REPORT_INTERVAL_S:
             return
         self._reported_at = time.monotonic()
-        rows, oldest_s = await count_backlog(self._pool)
+        rows, oldest_s = await count_outbox_backlog(self._pool)
         OUTBOX_BACKLOG.set(rows)
         OUTBOX_OLDEST.set(oldest_s)
         OUTBOX_PARKED.set(await count_parked_sessions(self._pool))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from outbox_relay.publisher import KafkaPublisher
 from outbox_relay.read_starts import OutboxRead
-from outbox_relay.records import ProducerSpans, fill_batch
+from outbox_relay.records import ProducerSpans, fill_record_batch
 from outbox_relay.rows import OutboxRows
 
 
@@ -29,14 +29,14 @@ class InFlightBatch:
     def lane(self) -> int:
         return self.rows.lane
 
-    async def send(self, publisher: KafkaPublisher, max_batch_rows: int, *, traces: bool) -> None:
+    async def send_all_rows(self, publisher: KafkaPublisher, max_batch_rows: int, *, traces: bool) -> None:
         """Send every row, each batch after the acknowledgement of the one before."""
         while self.acked < len(self.rows.ids):
             end = min(self.acked + max_batch_rows, len(self.rows.ids))
             with ProducerSpans(publisher.topic, self.lane, enabled=traces) as spans:
                 batch = publisher.new_batch()
-                self.sent = fill_batch(batch, self.rows, self.acked, end, spans)
-                await publisher.send(batch, self.lane)
+                self.sent = fill_record_batch(batch, self.rows, self.acked, end, spans)
+                await publisher.send_batch(batch, self.lane)
             self.acked = self.sent
 
 
@@ -53,14 +53,14 @@ class InFlightBatches:
         """Lanes that have rows under way; they must not be read meanwhile."""
         return {batch.lane for batch in self._under_way.values()}
 
-    def oldest_age_s(self) -> float:
+    def oldest_batch_age_s(self) -> float:
         """How long the slowest has been under way; 0 when there is none."""
         return max((time.monotonic() - batch.began for batch in self._under_way.values()), default=0.0)
 
     def start_sending(self, publisher: KafkaPublisher, rows: OutboxRows, read: OutboxRead, max_batch_rows: int) -> None:
         """Start sending the rows of one lane, which `read` found."""
         batch = InFlightBatch(rows, read, time.monotonic())
-        coroutine = batch.send(publisher, max_batch_rows, traces=self._traces)
+        coroutine = batch.send_all_rows(publisher, max_batch_rows, traces=self._traces)
         task = asyncio.create_task(coroutine, name=f"lane-{rows.lane}")
         self._under_way[task] = batch
         self._new.add(task)
@@ -83,7 +83,7 @@ class InFlightBatches:
 
     def take_finished(self) -> list[InFlightBatch]:
         """Those that have ended; waits for none."""
-        return self._take([task for task in self._under_way if task.done()])
+        return self._remove_finished([task for task in self._under_way if task.done()])
 
     async def abandon_all(self) -> list[InFlightBatch]:
         """Stop waiting for any; whether the batches in hand arrived stays unknown."""
@@ -92,9 +92,9 @@ class InFlightBatches:
             task.cancel()
         if self._under_way:
             await asyncio.wait(self._under_way)
-        return self._take(list(self._under_way))
+        return self._remove_finished(list(self._under_way))
 
-    def _take(self, tasks: Iterable["asyncio.Task[None]"]) -> list[InFlightBatch]:
+    def _remove_finished(self, tasks: Iterable["asyncio.Task[None]"]) -> list[InFlightBatch]:
         finished = []
         for task in tasks:
             self._new.discard(task)

@@ -12,13 +12,13 @@ from flotilla.postgres import check_schema
 from flotilla.runtime import Job, Runtime, serve
 from outbox_relay.leases import LaneLeases
 from outbox_relay.publisher import KafkaPublisher, PublisherConnection
-from outbox_relay.relay import Relay, RelayOptions
+from outbox_relay.relay import OutboxRelay, RelayOptions
 from outbox_relay.rows import open_relay_pool
 from outbox_relay.settings import Settings
 
 SERVICE = "outbox-relay"
-_STUCK_AFTER_S = 120.0
-_RETRY_S = 0.5
+_LOOP_STUCK_AFTER_S = 120.0
+_RETRY_WAIT_S = 0.5
 _STOP_MARGIN_S = 10.0
 """For what comes after the drain: handing the lanes back."""
 
@@ -42,26 +42,28 @@ async def run(settings: Settings, runtime: Runtime) -> None:
 
         async def open_publisher() -> KafkaPublisher:
             arguments = kafka_client_arguments(settings)  # a password may have changed
-            return await KafkaPublisher.open(arguments, settings.kafka_session_events_topic, settings.relay_compression)
+            return await KafkaPublisher.connect_publisher(
+                arguments, settings.kafka_session_events_topic, settings.relay_compression
+            )
 
         link = PublisherConnection(open_publisher)
         stack.push_async_callback(link.close)
-        runtime.health.expect_progress("kafka link", _STUCK_AFTER_S)
-        relay = Relay(
+        runtime.health.expect_progress("kafka link", _LOOP_STUCK_AFTER_S)
+        relay = OutboxRelay(
             pool,
             link,
             LaneLeases(pool, runtime.instance),
-            options=relay_options(settings),
+            options=make_relay_options(settings),
             traces=settings.otlp_endpoint is not None,
             on_progress=partial(runtime.health.note_progress, "kafka link"),
         )
-        runtime.health.add_check("kafka", relay.check_ready)
+        runtime.health.add_check("kafka", relay.check_kafka_ready)
         await runtime.supervisor.run(
             # What was under way when it was cut off is unknown: a new process reads it again.
             Job(
                 name="relay",
-                work=lambda stop: relay.run(stop, settings.drain_s),
-                stuck_after_s=_STUCK_AFTER_S,
+                work=lambda stop: relay.relay_until(stop, settings.drain_s),
+                stuck_after_s=_LOOP_STUCK_AFTER_S,
                 restarts=False,
             ),
             limit_s=settings.drain_s + _STOP_MARGIN_S,
@@ -78,13 +80,13 @@ async def wait_for_valid_topics(settings: Settings, runtime: Runtime) -> bool:
             if told != str(reason):
                 log.warning("waiting_for_kafka", reason=str(reason))
                 told = str(reason)
-            await runtime.sleep(_RETRY_S)
+            await runtime.sleep(_RETRY_WAIT_S)
         else:
             return True
     return False
 
 
-def relay_options(settings: Settings) -> RelayOptions:
+def make_relay_options(settings: Settings) -> RelayOptions:
     """The relay's limits and paces."""
     return RelayOptions(
         max_rows=settings.relay_max_rows,

@@ -24,24 +24,24 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 
 from flotilla.contracts.errors import DeadLetter, RetryLater
 from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS
-from flotilla.kafka.client import OPEN_TIMEOUT_S, KafkaClientArguments
-from flotilla.kafka.closing import close_producer
+from flotilla.kafka.client import CONNECT_TIMEOUT_S, KafkaClientArguments
+from flotilla.kafka.closing import close_producer_without_flush
 
 MAX_BATCH_BYTES = 1_000_000
 """Below Kafka's default message.max.bytes of 1,048,588, which limits a whole batch."""
-_BACKOFF_S = (0.1, 2.0)
-_ATTEMPT_S = 60.0
+_RECONNECT_BACKOFF_S = (0.1, 2.0)
+_MAX_ATTEMPT_TIME_S = 60.0
 """Far longer than any attempt to reach Kafka takes: its own limit and that of closing."""
 
 Compression = Literal["none", "lz4", "zstd"]
 
-_REFUSALS = (
+_CERTAIN_REFUSAL_ERRORS = (
     MessageSizeTooLargeError,
     RecordListTooLargeError,
     InvalidTimestampError,
     UnsupportedForMessageFormatError,
 )
-_SUSPICIONS = (UnknownError, CorruptRecordException)
+_POSSIBLE_REFUSAL_ERRORS = (UnknownError, CorruptRecordException)
 """aiokafka has no name for INVALID_RECORD (87): it arrives as UnknownError, as a broker's own trouble does."""
 
 log = structlog.get_logger(__name__)
@@ -63,7 +63,7 @@ class KafkaPublisher:
         self.topic = topic
 
     @classmethod
-    async def open(
+    async def connect_publisher(
         cls, arguments: KafkaClientArguments, topic: str, compression: Compression = "none"
     ) -> "KafkaPublisher":
         """Connect and draw a producer id.
@@ -80,14 +80,14 @@ class KafkaPublisher:
             compression_type=None if compression == "none" else compression,
         )
         try:
-            async with asyncio.timeout(OPEN_TIMEOUT_S):
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await producer.start()
-                _check_partitions(topic, len(await producer.partitions_for(topic)))
+                _check_partition_count(topic, len(await producer.partitions_for(topic)))
         except asyncio.CancelledError:
-            await close_producer(producer)
+            await close_producer_without_flush(producer)
             raise
         except (KafkaError, OSError) as error:
-            await close_producer(producer)
+            await close_producer_without_flush(producer)
             reason = str(error) or type(error).__name__
             raise RetryLater(f"Kafka at {arguments['bootstrap_servers']} can't be used: {reason}") from error
         return cls(producer, topic)
@@ -97,7 +97,7 @@ class KafkaPublisher:
         batch: BatchBuilder = self._producer.create_batch()
         return batch
 
-    async def send(self, batch: BatchBuilder, partition: int) -> None:
+    async def send_batch(self, batch: BatchBuilder, partition: int) -> None:
         """Send one batch and return once all in-sync replicas have it.
 
         Waits for as long as Kafka is unavailable: aiokafka repeats an idempotent batch indefinitely.
@@ -109,24 +109,24 @@ class KafkaPublisher:
         try:
             delivery: asyncio.Future[object] = await self._producer.send_batch(batch, self.topic, partition=partition)
             await delivery
-        except _REFUSALS as error:
+        except _CERTAIN_REFUSAL_ERRORS as error:
             raise EventRefused(f"{type(error).__name__}: {error}", certain=True) from error
-        except _SUSPICIONS as error:
+        except _POSSIBLE_REFUSAL_ERRORS as error:
             raise EventRefused(f"{type(error).__name__}: {error}", certain=False) from error
         except KafkaError as error:
             raise RetryLater(f"Kafka did not take a batch: {type(error).__name__}: {error}") from error
 
-    async def check_ready(self) -> None:
+    async def check_broker_answers(self) -> None:
         """A readiness check: raises RetryLater when no broker answers."""
         if not await self._producer.client.force_metadata_update():
             raise RetryLater("no Kafka broker answers")
 
     async def close_without_flush(self) -> None:
         """Close without flushing, within seconds; `AIOKafkaProducer.stop` waits until Kafka takes what is queued."""
-        await close_producer(self._producer)
+        await close_producer_without_flush(self._producer)
 
 
-def _check_partitions(topic: str, found: int) -> None:
+def _check_partition_count(topic: str, found: int) -> None:
     # A deleted topic may come back by itself, with the broker's default.
     if found != SESSION_EVENTS_PARTITIONS:
         raise KafkaError(f"topic {topic} has {found} partitions, {SESSION_EVENTS_PARTITIONS} are needed")
@@ -149,7 +149,7 @@ class PublisherConnection:
         return self.publisher is not None or (
             self._connecting is not None
             and not self._connecting.done()
-            and time.monotonic() - self._attempted_at < _ATTEMPT_S
+            and time.monotonic() - self._attempted_at < _MAX_ATTEMPT_TIME_S
         )
 
     def reconnect(self, reason: str | None = None) -> None:
@@ -160,7 +160,7 @@ class PublisherConnection:
             self._old, self.publisher = self.publisher, None
         self.problem = reason or self.problem
         self._attempted_at = time.monotonic()
-        self._connecting = asyncio.create_task(self._reconnect(), name="kafka-link")
+        self._connecting = asyncio.create_task(self._connect_until_open(), name="kafka-link")
 
     def ensure_connecting(self) -> None:
         """Try to get a publisher again if the task that did has ended without one."""
@@ -168,9 +168,9 @@ class PublisherConnection:
             log.error("kafka_link_ended", problem=self.problem)
             self.reconnect()
 
-    async def _reconnect(self) -> None:
-        await self._abort_old()
-        backoff_s, max_backoff_s = _BACKOFF_S
+    async def _connect_until_open(self) -> None:
+        await self._close_old_publisher()
+        backoff_s, max_backoff_s = _RECONNECT_BACKOFF_S
         while True:
             self._attempted_at = time.monotonic()
             try:
@@ -189,7 +189,7 @@ class PublisherConnection:
             await asyncio.sleep(backoff_s)
             backoff_s = min(2 * backoff_s, max_backoff_s)
 
-    async def _abort_old(self) -> None:
+    async def _close_old_publisher(self) -> None:
         if self._old is not None:
             await self._old.close_without_flush()
             self._old = None
@@ -199,7 +199,7 @@ class PublisherConnection:
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.wait([self._connecting])
-        await self._abort_old()
+        await self._close_old_publisher()
         if self.publisher is not None:
             await self.publisher.close_without_flush()
             self.publisher = None

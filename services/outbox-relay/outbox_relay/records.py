@@ -12,19 +12,21 @@ from opentelemetry.trace import Span, SpanKind
 from flotilla.telemetry import context_from_traceparent, is_sampled, span_traceparent
 from outbox_relay.rows import OutboxRows
 
-CONTENT_TYPE = ("content-type", b"application/cloudevents+json; charset=UTF-8")
+CONTENT_TYPE_HEADER = ("content-type", b"application/cloudevents+json; charset=UTF-8")
 TRACEPARENT = "traceparent"
-_PLAIN = [CONTENT_TYPE]
+_HEADERS_WITHOUT_TRACE = [CONTENT_TYPE_HEADER]
 
 
-def fill_batch(batch: BatchBuilder, rows: OutboxRows, begin: int, end: int, spans: "ProducerSpans") -> int:
+def fill_record_batch(batch: BatchBuilder, rows: OutboxRows, begin: int, end: int, spans: "ProducerSpans") -> int:
     """Put rows `begin` to `end` (excluded) into `batch` until it is full; give the index after the last one."""
     append = batch.append
     keys, bodies, traceparents = rows.keys, rows.bodies, rows.traceparents
     for index in range(begin, end):
         traceparent = traceparents[index]
         headers = (
-            _PLAIN if traceparent is None else [CONTENT_TYPE, (TRACEPARENT, spans.traceparent_header(traceparent))]
+            _HEADERS_WITHOUT_TRACE
+            if traceparent is None
+            else [CONTENT_TYPE_HEADER, (TRACEPARENT, spans.traceparent_header(traceparent))]
         )
         if append(timestamp=None, key=keys[index], value=bodies[index], headers=headers) is None:
             return index

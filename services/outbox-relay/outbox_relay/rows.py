@@ -11,7 +11,7 @@ from outbox_relay.read_starts import EndedTransactionsHorizon, ReadPosition
 
 # The lowest rows of some lanes, by a walk of the primary key; parked sessions stay out.
 # $1 lanes, $2 low, $3 base, $4 running transactions, $5 rows at most, $6 bytes at most (passed by one row at most).
-PAGE = """
+SELECT_OUTBOX_PAGE = """
 SELECT page.lane,
        array_agg(page.id ORDER BY page.id) AS ids,
        array_agg(convert_to(page.tenant_id || '/' || page.session_id, 'UTF8') ORDER BY page.id) AS keys,
@@ -35,13 +35,13 @@ WHERE page.before < $6
 GROUP BY page.lane
 """
 # Rows that Kafka has acknowledged.
-_DELETE = "DELETE FROM flotilla.event_outbox WHERE id = ANY ($1::bigint[])"
+_DELETE_ROWS = "DELETE FROM flotilla.event_outbox WHERE id = ANY ($1::bigint[])"
 # The highest row id drawn so far; NULL before the first.
-_LAST_ID = "SELECT CASE WHEN is_called THEN last_value END FROM flotilla.event_outbox_id_seq"
+_SELECT_LAST_ROW_ID = "SELECT CASE WHEN is_called THEN last_value END FROM flotilla.event_outbox_id_seq"
 # A transaction id above all that were drawn before this statement.
-_OWN_XID = "SELECT pg_current_xact_id()::text::bigint"
+_SELECT_OWN_TRANSACTION_ID = "SELECT pg_current_xact_id()::text::bigint"
 # Transactions below $1 that have not ended.
-_RUNNING = """
+_SELECT_RUNNING_TRANSACTIONS = """
 SELECT coalesce(array_agg(x::text::bigint), '{}')
 FROM pg_snapshot_xip(pg_current_snapshot()) AS x WHERE x < $1::text::xid8
 """
@@ -49,14 +49,14 @@ FROM pg_snapshot_xip(pg_current_snapshot()) AS x WHERE x < $1::text::xid8
 
 # The walk of the primary key is right at any size of the table, whatever its statistics say meanwhile; a page is
 # sorted in memory, by one process: starting two more takes longer than the page does.
-_PLAN = {
+_PLANNER_SETTINGS = {
     "enable_seqscan": "off",
     "enable_bitmapscan": "off",
     "max_parallel_workers_per_gather": "0",
     "jit": "off",
     "work_mem": "32MB",
 }
-_SWEEP_S = 60.0
+_SWEEP_TIMEOUT_S = 60.0
 """For a read from the very first row: long enough to step over a hundred million dead rows."""
 
 
@@ -71,11 +71,11 @@ async def open_relay_pool(
     """
     pool = await PostgresConnector(dsn, ca_file).open_pool(
         max_size=4,
-        reset=_leave_as_is,
+        reset=_keep_connection_state,
         server_settings={
             "application_name": "outbox-relay",
             "idle_in_transaction_session_timeout": f"{idle_in_transaction_s}s",
-            **_PLAN,
+            **_PLANNER_SETTINGS,
         },
     )
     try:
@@ -84,7 +84,7 @@ async def open_relay_pool(
         pool.terminate()
 
 
-async def _leave_as_is(_connection: Connection) -> None:
+async def _keep_connection_state(_connection: Connection) -> None:
     """A pooled connection holds no state here."""
 
 
@@ -116,8 +116,10 @@ async def read_outbox_page(
 ) -> OutboxPage:
     """The lowest undeleted rows of `lanes`, `max_rows` and about `max_bytes` at most."""
     running = [str(xid) for xid in start.running]
-    limit_s = _SWEEP_S if start.low == 0 else COMMAND_S
-    records = await connection.fetch(PAGE, lanes, start.low, start.base, running, max_rows, max_bytes, timeout=limit_s)
+    limit_s = _SWEEP_TIMEOUT_S if start.low == 0 else COMMAND_S
+    records = await connection.fetch(
+        SELECT_OUTBOX_PAGE, lanes, start.low, start.base, running, max_rows, max_bytes, timeout=limit_s
+    )
     found = [OutboxRows(r["lane"], r["ids"], r["keys"], r["bodies"], r["traceparents"], r["oldest"]) for r in records]
     rows = sum(len(lane.ids) for lane in found)
     is_cut = rows >= max_rows or sum(r["size_bytes"] for r in records) >= max_bytes
@@ -126,7 +128,7 @@ async def read_outbox_page(
 
 async def delete_published_rows(connection: Connection, ids: Iterable[int]) -> None:
     """Take acknowledged rows out of the outbox."""
-    await connection.execute(_DELETE, list(ids))
+    await connection.execute(_DELETE_ROWS, list(ids))
 
 
 async def draw_horizon(connection: Connection, *, above: EndedTransactionsHorizon) -> tuple[int, int] | None:
@@ -134,12 +136,14 @@ async def draw_horizon(connection: Connection, *, above: EndedTransactionsHorizo
 
     None when this would say no more than `above`.
     """
-    last_id = await connection.fetchval(_LAST_ID)
+    last_id = await connection.fetchval(_SELECT_LAST_ROW_ID)
     if last_id is None or (last_id == above.last_id and not above.running):
         return None
-    return int(last_id), int(await connection.fetchval(_OWN_XID))
+    return int(last_id), int(await connection.fetchval(_SELECT_OWN_TRANSACTION_ID))
 
 
 async def refresh_horizon(connection: Connection, last_id: int, own_xid: int) -> EndedTransactionsHorizon:
     """Which transactions from before the horizon still run."""
-    return EndedTransactionsHorizon(last_id, frozenset(await connection.fetchval(_RUNNING, str(own_xid))))
+    return EndedTransactionsHorizon(
+        last_id, frozenset(await connection.fetchval(_SELECT_RUNNING_TRANSACTIONS, str(own_xid)))
+    )

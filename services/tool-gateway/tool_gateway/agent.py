@@ -54,7 +54,7 @@ def mcp_agent(
         arguments = tool.validated_arguments(task.arguments)
         await tool.check_arguments(arguments)
         if needs_people(policy, tool, arguments):
-            ctx.gated.add(tool.name, tool.minimum_risk)
+            ctx.gated.add_gated_tool(tool.name, tool.minimum_risk)
         return McpResult(**await ctx.call(tool, arguments))
 
     return agent

@@ -14,12 +14,12 @@ from hashlib import sha256
 from typing import Any
 
 from flotilla.agent import ToolNotCalled
-from flotilla.agent.effects import AnswerStore
+from flotilla.agent.effects import TaskAnswerStore
 from flotilla.agent.execution import FunctionOutcome
 from flotilla.agent.gates import GatedToolCalls
-from flotilla.agent.ports import BegunCall, CallEnd, CallHistory, IdentifiedToolCall
-from flotilla.agent.recording import EventRecorder, tool_call_data
-from flotilla.agent.tool_calls import PostgresToolCalls
+from flotilla.agent.ports import IdentifiedToolCall, StartedToolCall, ToolCallEnd, ToolCallHistory
+from flotilla.agent.recording import TaskEventRecorder, tool_call_data
+from flotilla.agent.tool_calls import PostgresToolCallStore
 from flotilla.agent.tool_runner import ToolRunner
 from flotilla.approvals.reloading import ReloadingPolicyFile
 from flotilla.contracts.approvals import MAX_ARGS_BYTES
@@ -95,7 +95,7 @@ class CallsAtOnce:
         self._policy = policy
         self._run = run
         self._max_calls_per_task = max_calls_per_task
-        self._answers = AnswerStore(pool, MCP_AGENT)
+        self._answers = TaskAnswerStore(pool, MCP_AGENT)
 
     async def call(self, asking: AskingTask, arguments: JsonObject) -> McpResult:
         """Make the call and return its answer, which is stored.
@@ -165,9 +165,9 @@ class CallsAtOnce:
     ) -> McpResult:
         started = time.monotonic()
         calls = _CallStore(self._pool, task, asking, self._max_calls_per_task)
-        recorder = EventRecorder(MCP_AGENT, task)
+        recorder = TaskEventRecorder(MCP_AGENT, task)
         runner = ToolRunner(task, calls, GatedToolCalls(MCP_AGENT, task.task_id, {}), recorder, new_id)
-        result = McpResult(**await runner.run(None, tool, arguments))
+        result = McpResult(**await runner.run_tool(None, tool, arguments))
         kept = to_storable(to_builtins(result))
         outcome = FunctionOutcome(
             status="done",
@@ -177,12 +177,12 @@ class CallsAtOnce:
             events=recorder.events,
         )
         call, ended = calls.returned()
-        if not await self._answers.commit_call(task, call, ended, outcome):
+        if not await self._answers.commit_tool_call(task, call, ended, outcome):
             raise LeftToWorker("another try has its answer")
         return result
 
 
-class _CallStore(PostgresToolCalls):
+class _CallStore(PostgresToolCallStore):
     """The one call of a task's try 0: begun with the task itself, its return stored with the task's answer."""
 
     def __init__(self, pool: Pool, task: AgentTask, asking: AskingTask, max_calls: int) -> None:
@@ -192,20 +192,20 @@ class _CallStore(PostgresToolCalls):
         self._asked = asking.asked
         self._pinned = asking.allowed_sha256 or ""
         self._max_calls = max_calls
-        self._returned: tuple[IdentifiedToolCall, CallEnd] | None = None
+        self._returned: tuple[IdentifiedToolCall, ToolCallEnd] | None = None
 
-    def returned(self) -> tuple[IdentifiedToolCall, CallEnd]:
+    def returned(self) -> tuple[IdentifiedToolCall, ToolCallEnd]:
         """The call that was made, and what it returned."""
         assert self._returned is not None  # noqa: S101 - the runner ends what it runs
         return self._returned
 
-    async def load_call_history(self, call: IdentifiedToolCall) -> CallHistory:
+    async def load_call_history(self, call: IdentifiedToolCall) -> ToolCallHistory:
         """None yet: `begin_call` refuses what is on record."""
-        return CallHistory()
+        return ToolCallHistory()
 
     async def begin_call(
         self, call: IdentifiedToolCall, start_no: int, call_id: str, approval_id: str | None
-    ) -> BegunCall:
+    ) -> StartedToolCall:
         """Open the task and begin the call.
 
         Raises:
@@ -246,11 +246,11 @@ class _CallStore(PostgresToolCalls):
             )
         if refusal is not None:
             raise LeftToWorker(_LEFT[refusal])
-        return BegunCall(call=call, start_no=start_no, call_id=call_id)
+        return StartedToolCall(call=call, start_no=start_no, call_id=call_id)
 
-    async def end(self, begun: BegunCall, ended: CallEnd) -> CallEnd:
+    async def end(self, begun: StartedToolCall, ended: ToolCallEnd) -> ToolCallEnd:
         """Keep what the tool returned until the task's answer is stored with it; store any other end."""
         if ended.outcome != "returned":
-            return await super().end(begun, ended)
+            return await super().store_call_end(begun, ended)
         self._returned = (begun.call, ended)
         return ended

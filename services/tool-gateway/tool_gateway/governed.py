@@ -10,7 +10,7 @@ from mcp import MCPError
 from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT, CallToolResult
 from pydantic import ValidationError
 
-from flotilla.actions.arguments import canonical_numbers
+from flotilla.actions.arguments import to_canonical_numbers
 from flotilla.approvals.reloading import ReloadingPolicyFile
 from flotilla.contracts.errors import Invalid
 from flotilla.contracts.json_types import JsonObject
@@ -59,7 +59,7 @@ class GovernedMcpTool:
 
     def validated_arguments(self, given: Mapping[str, object]) -> dict[str, Any]:
         """Return `given` in the one form that is shown, hashed and sent."""
-        arguments: dict[str, Any] = canonical_numbers(dict(given))
+        arguments: dict[str, Any] = to_canonical_numbers(dict(given))
         return arguments
 
     async def check_arguments(self, arguments: Mapping[str, Any]) -> None:

@@ -16,20 +16,20 @@ from flotilla.contracts.names import QUESTION, TokenPayer, run_workflow_id, work
 from flotilla.contracts.requests import ACTIVE_RUN_STATUSES, RAGRequest, WorkflowRequest
 from flotilla.encryption.tables import RUNS
 from flotilla.eventstore.sessions import (
-    TENANTS,
+    ACCESS_FOR_TENANT,
     SessionAccess,
     ensure_session,
     get_session,
-    load_access,
-    session_kind_of,
+    load_access_of_session,
+    session_kind_of_request,
 )
 from flotilla.outbox import append
 from flotilla.postgres import Connection, seal_columns
 from flotilla.postgres.open_work import count_open_work
 from flotilla.workflows.calls.runs import RUN_CLOSED
 
-_STATUS = "SELECT status FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
-_ADD = """
+_SELECT_RUN_STATUS = "SELECT status FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
+_INSERT_RUN = """
 INSERT INTO flotilla.runs
     (tenant_id, run_id, session_id, user_id, workflow_id, query, request, workflow, first_seq, status, started_at,
      if_active, schedule_id, metadata, acted_by, person, service, parent_run_id)
@@ -37,25 +37,25 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, CASE WHEN $10 = 'running' THEN 
     $16, $17)
 RETURNING live_key
 """
-_SCHEDULE = "SELECT * FROM flotilla.firing_schedule($1, $2)"
-_PARENT = """
+_SELECT_FIRING_SCHEDULE = "SELECT * FROM flotilla.firing_schedule($1, $2)"
+_SELECT_PARENT_RUN = """
 SELECT user_id, status, session_id, acted_by, person, service FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2
 """
-_MAY_WRITE = """
+_SELECT_MAY_WRITE = """
 SELECT flotilla_ops.has_access(visibility, owner, writers, $3) FROM flotilla.sessions
 WHERE tenant_id = $1 AND session_id = $2
 """
-_BUSY = """
+_SELECT_IS_SESSION_BUSY = """
 SELECT EXISTS (SELECT FROM flotilla.runs WHERE tenant_id = $1 AND session_id = $2
                AND status IN ('queued', 'pending', 'running', 'interrupted'))
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Maker:
+class _RunMaker:
     """For whom the run is, as far as its request does not say it."""
 
-    access: SessionAccess = TENANTS
+    access: SessionAccess = ACCESS_FOR_TENANT
     metadata: str = "{}"
     acted_by: str | None = None
     person: str | None = None
@@ -83,44 +83,50 @@ async def adopt_child_run(
         UniqueViolationError: another run of the session is active.
     """
     tenant_id, run_id, session_id = request.tenant_id, request.run_id, request.session_id
-    status = await connection.fetchval(_STATUS, tenant_id, run_id)
+    status = await connection.fetchval(_SELECT_RUN_STATUS, tenant_id, run_id)
     if status is not None:
         raise run_closed_error(run_id, status)
-    maker = await _maker(connection, request)
-    if request.schedule_id or _parent(request):
-        await _check_room(connection, request, maker, limits)
+    maker = await _find_run_maker(connection, request)
+    if request.schedule_id or _parent_run_id(request):
+        await _check_session_has_room(connection, request, maker, limits)
     await ensure_session(
-        connection, tenant_id, session_id, request.user_id, maker.access, kind=session_kind_of(request)
+        connection, tenant_id, session_id, request.user_id, maker.access, kind=session_kind_of_request(request)
     )
-    if request.schedule_id and await _is_busy(connection, tenant_id, session_id):
-        await _add(connection, request, maker, f"{run_workflow_id(run_id)}-queued", waits=True)
+    if request.schedule_id and await _is_session_busy(connection, tenant_id, session_id):
+        await _insert_run(connection, request, maker, f"{run_workflow_id(run_id)}-queued", waits=True)
         return None
-    return await _add(connection, request, maker, workflow_id or run_workflow_id(run_id))
+    return await _insert_run(connection, request, maker, workflow_id or run_workflow_id(run_id))
 
 
-async def _maker(connection: Connection, request: RAGRequest | WorkflowRequest) -> _Maker:
+async def _find_run_maker(connection: Connection, request: RAGRequest | WorkflowRequest) -> _RunMaker:
     if request.schedule_id:
-        return await _scheduler(connection, request)
-    return await _of_parent(connection, request, _parent(request)) if _parent(request) else _Maker()
+        return await _maker_of_schedule(connection, request)
+    return (
+        await _maker_of_parent_run(connection, request, _parent_run_id(request))
+        if _parent_run_id(request)
+        else _RunMaker()
+    )
 
 
-def _parent(request: RAGRequest | WorkflowRequest) -> str:
+def _parent_run_id(request: RAGRequest | WorkflowRequest) -> str:
     return request.parent_run_id if isinstance(request, WorkflowRequest) else ""
 
 
-async def _of_parent(connection: Connection, request: RAGRequest | WorkflowRequest, parent_run_id: str) -> _Maker:
+async def _maker_of_parent_run(
+    connection: Connection, request: RAGRequest | WorkflowRequest, parent_run_id: str
+) -> _RunMaker:
     """Who the parent's run is for; its session's people see the child's, too."""
-    row = await connection.fetchrow(_PARENT, request.tenant_id, parent_run_id)
+    row = await connection.fetchrow(_SELECT_PARENT_RUN, request.tenant_id, parent_run_id)
     if row is None or row["user_id"] != request.user_id or row["status"] not in ACTIVE_RUN_STATUSES:
         raise run_closed_error(parent_run_id, row["status"] if row else "unknown")
-    access = await load_access(connection, request.tenant_id, row["session_id"])
+    access = await load_access_of_session(connection, request.tenant_id, row["session_id"])
     # Who writes to a session of somebody else's does not reach the owner's other sessions that way.
-    for who, name in (("its session's owner", access.owner), ("who started it", _name_of(row, access.owner))):
+    for who, name in (("its session's owner", access.owner), ("who started it", _maker_name(row, access.owner))):
         names = [name] if name else []
-        if await connection.fetchval(_MAY_WRITE, request.tenant_id, request.session_id, names) is False:
+        if await connection.fetchval(_SELECT_MAY_WRITE, request.tenant_id, request.session_id, names) is False:
             message = f"run {parent_run_id} may not write to session {request.session_id}: {who} may not"
             raise ApplicationError(message, type="Forbidden", non_retryable=True)
-    return _Maker(
+    return _RunMaker(
         access=access,
         acted_by=row["acted_by"],
         person=row["person"],
@@ -129,7 +135,7 @@ async def _of_parent(connection: Connection, request: RAGRequest | WorkflowReque
     )
 
 
-def _name_of(run: asyncpg.Record, owner: str | None) -> str | None:
+def _maker_name(run: asyncpg.Record, owner: str | None) -> str | None:
     """Whom the run is for: the person, or the service that started it in its own name, whose issuer it does not say."""
     person: str | None = run["person"]
     service: str | None = run["service"]
@@ -138,14 +144,14 @@ def _name_of(run: asyncpg.Record, owner: str | None) -> str | None:
     return owner if owner and parse_identity_name(owner)[2] == service else user_name(LOCAL_ISSUER, service)
 
 
-async def _scheduler(connection: Connection, request: RAGRequest | WorkflowRequest) -> _Maker:
-    row = await connection.fetchrow(_SCHEDULE, request.tenant_id, request.schedule_id)
+async def _maker_of_schedule(connection: Connection, request: RAGRequest | WorkflowRequest) -> _RunMaker:
+    row = await connection.fetchrow(_SELECT_FIRING_SCHEDULE, request.tenant_id, request.schedule_id)
     if row is None:
-        raise _over(request, "is deleted, or the key of its maker is revoked")
-    may_write = await connection.fetchval(_MAY_WRITE, request.tenant_id, request.session_id, row["names"])
+        raise _schedule_over_error(request, "is deleted, or the key of its maker is revoked")
+    may_write = await connection.fetchval(_SELECT_MAY_WRITE, request.tenant_id, request.session_id, row["names"])
     if may_write is False and not row["sees_all"]:
-        raise _over(request, f"may not write to session {request.session_id}: its maker may not")
-    return _Maker(
+        raise _schedule_over_error(request, f"may not write to session {request.session_id}: its maker may not")
+    return _RunMaker(
         access=SessionAccess(owner=row["owner"], visibility=row["visibility"]),
         metadata=row["metadata"],
         acted_by=row["acted_by"],
@@ -155,8 +161,8 @@ async def _scheduler(connection: Connection, request: RAGRequest | WorkflowReque
     )
 
 
-async def _check_room(
-    connection: Connection, request: RAGRequest | WorkflowRequest, maker: _Maker, limits: OpenWorkLimitSettings
+async def _check_session_has_room(
+    connection: Connection, request: RAGRequest | WorkflowRequest, maker: _RunMaker, limits: OpenWorkLimitSettings
 ) -> None:
     payers: tuple[tuple[TokenPayer, str | None, int | None], ...] = (
         ("person", maker.person, limits.open_runs_per_person),
@@ -176,15 +182,15 @@ async def _check_room(
             raise RetryLater(f"schedule {request.schedule_id}: {why}")
 
 
-async def _is_busy(connection: Connection, tenant_id: str, session_id: str) -> bool:
+async def _is_session_busy(connection: Connection, tenant_id: str, session_id: str) -> bool:
     await get_session(connection, tenant_id, session_id, lock=True)
-    return bool(await connection.fetchval(_BUSY, tenant_id, session_id))
+    return bool(await connection.fetchval(_SELECT_IS_SESSION_BUSY, tenant_id, session_id))
 
 
-async def _add(
+async def _insert_run(
     connection: Connection,
     request: RAGRequest | WorkflowRequest,
-    maker: _Maker,
+    maker: _RunMaker,
     workflow_id: str,
     *,
     waits: bool = False,
@@ -207,7 +213,7 @@ async def _add(
         request=to_json(request).decode(),
     )
     live_key: str = await connection.fetchval(
-        _ADD,
+        _INSERT_RUN,
         request.tenant_id,
         request.run_id,
         request.session_id,
@@ -224,7 +230,7 @@ async def _add(
         maker.acted_by,
         maker.person,
         maker.service,
-        _parent(request) or None,
+        _parent_run_id(request) or None,
     )
     return live_key
 
@@ -235,5 +241,5 @@ def run_closed_error(run_id: str, status: str) -> ApplicationError:
     return ApplicationError(f"run {run_id} {how}", type=RUN_CLOSED, non_retryable=True)
 
 
-def _over(request: RAGRequest | WorkflowRequest, why: str) -> ApplicationError:
+def _schedule_over_error(request: RAGRequest | WorkflowRequest, why: str) -> ApplicationError:
     return ApplicationError(f"schedule {request.schedule_id} {why}", type="ScheduleOver", non_retryable=True)

@@ -20,7 +20,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from flotilla.bus import DONE, Delivery, HandlerResult
 from flotilla.bus.connection import Redis
-from flotilla.bus.dead_letters import ReadableTask
+from flotilla.bus.dead_letters import TaskReference
 from flotilla.contracts.dead_letters import DeadLettered
 from flotilla.contracts.envelope import AgentEvent, from_builtins, to_builtins
 from flotilla.contracts.errors import DeadLetter, RetryLater, Undecodable, UnknownType
@@ -30,24 +30,24 @@ from flotilla.runtime.key_locks import KeyLocks
 from flotilla.temporal import is_permanent_error
 from flotilla.workflows.calls.delegation import CANCELLED_BY_AGENT
 from workflow_worker.activities.delegation import failure_as_application_error, outcome_from_result, set_cancelled_key
-from workflow_worker.delegations import TaskPublisher
-from workflow_worker.former_replies import agent_of_stored_answer
-from workflow_worker.settlement import ReplySettlement, SettledReply, StoredAnswer
+from workflow_worker.delegations import HopPublisher
+from workflow_worker.former_replies import find_agent_of_stored_answer
+from workflow_worker.settlement import ReplySettler, SettledReply, StoredAnswer
 
 log = structlog.get_logger(__name__)
-RPC_TIMEOUT_S = 10.0
-CLOCKS_DIFFER_S = 60.0
+TEMPORAL_RPC_TIMEOUT_S = 10.0
+MAX_CLOCK_DIFFERENCE_S = 60.0
 MAX_PROGRESS_CHARS = 1000
 """Of a sign of life: an agent may send any."""
 SHORT_HOP_S = 1.0
 """A hop of a slip that took less is no sign of life: telling Temporal takes as long as such a hop itself."""
-_ANNOUNCEMENT = re.compile(r"[a-z0-9_-]{1,40}(?:\.[a-z0-9_-]{1,40}){1,4}\.completed\.v[0-9]{1,3}")
+_ANNOUNCEMENT_TYPE = re.compile(r"[a-z0-9_-]{1,40}(?:\.[a-z0-9_-]{1,40}){1,4}\.completed\.v[0-9]{1,3}")
 
 
 class ReplyBridge:
     """Handles the entries of the reply streams. Safe to hand the same reply twice."""
 
-    def __init__(self, client: Client, redis: Redis, settlement: ReplySettlement, publisher: TaskPublisher) -> None:
+    def __init__(self, client: Client, redis: Redis, settlement: ReplySettler, publisher: HopPublisher) -> None:
         self._client = client
         self._redis = redis
         self._settlement = settlement
@@ -63,14 +63,14 @@ class ReplyBridge:
             RetryLater: Temporal or PostgreSQL is unavailable, or PostgreSQL does not know the task (yet).
         """
         if delivery.event.type == DEAD_LETTERED:
-            return _dead_letter_of(agent, delivery)
-        reply = _reply_in(delivery)
+            return _own_dead_letter_announcement(agent, delivery)
+        reply = _decode_usable_reply(delivery)
         async with self._busy.locked((reply.tenant_id, reply.task_id)):
             settled = await self._settlement.settle_reply(agent, reply, entry_age_s(delivery.entry_id))
         if settled is None:
             return DONE
-        await self._act(settled, reply.progress)
-        return _announced(agent, settled, reply, delivery) if settled.delegated.is_unanswered else DONE
+        await self._act_on_settled_reply(settled, reply.progress)
+        return _completion_announcement(agent, settled, reply, delivery) if settled.delegated.is_unanswered else DONE
 
     async def handle_former_reply(self, delivery: Delivery) -> HandlerResult:
         """Look for the answer that a reply on the former versions' stream speaks of.
@@ -78,24 +78,24 @@ class ReplyBridge:
         Raises:
             UnknownType, DeadLetter, RetryLater: as `handle_reply`.
         """
-        reply = _reply_in(delivery)
+        reply = _decode_usable_reply(delivery)
         if reply.status == "progress":
             return DONE
-        agent = await agent_of_stored_answer(self._settlement.pool, reply)
+        agent = await find_agent_of_stored_answer(self._settlement.pool, reply)
         if agent is not None:
             settled = await self._settlement.settle_reply(
                 agent, replace(reply, persisted=True), entry_age_s(delivery.entry_id)
             )
             if settled is not None:
-                await self._act(settled, None)
+                await self._act_on_settled_reply(settled, None)
         return DONE
 
-    async def _act(self, settled: SettledReply, progress: str | None) -> None:
+    async def _act_on_settled_reply(self, settled: SettledReply, progress: str | None) -> None:
         if settled.following is not None:
-            await self._publisher.publish(settled.following)
-        await self._tell_waiting(settled, progress)
+            await self._publisher.publish_hop(settled.following)
+        await self._notify_waiting_activity(settled, progress)
 
-    async def fail_task(self, agent: str, task: ReadableTask, why: str) -> None:
+    async def fail_open_task(self, agent: str, task: TaskReference, why: str) -> None:
         """End an open task of `agent` whose reply is of no use, and notify the caller that waits for it.
 
         Raises:
@@ -103,27 +103,27 @@ class ReplyBridge:
         """
         settled = await self._settlement.fail_open_task(agent, task.tenant_id or "", task.task_id, task.attempt, why)
         if settled is not None:
-            await self._tell_waiting(settled, None)
+            await self._notify_waiting_activity(settled, None)
 
-    async def _tell_waiting(self, settled: SettledReply, progress: str | None) -> None:
+    async def _notify_waiting_activity(self, settled: SettledReply, progress: str | None) -> None:
         task_id = settled.delegated.task_id
-        waiting = self._activity(settled.delegated.waiting_activity)
+        waiting = self._activity_handle(settled.delegated.waiting_activity)
         try:
-            async with asyncio.timeout(RPC_TIMEOUT_S):
-                await _pass_on(waiting, settled, progress)
+            async with asyncio.timeout(TEMPORAL_RPC_TIMEOUT_S):
+                await _pass_answer_to_activity(waiting, settled, progress)
         except AsyncActivityCancelledError:
             await set_cancelled_key(self._redis, task_id)
         except TimeoutError as error:
-            raise RetryLater(f"Temporal did not answer within {RPC_TIMEOUT_S:g} s") from error
+            raise RetryLater(f"Temporal did not answer within {TEMPORAL_RPC_TIMEOUT_S:g} s") from error
         except RPCError as error:
             if error.status == RPCStatusCode.NOT_FOUND:
                 log.debug("reply_to_nobody", task_id=task_id, attempt=settled.delegated.attempt)
             elif not is_permanent_error(error):
                 raise RetryLater(f"Temporal does not take the answer to task {task_id}: {error}") from error
             elif settled.answer is not None:
-                await _end_with(waiting, settled, error)
+                await _fail_activity_with_refusal(waiting, settled, error)
 
-    def _activity(self, address: ReplyAddress) -> AsyncActivityHandle:
+    def _activity_handle(self, address: ReplyAddress) -> AsyncActivityHandle:
         handle = self._client.get_async_activity_handle(
             workflow_id=address.workflow_id, run_id=address.workflow_run_id, activity_id=address.activity_id
         )
@@ -141,7 +141,7 @@ class ReplyBridge:
         )
 
 
-async def _pass_on(waiting: AsyncActivityHandle, settled: SettledReply, progress: str | None) -> None:
+async def _pass_answer_to_activity(waiting: AsyncActivityHandle, settled: SettledReply, progress: str | None) -> None:
     delegated, answer = settled.delegated, settled.answer
     agent = delegated.row["agent"]
     if answer is None:
@@ -154,14 +154,16 @@ async def _pass_on(waiting: AsyncActivityHandle, settled: SettledReply, progress
     elif answer.status == "cancelled":
         await _report_cancelled(waiting, agent)
     else:
-        await waiting.fail(failure_as_application_error(delegated.task_id, agent, delegated.attempt, _failure(answer)))
+        await waiting.fail(
+            failure_as_application_error(delegated.task_id, agent, delegated.attempt, _failure_of_answer(answer))
+        )
 
 
-def _failure(answer: StoredAnswer) -> Failure:
+def _failure_of_answer(answer: StoredAnswer) -> Failure:
     return answer.failure or Failure(type="Unknown", message="the agent gave no reason", retryable=False)
 
 
-async def _end_with(waiting: AsyncActivityHandle, settled: SettledReply, refusal: RPCError) -> None:
+async def _fail_activity_with_refusal(waiting: AsyncActivityHandle, settled: SettledReply, refusal: RPCError) -> None:
     """Ends the try with Temporal's reason not to take its answer, which no repetition changes.
 
     Raises:
@@ -172,12 +174,12 @@ async def _end_with(waiting: AsyncActivityHandle, settled: SettledReply, refusal
     log.error("answer_refused", task_id=delegated.task_id, attempt=delegated.attempt, error=str(refusal))
     failure = Failure(type="AnswerRefused", message=why, retryable=False)
     try:
-        async with asyncio.timeout(RPC_TIMEOUT_S):
+        async with asyncio.timeout(TEMPORAL_RPC_TIMEOUT_S):
             await waiting.fail(
                 failure_as_application_error(delegated.task_id, delegated.row["agent"], delegated.attempt, failure)
             )
     except TimeoutError as error:
-        raise RetryLater(f"Temporal did not answer within {RPC_TIMEOUT_S:g} s") from error
+        raise RetryLater(f"Temporal did not answer within {TEMPORAL_RPC_TIMEOUT_S:g} s") from error
     except RPCError as error:
         if error.status == RPCStatusCode.NOT_FOUND:
             return
@@ -201,10 +203,10 @@ async def _report_cancelled(waiting: AsyncActivityHandle, agent: str) -> None:
 def entry_age_s(entry_id: str) -> float:
     """How long ago the entry was written, by its id; infinite, where its writer chose an id ahead of the clock."""
     age_s = time.time() - int(entry_id.partition("-")[0]) / 1000
-    return age_s if age_s > -CLOCKS_DIFFER_S else math.inf
+    return age_s if age_s > -MAX_CLOCK_DIFFERENCE_S else math.inf
 
 
-def _reply_in(delivery: Delivery) -> AgentReply:
+def _decode_usable_reply(delivery: Delivery) -> AgentReply:
     """The reply, if a workflow can use it: a wrong one would fail the workflow task again and again."""
     event = delivery.event
     if event.type != TASK_REPLIED:
@@ -223,7 +225,7 @@ def _reply_in(delivery: Delivery) -> AgentReply:
     return reply
 
 
-def _announced(agent: str, settled: SettledReply, reply: AgentReply, delivery: Delivery) -> HandlerResult:
+def _completion_announcement(agent: str, settled: SettledReply, reply: AgentReply, delivery: Delivery) -> HandlerResult:
     """Tells everybody on `flotilla.events` that the task is done, under a name that the agent may choose."""
     if settled.answer is None or settled.answer.status != "done":
         return DONE
@@ -236,7 +238,7 @@ def _announced(agent: str, settled: SettledReply, reply: AgentReply, delivery: D
         duration_ms=settled.answer.duration_ms,
     )
     event = AgentEvent(
-        type=kind if _ANNOUNCEMENT.fullmatch(kind) else f"flotilla.{agent}.completed.v1",
+        type=kind if _ANNOUNCEMENT_TYPE.fullmatch(kind) else f"flotilla.{agent}.completed.v1",
         source=f"/agents/{agent}",
         subject=delegated.row["session_id"],
         tenant=delegated.tenant_id,
@@ -249,7 +251,7 @@ def _announced(agent: str, settled: SettledReply, reply: AgentReply, delivery: D
     return HandlerResult([(EVENTS_STREAM, event)])
 
 
-def _dead_letter_of(agent: str, delivery: Delivery) -> HandlerResult:
+def _own_dead_letter_announcement(agent: str, delivery: Delivery) -> HandlerResult:
     """Passes an agent's announcement of a dead letter of its own tasks on."""
     lost = from_builtins(delivery.event.data, DeadLettered)
     if agent_of_stream(lost.stream) != agent:

@@ -13,20 +13,26 @@ from temporalio.client import Client, WorkflowExecutionStatus
 
 from flotilla.encryption import WHY_ERASED
 from flotilla.postgres import Pool
-from workflow_worker.reconciler import Kind, UnfinishedRow, WorkflowEnd
-from workflow_worker.temporal import ignoring_what_is_gone
+from workflow_worker.reconciler import ReconciledRowKind, UnfinishedRow, WorkflowEnd
+from workflow_worker.temporal import ignore_missing_workflow
 
-PATIENCE = timedelta(seconds=30)
+ERASED_WORK_GRACE_PERIOD = timedelta(seconds=30)
 """How long what is open has to end by itself. Who began to start it when the key was there is through by then, too."""
-BATCH = 200
-_WORK = "SELECT * FROM flotilla.work_of_erased_sessions($1, $2)"
+ERASED_WORK_BATCH_SIZE = 200
+_SELECT_WORK_OF_ERASED_SESSIONS = "SELECT * FROM flotilla.work_of_erased_sessions($1, $2)"
 log = structlog.get_logger(__name__)
 
 
 class ErasedWorkDuty:
     """Ends runs, tasks, actions and orders, with their questions, votes and webhooks."""
 
-    def __init__(self, pool: Pool, client: Client, kinds: Mapping[str, Kind], patience: timedelta = PATIENCE) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        client: Client,
+        kinds: Mapping[str, ReconciledRowKind],
+        patience: timedelta = ERASED_WORK_GRACE_PERIOD,
+    ) -> None:
         self._pool = pool
         self._client = client
         self._kinds = kinds
@@ -34,19 +40,19 @@ class ErasedWorkDuty:
 
     async def run_once(self) -> None:
         """One round: up to 200 of them. What fails for one keeps none of the others waiting."""
-        for row in await self._pool.fetch(_WORK, self._patience, BATCH):
+        for row in await self._pool.fetch(_SELECT_WORK_OF_ERASED_SESSIONS, self._patience, ERASED_WORK_BATCH_SIZE):
             try:
-                await self._end(row)
+                await self._end_erased_work(row)
             except Exception:
                 log.exception("erased_work_postponed", kind=row["kind"], id=row["id"], tenant=row["tenant_id"])
 
-    async def _end(self, row: asyncpg.Record) -> None:
+    async def _end_erased_work(self, row: asyncpg.Record) -> None:
         workflow = self._client.get_workflow_handle(row["workflow_id"])
         if not row["is_stuck"]:
-            with ignoring_what_is_gone():
+            with ignore_missing_workflow():
                 await workflow.cancel()
             return
-        with ignoring_what_is_gone():
+        with ignore_missing_workflow():
             await workflow.terminate(WHY_ERASED)
         unfinished = UnfinishedRow(row["kind"], row["tenant_id"], row["id"], row["workflow_id"])
         await self._kinds[row["kind"]].close(unfinished, WorkflowEnd(WorkflowExecutionStatus.TERMINATED, WHY_ERASED))

@@ -24,22 +24,22 @@ from flotilla.postgres import Connection, seal_columns
 from flotilla.telemetry.metrics import REPLIES_REFUSED
 
 log = structlog.get_logger(__name__)
-_KINDS: dict[str, SessionEventKind] = {kind: kind for kind in SESSION_EVENT_KINDS}
+_SESSION_EVENT_KINDS: dict[str, SessionEventKind] = {kind: kind for kind in SESSION_EVENT_KINDS}
 
 # The answer to a try, once; success is final.
-_STORE = """
+_STORE_TASK_ANSWER = """
 UPDATE flotilla.agent_tasks
 SET status = $3, result = $4, failure = $5, finished_at = now(),
     duration_ms = extract(epoch FROM now() - created_at) * 1000
 WHERE tenant_id = $1 AND task_id = $2 AND attempt = $6 AND status = 'queued'
 """
-_ADD_ACTION = """
+_INSERT_AGENT_ACTION = """
 INSERT INTO flotilla.agent_actions (tenant_id, agent_id, session_id, task_id, action_type, payload)
 VALUES ($1, $2, $3, $4, $5, $6)
 """
 
 
-async def store_reply(connection: Connection, agent: str, reply: AgentReply, *, run_id: str | None) -> None:
+async def store_foreign_reply(connection: Connection, agent: str, reply: AgentReply, *, run_id: str | None) -> None:
     """Store the reply's result or failure and its events, unless the task has its answer.
 
     Raises:
@@ -47,12 +47,12 @@ async def store_reply(connection: Connection, agent: str, reply: AgentReply, *, 
     """
     if reply.status not in ("done", "failed"):
         return
-    events = [_session_event(agent, reply, number, run_id) for number in range(len(reply.events))]
-    if await _store(connection, reply):
-        await _record(connection, agent, reply, events)
+    events = [_session_event_of_reply(agent, reply, number, run_id) for number in range(len(reply.events))]
+    if await _store_task_answer(connection, reply):
+        await _record_reply_events(connection, agent, reply, events)
 
 
-async def _store(connection: Connection, reply: AgentReply) -> bool:
+async def _store_task_answer(connection: Connection, reply: AgentReply) -> bool:
     stored = await seal_columns(
         connection,
         reply.tenant_id,
@@ -63,31 +63,41 @@ async def _store(connection: Connection, reply: AgentReply) -> bool:
         failure=to_json(reply.failure).decode() if reply.failure is not None else None,
     )
     status: str = await connection.execute(
-        _STORE, reply.tenant_id, reply.task_id, reply.status, stored["result"], stored["failure"], reply.attempt
+        _STORE_TASK_ANSWER,
+        reply.tenant_id,
+        reply.task_id,
+        reply.status,
+        stored["result"],
+        stored["failure"],
+        reply.attempt,
     )
     return status == "UPDATE 1"
 
 
-async def _record(connection: Connection, agent: str, reply: AgentReply, events: list[AgentStateEvent]) -> None:
-    payload = to_json({"status": reply.status, **_escaped(_below("/result", reply))}).decode()
-    await connection.execute(_ADD_ACTION, reply.tenant_id, agent, reply.session_id, reply.task_id, "task", payload)
+async def _record_reply_events(
+    connection: Connection, agent: str, reply: AgentReply, events: list[AgentStateEvent]
+) -> None:
+    payload = to_json({"status": reply.status, **_escaped_member(_escaped_places_below("/result", reply))}).decode()
+    await connection.execute(
+        _INSERT_AGENT_ACTION, reply.tenant_id, agent, reply.session_id, reply.task_id, "task", payload
+    )
     if events:
         await append(connection, reply.tenant_id, reply.session_id, events)
 
 
-def _below(place: str, reply: AgentReply) -> list[str]:
+def _escaped_places_below(place: str, reply: AgentReply) -> list[str]:
     """Where in what the reply has at `place` text stands for what no store holds."""
     return [found.removeprefix(place) for found in reply.escaped if found.startswith(f"{place}/")]
 
 
-def _escaped(places: list[str]) -> JsonObject:
+def _escaped_member(places: list[str]) -> JsonObject:
     return {ESCAPED: [*places]} if places else {}
 
 
-def _session_event(agent: str, reply: AgentReply, number: int, run_id: str | None) -> AgentStateEvent:
+def _session_event_of_reply(agent: str, reply: AgentReply, number: int, run_id: str | None) -> AgentStateEvent:
     event = reply.events[number]
     try:
-        kind = _KINDS[str(event.get("kind"))]
+        kind = _SESSION_EVENT_KINDS[str(event.get("kind"))]
         data = from_builtins(event.get("data"), DATA_OF_KIND[kind])
     except (KeyError, Undecodable) as error:
         raise DeadLetter(
@@ -100,7 +110,7 @@ def _session_event(agent: str, reply: AgentReply, number: int, run_id: str | Non
         raise DeadLetter(f"reply to task {reply.task_id} is refused: {problem}")
     return AgentStateEvent(
         kind=kind,
-        data={**to_builtins(data), **_escaped(_below(f"/events/{number}/data", reply))},
+        data={**to_builtins(data), **_escaped_member(_escaped_places_below(f"/events/{number}/data", reply))},
         source=source,
         run_id=run_id,
         task_id=reply.task_id,

@@ -10,18 +10,18 @@ from flotilla.contracts.errors import DeadLetter, Refused
 from flotilla.contracts.names import reply_stream
 from flotilla.contracts.tasks import AgentReply
 from flotilla.postgres import UNSTORABLE, Connection, Pool, retry_later_if_unavailable, tenant_transaction
-from workflow_worker.foreign_replies import store_reply
+from workflow_worker.foreign_replies import store_foreign_reply
 from workflow_worker.settlement import record_refused_reply
 
 # Who was asked, and whether this version of the worker has issued a ticket.
-_ASKED = """
+_SELECT_DELEGATED_TASK = """
 SELECT t.agent, t.session_id, t.run_id, t.status, EXISTS (
     SELECT FROM flotilla.delegations AS d WHERE d.tenant_id = t.tenant_id AND d.task_id = t.task_id) AS has_ticket
 FROM flotilla.agent_tasks AS t WHERE t.tenant_id = $1 AND t.task_id = $2
 """
 
 
-async def agent_of_stored_answer(pool: Pool, reply: AgentReply) -> str | None:
+async def find_agent_of_stored_answer(pool: Pool, reply: AgentReply) -> str | None:
     """The agent whose stored answer the bridge may look for; None where a foreign agent's was stored just now.
 
     Raises:
@@ -31,13 +31,13 @@ async def agent_of_stored_answer(pool: Pool, reply: AgentReply) -> str | None:
     try:
         with retry_later_if_unavailable():
             async with tenant_transaction(pool, reply.tenant_id) as connection:
-                return await _look(connection, reply)
+                return await _check_task_and_store_foreign_reply(connection, reply)
     except (Refused, *UNSTORABLE) as error:
         raise DeadLetter(f"reply to task {reply.task_id}: {error}") from error
 
 
-async def _look(connection: Connection, reply: AgentReply) -> str | None:
-    row = await connection.fetchrow(_ASKED, reply.tenant_id, reply.task_id)
+async def _check_task_and_store_foreign_reply(connection: Connection, reply: AgentReply) -> str | None:
+    row = await connection.fetchrow(_SELECT_DELEGATED_TASK, reply.tenant_id, reply.task_id)
     if row is None or (row["agent"], row["session_id"]) != (reply.agent, reply.session_id):
         raise record_refused_reply("", reply, "former_stream", f"agents reply on {reply_stream('<agent>')}")
     if row["has_ticket"]:
@@ -47,5 +47,5 @@ async def _look(connection: Connection, reply: AgentReply) -> str | None:
             )
         return str(row["agent"])
     if not reply.persisted:
-        await store_reply(connection, row["agent"], reply, run_id=row["run_id"])
+        await store_foreign_reply(connection, row["agent"], reply, run_id=row["run_id"])
     return None

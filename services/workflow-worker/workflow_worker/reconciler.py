@@ -26,13 +26,13 @@ from flotilla.workflows.calls.delegation import MAX_REASON_CHARS
 
 log = structlog.get_logger(__name__)
 
-UNSTARTED_AFTER = timedelta(seconds=5)
-UNFINISHED_AFTER = timedelta(seconds=30)
-REASON_TIMEOUT = timedelta(seconds=5)
-BATCH = 50
-_UNFINISHED = "SELECT * FROM flotilla.unfinished_work($1, $2, $3, $4)"
-_OPENED = "SELECT * FROM flotilla.opened_runs($1)"
-_BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+UNSTARTED_ROW_AGE = timedelta(seconds=5)
+UNFINISHED_ROW_AGE = timedelta(seconds=30)
+WORKFLOW_RESULT_TIMEOUT = timedelta(seconds=5)
+RECONCILER_BATCH_SIZE = 50
+_SELECT_UNFINISHED_WORK = "SELECT * FROM flotilla.unfinished_work($1, $2, $3, $4)"
+_SELECT_OPENED_RUNS = "SELECT * FROM flotilla.opened_runs($1)"
+_FIRST_CURSOR = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class StartableWorkflow:
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ReconciledRowKind:
     """How one kind of row is started and closed."""
 
     read: Callable[[str], StartableWorkflow]
@@ -80,32 +80,34 @@ class WorkflowEnd:
 class WorkflowReconciler:
     """Looks at a bounded number of rows each time; a cursor goes round the older ones."""
 
-    def __init__(self, pool: Pool, client: Client, task_queue: str, kinds: Mapping[str, Kind]) -> None:
+    def __init__(self, pool: Pool, client: Client, task_queue: str, kinds: Mapping[str, ReconciledRowKind]) -> None:
         self._pool = pool
         self._client = client
         self._task_queue = task_queue
         self._kinds = kinds
-        self._cursor = _BEGINNING
+        self._cursor = _FIRST_CURSOR
 
-    async def run(self) -> None:
+    async def run_round(self) -> None:
         """One round: starts what was never started, then looks after the next few of the rest."""
-        for row in await self._pool.fetch(_UNFINISHED, UNSTARTED_AFTER, _BEGINNING, True, BATCH):  # noqa: FBT003
-            await self._start(row)
-        rows = await self._pool.fetch(_UNFINISHED, UNFINISHED_AFTER, self._cursor, False, BATCH)  # noqa: FBT003
+        unstarted = (UNSTARTED_ROW_AGE, _FIRST_CURSOR, True, RECONCILER_BATCH_SIZE)
+        for row in await self._pool.fetch(_SELECT_UNFINISHED_WORK, *unstarted):
+            await self._start_workflow_of_row(row)
+        unfinished = (UNFINISHED_ROW_AGE, self._cursor, False, RECONCILER_BATCH_SIZE)
+        rows = await self._pool.fetch(_SELECT_UNFINISHED_WORK, *unfinished)
         for row in rows:
-            await self._look_after(_unfinished(row))
-        self._cursor = rows[-1]["created_at"] if len(rows) >= BATCH else _BEGINNING
+            await self._start_or_close_row(_unfinished_row(row))
+        self._cursor = rows[-1]["created_at"] if len(rows) >= RECONCILER_BATCH_SIZE else _FIRST_CURSOR
 
     async def start_opened_runs(self) -> None:
         """Start the runs that waited for others, and were opened."""
-        for row in await self._pool.fetch(_OPENED, BATCH):
-            await self._start(row)
+        for row in await self._pool.fetch(_SELECT_OPENED_RUNS, RECONCILER_BATCH_SIZE):
+            await self._start_workflow_of_row(row)
 
-    async def _start(self, row: asyncpg.Record) -> None:
+    async def _start_workflow_of_row(self, row: asyncpg.Record) -> None:
         kind = self._kinds[row["kind"]]
         with span("reconcile", kind=SpanKind.PRODUCER, parent=row["traceparent"]):
             try:
-                start = kind.read(await self._request(kind, row))
+                start = kind.read(await self._read_workflow_request(kind, row))
                 await self._client.start_workflow(
                     start.workflow,
                     start.request,
@@ -116,42 +118,42 @@ class WorkflowReconciler:
                     task_timeout=TASK_TIMEOUT,
                 )
             except WorkflowAlreadyStartedError:
-                await self._look_after(_unfinished(row))
+                await self._start_or_close_row(_unfinished_row(row))
                 return
             except RPCError as error:
                 if not is_permanent_error(error):
                     raise
-                await self._give_up(_unfinished(row), str(error))
+                await self._close_unstartable_row(_unfinished_row(row), str(error))
                 return
             except Undecodable as error:
-                await self._give_up(_unfinished(row), str(error))
+                await self._close_unstartable_row(_unfinished_row(row), str(error))
                 return
         log.info("workflow_started", kind=row["kind"], workflow_id=row["workflow_id"])
 
-    async def _request(self, kind: Kind, row: asyncpg.Record) -> str:
+    async def _read_workflow_request(self, kind: ReconciledRowKind, row: asyncpg.Record) -> str:
         """What the workflow is started with, as JSON text."""
         session_id = from_json(row["request"], dict).get("session_id")
         named = {"request": row["request"], "session_id": session_id, kind.table.key: row["id"]}
         return str((await open_stored_row(self._pool, row["tenant_id"], kind.table, named))["request"])
 
-    async def _give_up(self, row: UnfinishedRow, why: str) -> None:
+    async def _close_unstartable_row(self, row: UnfinishedRow, why: str) -> None:
         """Closes a row whose workflow can't be started, so that the rows after it get their turn."""
         ended = WorkflowEnd(None, why[:MAX_REASON_CHARS], was_started=False)
         await self._kinds[row.kind].close(row, ended)
         log.error("workflow_not_startable", kind=row.kind, id=row.id, workflow_id=row.workflow_id, error=ended.reason)
 
-    async def _look_after(self, row: UnfinishedRow) -> None:
-        status = await self._status(row.workflow_id)
+    async def _start_or_close_row(self, row: UnfinishedRow) -> None:
+        status = await self._load_workflow_status(row.workflow_id)
         if status == WorkflowExecutionStatus.RUNNING:
             return
         await self._kinds[row.kind].close(
-            row, WorkflowEnd(status, await self._reason(row.workflow_id) if status else "")
+            row, WorkflowEnd(status, await self._load_failure_reason(row.workflow_id) if status else "")
         )
         log.warning(
             "row_closed", kind=row.kind, id=row.id, workflow_id=row.workflow_id, workflow=status and status.name
         )
 
-    async def _status(self, workflow_id: str) -> WorkflowExecutionStatus | None:
+    async def _load_workflow_status(self, workflow_id: str) -> WorkflowExecutionStatus | None:
         try:
             return (await self._client.get_workflow_handle(workflow_id).describe()).status
         except RPCError as error:
@@ -159,14 +161,16 @@ class WorkflowReconciler:
                 return None
             raise
 
-    async def _reason(self, workflow_id: str) -> str:
+    async def _load_failure_reason(self, workflow_id: str) -> str:
         """What a failed or terminated workflow left as its reason; empty when there is none."""
         try:
-            await self._client.get_workflow_handle(workflow_id).result(follow_runs=False, rpc_timeout=REASON_TIMEOUT)
+            await self._client.get_workflow_handle(workflow_id).result(
+                follow_runs=False, rpc_timeout=WORKFLOW_RESULT_TIMEOUT
+            )
         except WorkflowFailureError as error:
             return str(error.cause)[:MAX_REASON_CHARS]
         return ""
 
 
-def _unfinished(row: asyncpg.Record) -> UnfinishedRow:
+def _unfinished_row(row: asyncpg.Record) -> UnfinishedRow:
     return UnfinishedRow(row["kind"], row["tenant_id"], row["id"], row["workflow_id"])

@@ -9,10 +9,10 @@ from flotilla.bus import Consumer
 from flotilla.contracts.errors import RetryLater
 from flotilla.runtime.stopping import wait_for_any_event
 from flotilla.runtime.supervision import Job, JobSupervisor
-from workflow_worker.delegates import Delegates
+from workflow_worker.delegates import KnownDelegates
 
-LOOK_EVERY_S = 2.0
-STUCK_AFTER_S = 60.0
+NEW_AGENTS_CHECK_INTERVAL_S = 2.0
+CONSUMER_STUCK_AFTER_S = 60.0
 log = structlog.get_logger(__name__)
 
 
@@ -21,7 +21,7 @@ class ReplyStreamConsumers:
 
     def __init__(
         self,
-        delegates: Delegates,
+        delegates: KnownDelegates,
         others: Mapping[str, Consumer],
         consumer_of: Callable[[str], Consumer],
         supervisor: JobSupervisor,
@@ -32,21 +32,21 @@ class ReplyStreamConsumers:
         self._consumer_of = consumer_of
         self._read: set[str] = set()
 
-    async def run(self, stop: asyncio.Event) -> None:
+    async def start_consumers_until(self, stop: asyncio.Event) -> None:
         """Start consumers until `stop`; each is a task of its own, which lives on when this one is started again."""
         for name, other in self._others.items():
-            self._start(name, other)
+            self._start_consumer(name, other)
         self._others = {}
         while not stop.is_set():
-            for agent in await self._new():
+            for agent in await self._find_new_agents():
                 self._read.add(agent)
-                self._start(f"replies of {agent}", self._consumer_of(agent))
-            await wait_for_any_event(stop, self._delegates.changed, timeout_s=LOOK_EVERY_S)
+                self._start_consumer(f"replies of {agent}", self._consumer_of(agent))
+            await wait_for_any_event(stop, self._delegates.changed, timeout_s=NEW_AGENTS_CHECK_INTERVAL_S)
 
-    def _start(self, name: str, consumer: Consumer) -> None:
-        self._supervisor.start_job(Job(name=name, work=consumer.run, stuck_after_s=STUCK_AFTER_S))
+    def _start_consumer(self, name: str, consumer: Consumer) -> None:
+        self._supervisor.start_job(Job(name=name, work=consumer.run, stuck_after_s=CONSUMER_STUCK_AFTER_S))
 
-    async def _new(self) -> set[str]:
+    async def _find_new_agents(self) -> set[str]:
         self._delegates.changed.clear()
         try:
             return await self._delegates.agent_names() - self._read

@@ -22,11 +22,11 @@ from flotilla.encryption import Cipher, Keyring, check_proof, public_key_of, sea
 from flotilla.postgres import UNSTORABLE, Connection, Pool, retry_later_if_unavailable, tenant_transaction
 from flotilla.runtime.http_limits import limited_body
 
-MAX_BODY_BYTES = 10_000
+MAX_KEY_REQUEST_BYTES = 10_000
 MAX_NAMED_CHARS = 200
-_TURN_S = 4.0
+_TURN_TIMEOUT_S = 4.0
 """For its turn a request waits less long than the process waits for the answer."""
-_ASKER = "SELECT agent, secret_hash FROM flotilla.session_key_asker($1, $2, $3, $4, $5)"
+_SELECT_KEY_REQUESTER = "SELECT agent, secret_hash FROM flotilla.session_key_asker($1, $2, $3, $4, $5)"
 log = structlog.get_logger(__name__)
 
 
@@ -39,7 +39,7 @@ class SessionKeyIssuer:
         self._keyring = keyring
         self._turns = asyncio.Semaphore(at_once)
 
-    async def issue(self, asked: SessionKeyAsked) -> bytes:
+    async def issue_session_key(self, asked: SessionKeyAsked) -> bytes:
         """Return the session's key, encrypted for who asked.
 
         Raises:
@@ -48,14 +48,14 @@ class SessionKeyIssuer:
             RetryLater, ConfigurationError: PostgreSQL, or the root key, is unavailable, or too many ask at once.
         """
         public_key = public_key_of(asked)
-        async with self._turn():
-            secret_hash, cipher = await self._look_up(asked, public_key)
+        async with self._wait_for_turn():
+            secret_hash, cipher = await self._load_session_key(asked, public_key)
         return sealed_key(asked, secret_hash, cipher)
 
     @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
+    async def _wait_for_turn(self) -> AsyncIterator[None]:
         try:
-            async with asyncio.timeout(_TURN_S):
+            async with asyncio.timeout(_TURN_TIMEOUT_S):
                 await self._turns.acquire()
         except TimeoutError as error:
             raise RetryLater("too many processes ask for keys of sessions at once") from error
@@ -64,11 +64,11 @@ class SessionKeyIssuer:
         finally:
             self._turns.release()
 
-    async def _look_up(self, asked: SessionKeyAsked, public_key: bytes) -> tuple[bytes, Cipher | None]:
+    async def _load_session_key(self, asked: SessionKeyAsked, public_key: bytes) -> tuple[bytes, Cipher | None]:
         with retry_later_if_unavailable():
             try:
                 async with tenant_transaction(self._pool, asked.tenant_id) as connection:
-                    secret_hash = await _proven_hash(connection, asked, public_key)
+                    secret_hash = await _check_request_proof(connection, asked, public_key)
                     # As it is now: the process remembers it for as long as this one would.
                     return secret_hash, await self._keyring.looked_up(
                         connection, asked.tenant_id, asked.session_id, makes=asked.makes
@@ -77,8 +77,10 @@ class SessionKeyIssuer:
                 raise Forbidden("no task has such a name") from error
 
 
-async def _proven_hash(connection: Connection, asked: SessionKeyAsked, public_key: bytes) -> bytes:
-    row = await connection.fetchrow(_ASKER, asked.tenant_id, asked.task_id, asked.attempt, asked.session_id, public_key)
+async def _check_request_proof(connection: Connection, asked: SessionKeyAsked, public_key: bytes) -> bytes:
+    row = await connection.fetchrow(
+        _SELECT_KEY_REQUESTER, asked.tenant_id, asked.task_id, asked.attempt, asked.session_id, public_key
+    )
     if row is None:
         raise Forbidden("this process holds no open task of this session, or is not registered with its agent's role")
     check_proof(asked, row["secret_hash"])
@@ -86,34 +88,34 @@ async def _proven_hash(connection: Connection, asked: SessionKeyAsked, public_ke
     return secret_hash
 
 
-def session_keys_api(issuer: SessionKeyIssuer) -> Starlette:
+def make_session_keys_app(issuer: SessionKeyIssuer) -> Starlette:
     """Return the application that serves `issuer`."""
-    return Starlette(routes=[Route(SESSION_KEYS_PATH, partial(_issue, issuer), methods=["POST"])])
+    return Starlette(routes=[Route(SESSION_KEYS_PATH, partial(_answer_key_request, issuer), methods=["POST"])])
 
 
-async def _issue(issuer: SessionKeyIssuer, request: Request) -> Response:
-    body = await limited_body(request, MAX_BODY_BYTES)
+async def _answer_key_request(issuer: SessionKeyIssuer, request: Request) -> Response:
+    body = await limited_body(request, MAX_KEY_REQUEST_BYTES)
     if body is None:
-        return _refusal(413, f"a request has at most {MAX_BODY_BYTES} bytes")
+        return _refusal_response(413, f"a request has at most {MAX_KEY_REQUEST_BYTES} bytes")
     try:
         asked = from_json(body, SessionKeyAsked)
-        answer = await issuer.issue(asked)
+        answer = await issuer.issue_session_key(asked)
     except Undecodable as error:
-        return _refusal(400, str(error))
+        return _refusal_response(400, str(error))
     except Forbidden as error:
-        log.warning("session_key_refused", reason=str(error), **_named(asked))
-        return _refusal(403, str(error))
+        log.warning("session_key_refused", reason=str(error), **_request_fields_for_log(asked))
+        return _refusal_response(403, str(error))
     except (RetryLater, ConfigurationError) as error:
-        log.warning("session_key_not_issued", error=str(error), **_named(asked))
-        return _refusal(503, str(error))
+        log.warning("session_key_not_issued", error=str(error), **_request_fields_for_log(asked))
+        return _refusal_response(503, str(error))
     return Response(answer, media_type="application/octet-stream")
 
 
-def _named(asked: SessionKeyAsked) -> dict[str, str]:
+def _request_fields_for_log(asked: SessionKeyAsked) -> dict[str, str]:
     """What the log shows of a request."""
     names = {"tenant": asked.tenant_id, "task_id": asked.task_id, "session_id": asked.session_id}
     return {what: name[:MAX_NAMED_CHARS] for what, name in names.items()}
 
 
-def _refusal(status: int, reason: str) -> Response:
+def _refusal_response(status: int, reason: str) -> Response:
     return JSONResponse({"reason": reason}, status)

@@ -74,11 +74,11 @@ class Settings(
 
     @field_validator("action_http_hosts", "notify_hosts")
     @classmethod
-    def _hosts(cls, hosts: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    def _check_hosts(cls, hosts: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         return check_allowed_hosts(f"FLOTILLA_{(info.field_name or '').upper()}", hosts)
 
     @model_validator(mode="after")
-    def _webhooks_are_signed(self) -> Self:
+    def _check_webhook_secret(self) -> Self:
         if self.approval_webhook_urls and self.approval_webhook_secret is None:
             raise ValueError("FLOTILLA_APPROVAL_WEBHOOK_URLS needs FLOTILLA_APPROVAL_WEBHOOK_SECRET to sign with")
         return self

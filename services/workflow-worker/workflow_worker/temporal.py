@@ -27,13 +27,13 @@ from flotilla.contracts.errors import ConfigurationError, DeadLetter, Forbidden,
 from flotilla.postgres import UNSTORABLE
 from flotilla.postgres.workflow_ciphers import WorkflowCiphers
 from flotilla.temporal import check_temporal, temporal_connection_options
-from flotilla.workflows.sandbox import workflow_runner
+from flotilla.workflows.sandbox import make_workflow_runner
 from workflow_worker.settings import Settings
 
-STICKY_TIMEOUT = timedelta(seconds=1)
+STICKY_QUEUE_TIMEOUT = timedelta(seconds=1)
 """How long a workflow task waits for the worker that has the workflow in memory: after a kill -9 the default of 10 s
 would hold every run up (12 s became 3 s)."""
-PERMANENT = (DeadLetter, Forbidden, Invalid, SessionErased, *UNSTORABLE)
+NON_RETRYABLE_ERRORS = (DeadLetter, Forbidden, Invalid, SessionErased, *UNSTORABLE)
 """What no retry of an activity changes. Not `NotFound`: a row may be on its way."""
 
 
@@ -61,18 +61,18 @@ class TemporalConnection:
             )
         return self._client
 
-    async def check_ready(self) -> None:
+    async def check_temporal_ready(self) -> None:
         """Raises RetryLater until Temporal answers: a readiness check that connects the first time."""
         at = self._settings.temporal_address
         try:
             async with self._connecting:
                 if self._client is None:
-                    self._client = await self._connect()
+                    self._client = await self._connect_client()
         except (RPCError, RuntimeError) as error:
             raise RetryLater(f"Temporal at {at} does not answer: {error} (check FLOTILLA_TEMPORAL_ADDRESS)") from error
         await check_temporal(self._client, at)
 
-    async def _connect(self) -> Client:
+    async def _connect_client(self) -> Client:
         settings = self._settings
         return await Client.connect(
             settings.temporal_address,
@@ -91,9 +91,9 @@ def create_sdk_runtime(host: str, port: int) -> SdkRuntime:
     return SdkRuntime(telemetry=TelemetryConfig(metrics=metrics if port else None))
 
 
-def workflow_sandbox() -> SandboxedWorkflowRunner:
+def make_workflow_sandbox() -> SandboxedWorkflowRunner:
     """Workflows run in the sandbox; contracts and activity signatures are shared, not loaded again for each."""
-    return workflow_runner("workflow_worker.activities")
+    return make_workflow_runner("workflow_worker.activities")
 
 
 class PermanentErrorInterceptor(Interceptor):
@@ -101,14 +101,14 @@ class PermanentErrorInterceptor(Interceptor):
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
         """See Interceptor."""
-        return _OncePermanent(next)
+        return _PermanentErrorInbound(next)
 
 
-class _OncePermanent(ActivityInboundInterceptor):
+class _PermanentErrorInbound(ActivityInboundInterceptor):
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
         try:
             return await super().execute_activity(input)
-        except PERMANENT as error:
+        except NON_RETRYABLE_ERRORS as error:
             raise ApplicationError(str(error), type=type(error).__name__, non_retryable=True) from error
 
 
@@ -126,12 +126,12 @@ def make_worker(
         ConfigurationError: a workflow can't be loaded in the sandbox.
     """
     try:
-        return _worker(client, settings, identity, workflows, activities)
+        return _build_worker(client, settings, identity, workflows, activities)
     except RuntimeError as error:
         raise ConfigurationError(f"{error}: {error.__cause__}") from error
 
 
-def _worker(
+def _build_worker(
     client: Client,
     settings: Settings,
     identity: str,
@@ -145,24 +145,24 @@ def _worker(
         activities=activities,
         interceptors=[PermanentErrorInterceptor()],
         identity=identity,
-        workflow_runner=workflow_sandbox(),
+        workflow_runner=make_workflow_sandbox(),
         max_concurrent_activities=settings.max_concurrent_activities,
         max_concurrent_local_activities=settings.max_concurrent_activities,
         max_concurrent_workflow_tasks=settings.max_concurrent_workflow_tasks,
         max_cached_workflows=settings.max_cached_workflows,
-        sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
+        sticky_queue_schedule_to_start_timeout=STICKY_QUEUE_TIMEOUT,
         graceful_shutdown_timeout=timedelta(seconds=settings.drain_s),
-        deployment_config=_deployment(settings),
+        deployment_config=_deployment_config(settings),
     )
 
 
-def activity_methods(part: object) -> list[Callable[..., Any]]:
+def list_activity_methods_of(part: object) -> list[Callable[..., Any]]:
     """The methods of `part` that are activities, in the order of their definition."""
     methods = [getattr(part, name) for name in vars(type(part))]
     return [method for method in methods if hasattr(method, "__temporal_activity_definition")]
 
 
-def _deployment(settings: Settings) -> WorkerDeploymentConfig | None:
+def _deployment_config(settings: Settings) -> WorkerDeploymentConfig | None:
     if settings.build_id is None:
         return None
     version = WorkerDeploymentVersion(deployment_name=settings.deployment_name, build_id=settings.build_id)
@@ -170,7 +170,7 @@ def _deployment(settings: Settings) -> WorkerDeploymentConfig | None:
 
 
 @contextmanager
-def ignoring_what_is_gone() -> Iterator[None]:
+def ignore_missing_workflow() -> Iterator[None]:
     """Go on where Temporal does not know what is to be ended, or has ended it."""
     try:
         yield

@@ -11,7 +11,7 @@ import pytest
 
 from flotilla.config import KafkaSettings
 from flotilla.eventstore import AgentEventStore
-from flotilla.kafka.lanes import lane_of
+from flotilla.kafka.lanes import lane_of_session
 from flotilla.postgres import open_pool
 from flotilla_devstack import RunningStack, ServiceProcess
 from flotilla_devstack.servers.kafka import KafkaServer
@@ -25,7 +25,7 @@ __all__ = ["projected"]
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 
 DISK = "96m"
-OTHERS = [f"x{n}" for n in range(200) if lane_of("default", f"x{n}") == lane_of("default", "s1")][:3]
+OTHERS = [f"x{n}" for n in range(200) if lane_of_session("default", f"x{n}") == lane_of_session("default", "s1")][:3]
 
 
 async def start(server: KafkaServer) -> None:

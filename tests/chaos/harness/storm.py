@@ -6,7 +6,7 @@ from pathlib import Path
 
 import structlog
 
-from flotilla.audit.verify import Verifier
+from flotilla.audit.verify import HistoryVerifier
 from flotilla.config.signing import create_key_pair, load_public_keys
 from flotilla.contracts.names import session_key
 from flotilla.kafka.session_log import open_kafka_log
@@ -84,7 +84,7 @@ async def every_witness_agrees(world: World, public_key: Path) -> None:
     """Chain, checkpoints and Kafka agree with the projection, up to each session's last event."""
     await until_anchored(Projected(world.database), timeout_s=HEAL_S)
     async with open_pool(world.database.dsn(), application="test") as pool, open_kafka_log(world.kafka) as kafka:
-        verdict = await Verifier(pool, TENANT, load_public_keys(public_key), kafka).verify()
+        verdict = await HistoryVerifier(pool, TENANT, load_public_keys(public_key), kafka).verify_sessions()
     assert verdict.ok, verdict.problems[:5]
     assert all(session.anchored_seq == session.verified_seq for session in verdict.sessions)
     assert verdict.checkpoints > 0

@@ -136,11 +136,13 @@ def test_answers_of_agents_are_what_the_document_says(agent: Agent) -> None:
     failed = StoredAnswer(status="failed", attempt=1, failure=Failure(type="ValueError", message="no", retryable=False))
     big = StoredAnswer(status="done", attempt=1, result={"text": "x" * 20_000})
     for answer in (done, failed, big):
-        for stream, event in replies.reply_events(agent, TASK, answer):
+        for stream, event in replies.reply_events_for_answer(agent, TASK, answer):
             assert stream == names.reply_stream(agent.name)
             assert carried("flotilla.replies.{agent}", json.loads(encode_event(event))) == 1
     assert (
-        carried("flotilla.replies.{agent}", json.loads(encode_event(replies.progress_reply(agent, TASK, "half")[1])))
+        carried(
+            "flotilla.replies.{agent}", json.loads(encode_event(replies.make_progress_reply(agent, TASK, "half")[1]))
+        )
         == 1
     )
 
@@ -161,10 +163,10 @@ async def test_dead_letter_is_what_the_document_says() -> None:
 
 async def test_live_stream_is_what_the_document_says(redis: Redis) -> None:
     feed = LiveRunWriter(redis)
-    await feed.step(LIVE, "research", "started", attempt=1, agent="research")
+    await feed.write_step(LIVE, "research", "started", attempt=1, agent="research")
     await feed.write_reset(LIVE, task_id="t1", attempt=2)
     await feed.write_token(LIVE, "Hello", task_id="t1", attempt=2)
-    await feed.done(LIVE, "success")
+    await feed.write_run_ended(LIVE, "success")
     found: Any = await redis.xrange(LIVE)
     assert [fields[b"kind"] for _, fields in found] == [b"step", b"reset", b"token", b"done"]
     for _, fields in found:

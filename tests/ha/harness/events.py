@@ -8,7 +8,7 @@ import asyncpg
 
 from flotilla.contracts.errors import SequenceConflict
 from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS
-from flotilla.kafka.lanes import lane_of
+from flotilla.kafka.lanes import lane_of_session
 from flotilla.outbox import append
 from flotilla.postgres import AWAY, Pool, open_pool, tenant_transaction
 from tests.ha.harness.items import Item, Note, wait_for
@@ -112,6 +112,6 @@ def _one_for_each_lane(batch: str) -> Iterator[tuple[int, str]]:
     while wanted:
         number += 1
         session = f"{batch}-event-{number}"
-        if (lane := lane_of(TENANT, session)) in wanted:
+        if (lane := lane_of_session(TENANT, session)) in wanted:
             wanted.remove(lane)
             yield lane, session

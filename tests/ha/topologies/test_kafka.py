@@ -64,7 +64,9 @@ async def test_events_go_through_the_relay_and_the_audit_consumer_into_the_proje
 ) -> None:
     await ensure_topics(settings)
     await check_topics(settings)
-    publisher = await KafkaPublisher.open(kafka_client_arguments(settings), settings.kafka_session_events_topic)
+    publisher = await KafkaPublisher.connect_publisher(
+        kafka_client_arguments(settings), settings.kafka_session_events_topic
+    )
     await publisher.close_without_flush()
     await publish(settings, events_of("s1", (1, 2, 3)))
     async with (
@@ -97,7 +99,7 @@ async def test_a_token_is_asked_for_again_before_it_expires_and_no_event_is_lost
     await eventually(send, timeout_s=40, every_s=0.05)
     await producer.stop()
     async with open_kafka_log(settings) as log:
-        read = [record.value async for batch in log.scan(0) for record in batch]
+        read = [record.value async for batch in log.scan_partition(0) for record in batch]
     assert read == [str(number).encode() for number in range(sent)]
 
 
@@ -149,8 +151,8 @@ async def test_a_certificate_that_is_replaced_is_used_by_the_next_connection(
     for path, source in zip(mounted, (stranger.client, stranger.client_key), strict=True):
         shutil.copy(source, path)
     with pytest.raises(RetryLater):
-        await KafkaPublisher.open(arguments, settings.kafka_session_events_topic)
+        await KafkaPublisher.connect_publisher(arguments, settings.kafka_session_events_topic)
     for path, source in zip(mounted, (certificates.client, certificates.client_key), strict=True):
         shutil.copy(source, path)
-    publisher = await KafkaPublisher.open(arguments, settings.kafka_session_events_topic)
+    publisher = await KafkaPublisher.connect_publisher(arguments, settings.kafka_session_events_topic)
     await publisher.close_without_flush()

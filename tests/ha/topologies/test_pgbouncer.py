@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from audit_consumer.connections import LIVE, NEXT, open_projection_pool
-from audit_consumer.rebuild import rebuild
+from audit_consumer.rebuild import rebuild_projection
 from flotilla.config import KafkaSettings
 from flotilla.contracts.errors import ConfigurationError, RetryLater
 from flotilla.eventstore import AgentEventStore
@@ -130,7 +130,9 @@ async def test_events_are_projected_and_the_projection_rebuilt(
             return await projected.seqs("s1") == [1, 2, 3]
 
         await eventually(arrived, timeout_s=30)
-        rebuilt = await asyncio.gather(rebuild(settings), rebuild(settings), return_exceptions=True)
+        rebuilt = await asyncio.gather(
+            rebuild_projection(settings), rebuild_projection(settings), return_exceptions=True
+        )
     done = [outcome for outcome in rebuilt if isinstance(outcome, dict)]
     assert done
     assert all(outcome["events"] == 3 for outcome in done)

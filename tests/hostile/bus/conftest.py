@@ -16,7 +16,7 @@ from flotilla.postgres import Pool
 from tests.hostile.bus.insider import AGENT, VICTIM, Insider, insider
 from tests.support.postgres import Database
 from tests.support.worker import RunningWorker, running_worker
-from workflow_worker.delegates import Delegates
+from workflow_worker.delegates import KnownDelegates
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ async def worker(
 ) -> AsyncIterator[RunningWorker]:
     """A worker that works with the rights of its own user."""
     del mallory  # before whom it works
-    await Delegates(pool).note(AGENT)
+    await KnownDelegates(pool).note_delegate(AGENT)
     async with running_worker(
         dsn=database.dsn("flotilla_worker"),
         pool=pool,

@@ -9,7 +9,7 @@ from typing import Any
 from redis.exceptions import NoPermissionError, RedisError
 
 from flotilla.bus import Redis, connect_redis
-from flotilla.bus.connection import ask
+from flotilla.bus.connection import execute_redis_command
 from flotilla.contracts.ids import new_id, utc_now
 from flotilla.contracts.names import reply_stream
 from tests.support.redis_users import url_of
@@ -28,7 +28,7 @@ class Insider:
     async def attempt(self, *command: str | int | bytes) -> str:
         """Send one command; give what the attacker sees: `refused`, `error` or `done`."""
         try:
-            await ask(self.redis, *command)
+            await execute_redis_command(self.redis, *command)
         except NoPermissionError:
             return "refused"
         except RedisError:

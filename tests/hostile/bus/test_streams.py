@@ -88,7 +88,7 @@ async def test_an_agent_that_closes_its_own_stream_gets_a_new_one(
     keeper = BusHousekeeping(admin, no_agents)
 
     async def open_again() -> bool:
-        await keeper.run_once()
+        await keeper.run_round()
         return await mallory.attempt("XADD", OWN, "*", "event", "{}") == "done"
 
     await eventually(open_again, timeout_s=30)

@@ -35,7 +35,7 @@ from tests.support.votes import (
 from tests.support.waiting import eventually
 from workflow_worker.actions.registry import ActionHandlerRegistry
 from workflow_worker.activities.actions import ActionActivities
-from workflow_worker.activities.signatures.actions import ActionRef, Execution
+from workflow_worker.activities.signatures.actions import ActionExecution, ActionReference
 
 SIGNED = """
 version = "signed"
@@ -146,8 +146,8 @@ class Hands:
         Returns `executed`, or the reason of the refusal.
         """
         await self._forge(*proofs, receipt=receipt)
-        execution = Execution(
-            key=ActionRef(tenant_id="acme", action_id="forged", session_id="forged"),
+        execution = ActionExecution(
+            key=ActionReference(tenant_id="acme", action_id="forged", session_id="forged"),
             action="echo",
             args=ARGS,
             content_hash=HASH,

@@ -9,7 +9,7 @@ from flotilla.outbox import append
 from flotilla.postgres import tenant_transaction
 from tests.hostile.signed_votes.hands import ARGS, FORGED_DECISION, HASH, TWO, Hands, attempt_of
 from tests.support.waiting import eventually
-from workflow_worker.activities.signatures.actions import ActionRef
+from workflow_worker.activities.signatures.actions import ActionReference
 
 
 async def test_rows_and_events_that_say_approved_execute_nothing(hands: Hands) -> None:
@@ -58,7 +58,7 @@ async def test_who_edited_what_runs_is_not_among_those_who_approved_it(hands: Ha
     await hands.desk.decide(handle, "bob", "edit", seen={"text": "first"}, args=ARGS)
     assert await hands.decide(handle, "bob", hands.signed(bob, handle)) == "OwnEdit"
     state = await hands.desk.state(handle)
-    key = ActionRef(tenant_id="acme", action_id=state.action_id, session_id=state.action_id)
+    key = ActionReference(tenant_id="acme", action_id=state.action_id, session_id=state.action_id)
     async with tenant_transaction(hands.pool, "acme") as connection:
         attempt = replace(attempt_of(hands.signed(bob, handle)), approval_id=state.action_id)
         events = vote_counted_events(attempt, replace(hands._ballot(), approval_id=state.action_id))[:1]

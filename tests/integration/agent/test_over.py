@@ -3,7 +3,7 @@
 import pytest
 
 from flotilla.bus import Redis
-from flotilla.bus.housekeeping import group_states
+from flotilla.bus.housekeeping import load_group_states
 from flotilla.contracts.names import task_stream
 from flotilla.postgres import Pool
 from tests.support.adder import Adder, asked
@@ -14,11 +14,11 @@ pytestmark = pytest.mark.usefixtures("session")
 
 
 async def handled(redis: Redis) -> bool:
-    return [(state.lag, state.pending) for state in await group_states(redis, task_stream("adder"))] == [(0, 0)]
+    return [(state.lag, state.pending) for state in await load_group_states(redis, task_stream("adder"))] == [(0, 0)]
 
 
 async def delivered(redis: Redis) -> bool:
-    return [state.pending for state in await group_states(redis, task_stream("adder"))] == [1]
+    return [state.pending for state in await load_group_states(redis, task_stream("adder"))] == [1]
 
 
 @pytest.mark.parametrize(

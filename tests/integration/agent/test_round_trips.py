@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from flotilla.agent.effects import AnswerStore, TaskOver
+from flotilla.agent.effects import TaskAnswerStore, TaskNoLongerOpen
 from flotilla.agent.execution import FunctionOutcome
 from flotilla.contracts.errors import NotFound
 from flotilla.contracts.session_events import AgentStateEvent
@@ -46,13 +46,13 @@ def outcome(wanted: AgentTask, **fields: Any) -> FunctionOutcome:
 
 
 async def test_a_task_takes_two_round_trips(pool: Pool, agents_pool: Pool) -> None:
-    effects, sent = AnswerStore(agents_pool, "adder"), list[str]()
+    effects, sent = TaskAnswerStore(agents_pool, "adder"), list[str]()
     await delegate(pool, task("t1"), task("t2"))
-    await effects.commit(task("t1"), "1-0", outcome(task("t1")))  # a new connection looks up types once
+    await effects.commit_outcome(task("t1"), "1-0", outcome(task("t1")))  # a new connection looks up types once
     async with agents_pool.acquire() as connection:
         connection.add_query_logger(lambda query: sent.append(query.query))
-    assert (await effects.take(task("t2"))).answer is None
-    await effects.commit(task("t2"), "1-0", outcome(task("t2")))
+    assert (await effects.load_received_task(task("t2"))).answer is None
+    await effects.commit_outcome(task("t2"), "1-0", outcome(task("t2")))
     assert [statement.partition("(")[0].rpartition(".")[2] for statement in sent] == ["take_task", "finish_task"]
     assert [event["sequence"] for event in await session_events(pool)] == [1, 2]
     (row,) = await rows(pool, "SELECT status, result FROM flotilla.agent_tasks WHERE task_id = 't2'")
@@ -63,48 +63,48 @@ async def test_a_task_takes_two_round_trips(pool: Pool, agents_pool: Pool) -> No
 
 
 async def test_the_second_answer_is_the_first_one_and_writes_nothing(pool: Pool, agents_pool: Pool) -> None:
-    wanted, effects = task(), AnswerStore(agents_pool, "adder")
+    wanted, effects = task(), TaskAnswerStore(agents_pool, "adder")
     await delegate(pool, wanted)
-    await effects.commit(wanted, "1-0", outcome(wanted))
-    again = await effects.commit(wanted, "2-0", outcome(wanted, result={"total": 4}))
+    await effects.commit_outcome(wanted, "1-0", outcome(wanted))
+    again = await effects.commit_outcome(wanted, "2-0", outcome(wanted, result={"total": 4}))
     assert again.result == {"total": 3}
     assert len(await session_events(pool)) == 1
     assert len(await rows(pool, "SELECT FROM flotilla.agent_actions")) == 2
 
 
 async def test_a_failed_append_takes_the_answer_with_it(pool: Pool, agents_pool: Pool, database: Any) -> None:
-    wanted, effects = task(), AnswerStore(agents_pool, "adder")
+    wanted, effects = task(), TaskAnswerStore(agents_pool, "adder")
     await delegate(pool, wanted)
     owner = await asyncpg.connect(database.superuser_dsn)
     await owner.execute("DELETE FROM flotilla.sessions")
     await owner.close()
     with pytest.raises(NotFound, match="no session s1"):
-        await effects.commit(wanted, "1-0", outcome(wanted))
+        await effects.commit_outcome(wanted, "1-0", outcome(wanted))
     assert await rows(pool, "SELECT status FROM flotilla.agent_tasks") == [{"status": "queued"}]
     assert await rows(pool, "SELECT FROM flotilla.agent_actions") == []
 
 
 async def test_an_agent_that_lost_its_ticket_answers_nothing(pool: Pool, agents_pool: Pool) -> None:
-    wanted, effects = task(), AnswerStore(agents_pool, "adder")
+    wanted, effects = task(), TaskAnswerStore(agents_pool, "adder")
     await delegate(pool, wanted)
     stolen = task(secret="guessed")
-    with pytest.raises(TaskOver):
-        await effects.take(stolen)
-    with pytest.raises(TaskOver):
-        await effects.commit(stolen, "1-0", outcome(stolen))
+    with pytest.raises(TaskNoLongerOpen):
+        await effects.load_received_task(stolen)
+    with pytest.raises(TaskNoLongerOpen):
+        await effects.commit_outcome(stolen, "1-0", outcome(stolen))
     assert await rows(pool, "SELECT status FROM flotilla.agent_tasks") == [{"status": "queued"}]
     assert await session_events(pool) == []
 
 
 async def test_an_agent_reads_the_one_result_that_its_ticket_names(pool: Pool, agents_pool: Pool) -> None:
-    effects = AnswerStore(agents_pool, "adder")
+    effects = TaskAnswerStore(agents_pool, "adder")
     before, other = task("t0"), task("other")
     mine = task("t1", input_from="t0")
     await delegate(pool, before, other, mine)
     for done in (before, other):
-        await effects.commit(done, "1-0", outcome(done, result={"of": done.task_id}))
-    assert (await effects.take(mine)).input == {"of": "t0"}
-    assert (await effects.take(task("t1", input_from="other"))).input is None
+        await effects.commit_outcome(done, "1-0", outcome(done, result={"of": done.task_id}))
+    assert (await effects.load_received_task(mine)).input == {"of": "t0"}
+    assert (await effects.load_received_task(task("t1", input_from="other"))).input is None
 
 
 async def test_whether_another_task_has_calls_to_record_is_not_shown(pool: Pool, agents_pool: Pool) -> None:

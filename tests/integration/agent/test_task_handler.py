@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flotilla.bus import Redis
-from flotilla.bus.tickets import seal
+from flotilla.bus.tickets import sign_event
 from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.names import EVENTS_STREAM
 from flotilla.contracts.tasks import Turn
@@ -166,7 +166,7 @@ async def test_one_trace_goes_from_the_task_to_its_reply(pool: Pool, redis: Redi
 
         event = AgentEvent(type=TASK_REQUESTED, source="/t", subject="s1", data=to_builtins(asked()))
         await delegate(pool, asked())
-        await Publisher(redis).publish(adder.agent.stream, seal(replace(event, traceparent=parent), SIGNER))
+        await Publisher(redis).publish(adder.agent.stream, sign_event(replace(event, traceparent=parent), SIGNER))
         await eventually(lambda: replies(redis, "done"))
     (reply,) = await entries(redis, "flotilla.replies.adder")
     assert reply["traceparent"].split("-")[1] == parent.split("-")[1]

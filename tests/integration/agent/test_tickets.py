@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flotilla.bus import Redis, ensure_group
-from flotilla.bus.tickets import seal
+from flotilla.bus.tickets import sign_event
 from flotilla.config.signing import signer_with_new_key
 from flotilla.contracts.envelope import decode_event
 from flotilla.contracts.ids import utc_now
@@ -33,7 +33,7 @@ def with_an_empty_ticket() -> Fields:
 
 
 def signed_by_somebody_else() -> Fields:
-    event = seal(decode_event(sealed(asked()).body), signer_with_new_key())
+    event = sign_event(decode_event(sealed(asked()).body), signer_with_new_key())
     return {"event": event.body, "ticket": event.ticket}
 
 
@@ -134,7 +134,7 @@ async def test_an_agent_whose_clock_is_wrong_works_on_what_is_due_and_refuses_wh
     from flotilla.contracts.errors import DeadLetter
 
     def delivery(left: timedelta) -> Delivery:
-        ticket = seal(decode_event(sealed(asked(deadline=(utc_now() + left).isoformat())).body), signer)
+        ticket = sign_event(decode_event(sealed(asked(deadline=(utc_now() + left).isoformat())).body), signer)
         return Delivery("1-0", decode_event(ticket.body), 1, {b"event": ticket.body, b"ticket": ticket.ticket.encode()})
 
     signer = signer_with_new_key()
@@ -154,7 +154,7 @@ async def test_a_key_that_was_replaced_is_good_while_both_are_trusted(pool: Pool
     both = PublicKeys.of(former, current)
     event = decode_event(sealed(asked()).body)
     for signer in (former, current):
-        ticket = seal(event, signer)
+        ticket = sign_event(event, signer)
         fields = {b"event": ticket.body, b"ticket": ticket.ticket.encode()}
         delivery = Delivery("1-0", event, 1, fields)
         assert await TaskTicketCheck("adder", both, pool).check_and_read_task(delivery) is not None

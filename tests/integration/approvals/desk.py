@@ -39,7 +39,7 @@ from workflow_worker.activities.actions import ActionActivities
 from workflow_worker.activities.approvals import ApprovalActivities
 from workflow_worker.activities.webhooks import WebhookActivities, WebhookReceivers
 from workflow_worker.settings import Settings
-from workflow_worker.temporal import activity_methods, make_worker
+from workflow_worker.temporal import list_activity_methods_of, make_worker
 from workflow_worker.workflows.approval import HumanInTheLoopWorkflow
 
 POLICY = """
@@ -220,7 +220,7 @@ async def open_desk(
             ApprovalActivities(pool, receivers.urls),
             WebhookActivities(pool, http, receivers),
         )
-        methods = [method for part in parts for method in activity_methods(part)]
+        methods = [method for part in parts for method in list_activity_methods_of(part)]
         worker = make_worker(client, settings, "desk", workflows=[HumanInTheLoopWorkflow], activities=methods)
         async with worker:
             yield Desk(client, pool, task_queue)

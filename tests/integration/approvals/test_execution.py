@@ -32,7 +32,7 @@ from tests.support.time_skipping import time_skipping_server
 from tests.support.waiting import eventually
 from workflow_worker.actions.registry import ActionHandlerRegistry, load_action_handlers
 from workflow_worker.activities.actions import ActionActivities
-from workflow_worker.activities.signatures.actions import ActionRef, Execution
+from workflow_worker.activities.signatures.actions import ActionExecution, ActionReference
 from workflow_worker.activities.webhooks import WebhookReceivers
 
 ANY_POLICY = parse_policy(POLICY, "test")
@@ -179,16 +179,16 @@ async def test_publishing_an_answer_twice_publishes_it_once(desk: Desk) -> None:
     assert len(await desk.rows("SELECT 1 FROM flotilla.event_outbox WHERE session_id = 's'")) == 1
 
 
-def execution(**changes: Any) -> Execution:
+def execution(**changes: Any) -> ActionExecution:
     fields: dict[str, Any] = {
-        "key": ActionRef(tenant_id="acme", action_id="a1", session_id="a1"),
+        "key": ActionReference(tenant_id="acme", action_id="a1", session_id="a1"),
         "action": "echo",
         "args": {"text": "hi"},
         "content_hash": content_hash("echo", {"text": "hi"}),
         "approval_required": False,
         "requested_by": "alice",
     }
-    return Execution(**(fields | changes))
+    return ActionExecution(**(fields | changes))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from flotilla.audit.export import export_session
-from flotilla.audit.verify import Verifier
+from flotilla.audit.verify import HistoryVerifier
 from flotilla.config import KafkaSettings
 from flotilla.config.signing import create_key_pair, load_public_keys, load_signer
 from flotilla.contracts.envelope import decode_event, encode_event, from_json, to_json
@@ -47,7 +47,7 @@ async def test_any_data_of_an_event_is_logged_projected_replayed_and_exported(
     assert shown == [json.loads(json.dumps(value), parse_int=float) for value in kept]
     async with open_kafka_log(kafka) as log:
         keys = load_public_keys(tmp_path / "audit.pub")
-        verdict = await Verifier(pool, "default", keys, log).verify("s1")
+        verdict = await HistoryVerifier(pool, "default", keys, log).verify_sessions("s1")
     assert verdict.ok, verdict.problems
     lines = [json.loads(line) async for line in export_session(pool, "default", "s1")]
     assert len([line for line in lines if line["kind"] == "event"]) == len(values)
@@ -67,7 +67,7 @@ async def test_data_that_is_no_object_stops_no_projection(
     await project_directly(audit_pool, records, load_signer(tmp_path / "audit.pem"))
     rows = await projected.fetch("SELECT body FROM audit.session_events ORDER BY seq")
     assert [row["body"] for row in rows] == bodies
-    verdict = await Verifier(pool, "default", load_public_keys(tmp_path / "audit.pub")).verify("s1")
+    verdict = await HistoryVerifier(pool, "default", load_public_keys(tmp_path / "audit.pub")).verify_sessions("s1")
     assert verdict.ok, verdict.problems
 
 

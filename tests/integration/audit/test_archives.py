@@ -17,20 +17,20 @@ from audit_consumer.requests import retry_parked_session
 from audit_consumer.rewinds import HistoryDecision
 from flotilla.audit.archives import (
     ArchiveFile,
-    list_archivable,
+    hand_in_archived_events,
+    list_archivable_sessions,
     list_archives,
     request_archive,
     request_restore,
-    return_events,
 )
-from flotilla.audit.export_format import Event, read_line
-from flotilla.audit.parked_history import explain_parked
-from flotilla.audit.verify import Verdict, Verifier
+from flotilla.audit.export_format import Event, decode_export_line
+from flotilla.audit.parked_history import explain_parked_session
+from flotilla.audit.verify import HistoryVerifier, Verdict
 from flotilla.audit.verify_export import main as verify_main
 from flotilla.audit.verify_export import verify_export
 from flotilla.contracts.errors import Conflict, NotFound, Refused, SessionArchived, Undecodable
 from flotilla.eventstore.sessions import ensure_session, fork_session
-from flotilla.kafka.lanes import lane_of
+from flotilla.kafka.lanes import lane_of_session
 from flotilla.postgres import Pool, Viewer, acting_as, tenant_transaction
 from tests.support.audit import Projected
 from tests.support.exports import TENANT, Recorder, said
@@ -90,7 +90,7 @@ async def two_sessions(recorder: Recorder) -> None:
 
 async def archived(recorder: Recorder, *sessions: str) -> bytes:
     """The sessions, archived; the file."""
-    found = {one.session_id: one.seq for one in await list_archivable(recorder.pool, TENANT, LATER, "", 100)}
+    found = {one.session_id: one.seq for one in await list_archivable_sessions(recorder.pool, TENANT, LATER, "", 100)}
     file = b"".join([await recorder.export(session) for session in sessions])
     request = await asked(recorder, {session: found[session] for session in sessions}, file)
     outcome = await archive_sessions(recorder.audit_pool, TENANT, request)
@@ -108,17 +108,17 @@ async def asked(recorder: Recorder, sessions: dict[str, int], file: bytes = b"")
 
 
 async def handed_in(recorder: Recorder, file: bytes, session: str) -> None:
-    lines = [read_line(raw) for raw in file.splitlines(keepends=True)]
+    lines = [decode_export_line(raw) for raw in file.splitlines(keepends=True)]
     events = [(line.seq, line.body) for line in lines if type(line) is Event and line.session == session]
     async with tenant_transaction(recorder.pool, TENANT) as connection:
         for first in range(0, len(events), 500):
-            await return_events(connection, TENANT, session, events[first : first + 500])
+            await hand_in_archived_events(connection, TENANT, session, events[first : first + 500])
         await request_restore(connection, TENANT, session, "otto")
     await recorder.project()
 
 
 async def verified(recorder: Recorder, session: str | None = None) -> Verdict:
-    return await Verifier(recorder.pool, TENANT, recorder.keys()).verify(session)
+    return await HistoryVerifier(recorder.pool, TENANT, recorder.keys()).verify_sessions(session)
 
 
 async def test_an_archived_session_leaves_its_head_and_comes_back_as_it_was(
@@ -216,7 +216,7 @@ async def test_what_is_open_held_or_parked_stays(recorder: Recorder, projected: 
     await two_sessions(recorder)
     request = await asked(recorder, {"s1": 1301})
     await projected.execute(obstacle)
-    assert "s1" not in {one.session_id for one in await list_archivable(recorder.pool, TENANT, LATER, "", 100)}
+    assert "s1" not in {one.session_id for one in await list_archivable_sessions(recorder.pool, TENANT, LATER, "", 100)}
     with pytest.raises(Conflict, match="s1"):
         await asked(recorder, {"s1": 1301})
     assert await archive_sessions(recorder.audit_pool, TENANT, request) == {"archived": 0, "kept": ["s1"]}
@@ -227,7 +227,7 @@ async def test_what_is_still_in_the_outbox_is_not_archived(recorder: Recorder, p
     await two_sessions(recorder)
     request = await asked(recorder, {"s1": 1301})
     await projected.execute(IN_OUTBOX)
-    assert [one.session_id for one in await list_archivable(recorder.pool, TENANT, LATER, "", 100)] == ["s2"]
+    assert [one.session_id for one in await list_archivable_sessions(recorder.pool, TENANT, LATER, "", 100)] == ["s2"]
     assert await archive_sessions(recorder.audit_pool, TENANT, request) == {"archived": 0, "kept": ["s1"]}
     await projected.execute("DELETE FROM flotilla.event_outbox")
     assert await archive_sessions(recorder.audit_pool, TENANT, request) == {"archived": 1, "kept": []}
@@ -286,11 +286,11 @@ async def test_what_is_new_unsigned_forked_or_of_another_tenant_can_not_be_archi
     await two_sessions(recorder)
 
     async def archivable(before: datetime = LATER) -> list[str]:
-        return [one.session_id for one in await list_archivable(recorder.pool, TENANT, before, "", 100)]
+        return [one.session_id for one in await list_archivable_sessions(recorder.pool, TENANT, before, "", 100)]
 
     assert await archivable() == ["s1", "s2"]
     assert await archivable(datetime.now(UTC) - timedelta(hours=1)) == []
-    assert await list_archivable(recorder.pool, "globex", LATER, "", 100) == []
+    assert await list_archivable_sessions(recorder.pool, "globex", LATER, "", 100) == []
     await recorder.store.append("s2", [said("more")])
     await recorder.project(signed=False)
     assert await archivable() == ["s1"]
@@ -356,7 +356,7 @@ async def test_events_are_taken_back_of_archived_sessions_only(recorder: Recorde
     async with tenant_transaction(recorder.pool, TENANT) as connection:
         for session, seq in (("s1", 1), ("nobody", 1), ("s2", 4)):
             with pytest.raises(NotFound):
-                await return_events(connection, TENANT, session, [(seq, "{}")])
+                await hand_in_archived_events(connection, TENANT, session, [(seq, "{}")])
 
 
 @pytest.mark.parametrize("at", ["_NOTE_ARCHIVED", "_DELETE_EVENTS", "_DELETE_SNAPSHOTS", "_LEAVE"])
@@ -382,11 +382,11 @@ async def test_a_record_of_an_archived_event_that_comes_again_waits_for_the_rest
     await two_sessions(recorder)
     (_, again, _) = await projected.fetch(ROWS, "s2")
     file = await archived(recorder, "s2")
-    await recorder.audit_pool.execute(AGAIN, lane_of(TENANT, "s2"), again["event_id"], again["body"])
+    await recorder.audit_pool.execute(AGAIN, lane_of_session(TENANT, "s2"), again["event_id"], again["body"])
     decision = HistoryDecision(session=(TENANT, "s2"), request_id="r", by="otto", reason="why", asked_at=LATER)
     with pytest.raises(Refused, match="events 1 to 3 of session s2 are in an archive"):
         await accept_parked_history(recorder.audit_pool, Projection(recorder.audit_pool), _publish, decision)
-    assert [choice.verb for choice in (await explain_parked(recorder.pool, TENANT, "s2")).choices] == [
+    assert [choice.verb for choice in (await explain_parked_session(recorder.pool, TENANT, "s2")).choices] == [
         "flotilla audit parked retry s2"
     ]
     await handed_in(recorder, file, "s2")
@@ -405,7 +405,7 @@ async def test_nothing_of_a_session_that_somebody_may_not_see_is_brought_back(
     with acting_as(Viewer(names=("user/flotilla/eve",), roles=("admin",))):
         async with tenant_transaction(recorder.pool, TENANT) as connection:
             with pytest.raises(NotFound):
-                await return_events(connection, TENANT, "s2", [(1, "{}")])
+                await hand_in_archived_events(connection, TENANT, "s2", [(1, "{}")])
             with pytest.raises(NotFound):
                 await request_restore(connection, TENANT, "s2", "eve")
 

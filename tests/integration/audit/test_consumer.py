@@ -4,7 +4,7 @@ from pathlib import Path
 
 import msgspec
 
-from flotilla.audit.proof import genesis_hash, link
+from flotilla.audit.proof import genesis_hash, next_chain_hash
 from flotilla.config import KafkaSettings
 from flotilla.contracts.envelope import encode_event
 from tests.support.audit import (
@@ -30,7 +30,7 @@ async def test_events_come_into_the_projection_in_order_and_chained(
     rows = await projected.fetch("SELECT * FROM audit.session_events ORDER BY seq")
     chain = genesis_hash("default", "s1")
     for row, event in zip(rows, events, strict=True):
-        chain = link(chain, encode_event(event))
+        chain = next_chain_hash(chain, encode_event(event))
         assert (row["body"], row["hash"]) == (encode_event(event), chain)
         assert msgspec.json.decode(row["event"]) == msgspec.json.decode(row["body"])
     head = (await projected.fetch("SELECT * FROM audit.session_heads"))[0]

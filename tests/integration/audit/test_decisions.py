@@ -10,23 +10,23 @@ import pytest
 from audit_consumer.decisions import accept_parked_history
 from audit_consumer.projection import Projection
 from audit_consumer.projection_rows import SessionKey
-from audit_consumer.rebuild import rebuild
+from audit_consumer.rebuild import rebuild_projection
 from audit_consumer.rewinds import HistoryDecision
 from audit_consumer.settings import Settings
 from flotilla.audit.export import export_session
-from flotilla.audit.parked_history import explain_parked
+from flotilla.audit.parked_history import explain_parked_session
 from flotilla.audit.proof import Statement
 from flotilla.audit.requests import (
     AuditRequest,
-    get_request,
-    list_parked,
+    get_audit_request,
+    list_parked_sessions,
     request_accept,
+    request_decision_for_all_parked,
     request_discard,
-    request_for_all,
     request_reject,
     request_retry,
 )
-from flotilla.audit.verify import Verdict, Verifier
+from flotilla.audit.verify import HistoryVerifier, Verdict
 from flotilla.audit.verify_export import verify_export
 from flotilla.config import KafkaSettings
 from flotilla.config.signing import load_public_keys
@@ -34,7 +34,7 @@ from flotilla.contracts.envelope import decode_event, encode_event
 from flotilla.contracts.errors import Invalid, NotFound, Parked
 from flotilla.contracts.ids import utc_now
 from flotilla.eventstore import AgentEventStore
-from flotilla.kafka.lanes import lane_of
+from flotilla.kafka.lanes import lane_of_session
 from flotilla.kafka.session_log import open_kafka_log
 from flotilla.postgres import Pool
 from tests.support.audit import (
@@ -106,7 +106,7 @@ class Fleet:
         asked = await request
 
         async def finished() -> AuditRequest | None:
-            now = await get_request(self.pool, "default", asked.request_id)
+            now = await get_audit_request(self.pool, "default", asked.request_id)
             return now if now.finished_at else None
 
         return dict((await eventually(finished, 60)).outcome or {})
@@ -114,10 +114,10 @@ class Fleet:
     async def verify(self, session_id: str | None = None) -> Verdict:
         keys = load_public_keys(self.settings.audit_signing_key_file.with_name("audit.pub"))
         async with open_kafka_log(self.kafka) as log:
-            return await Verifier(self.pool, "default", keys, log).verify(session_id)
+            return await HistoryVerifier(self.pool, "default", keys, log).verify_sessions(session_id)
 
     async def statements(self, session_id: str) -> list[Statement]:
-        lane = lane_of("default", session_id)
+        lane = lane_of_session("default", session_id)
         query = "SELECT statement FROM audit.checkpoints WHERE kafka_partition = $1 ORDER BY number"
         return [Statement.from_bytes(row["statement"]) for row in await self.projected.fetch(query, lane)]
 
@@ -133,7 +133,7 @@ async def fleet(
 
 async def test_a_parked_session_is_explained(fleet: Fleet) -> None:
     await fleet.fail_over("s1")
-    found = await explain_parked(fleet.pool, "default", "s1")
+    found = await explain_parked_session(fleet.pool, "default", "s1")
     assert (found.reason, found.first_seq, found.committed_seq, found.projected_seq) == ("conflict", 4, 6, 5)
     assert [(event.seq, event.reason) for event in found.waiting] == [(4, "conflict"), (5, "conflict"), (6, "waiting")]
     assert [event.seq for event in found.projected] == [4, 5]
@@ -141,7 +141,7 @@ async def test_a_parked_session_is_explained(fleet: Fleet) -> None:
     assert [signed.seq for signed in found.signed] == [5]
     assert [choice.verb.split()[3] for choice in found.choices] == ["accept", "reject", "discard"]
     with pytest.raises(NotFound, match="nothing of session s2"):
-        await explain_parked(fleet.pool, "default", "s2")
+        await explain_parked_session(fleet.pool, "default", "s2")
 
 
 async def test_reads_of_a_parked_session_give_the_reason_and_the_verb(fleet: Fleet) -> None:
@@ -196,7 +196,7 @@ async def goes_on(fleet: Fleet, session_id: str, texts: list[str]) -> None:
     keys = load_public_keys(fleet.settings.audit_signing_key_file.with_name("audit.pub"))
     exported = verify_export(lines, keys)
     assert (exported.problems, exported.unsigned) == ([], [])
-    outcome = await rebuild(fleet.settings)
+    outcome = await rebuild_projection(fleet.settings)
     assert outcome["sessions_lost"] == []
     assert await fleet.texts(session_id) == texts
     assert await fleet.projected.parked() == []
@@ -238,7 +238,7 @@ async def test_a_gap_is_filled_or_what_waits_behind_it_is_set_aside(
     assert await fleet.projected.until("s1", seqs[-1]) == seqs
     await until_anchored(fleet.projected)
     assert (await fleet.verify("s1")).problems == []
-    assert (await rebuild(fleet.settings))["sessions_lost"] == []
+    assert (await rebuild_projection(fleet.settings))["sessions_lost"] == []
     assert await fleet.projected.seqs("s1") == seqs
 
 
@@ -262,9 +262,9 @@ async def test_tombstones_and_other_records_that_are_not_events_can_be_set_aside
         for value in (None, b"", b"{", b"\xff"):
             await producer.send_and_wait(fleet.kafka.kafka_session_events_topic, value, key=b"default/s1", partition=0)
     await fleet.projected.until_offsets(4)
-    (parked,) = await list_parked(fleet.pool, "default")
+    (parked,) = await list_parked_sessions(fleet.pool, "default")
     assert (parked.session_id, parked.reason, parked.events) == (None, "undecodable", 4)
-    found = await explain_parked(fleet.pool, "default", "-")
+    found = await explain_parked_session(fleet.pool, "default", "-")
     assert "tombstone" in (found.waiting[0].detail or "")
     for decide in (request_accept, request_retry):
         arguments = WHO if decide is request_accept else {"requested_by": "ada"}
@@ -272,9 +272,9 @@ async def test_tombstones_and_other_records_that_are_not_events_can_be_set_aside
             await decide(fleet.pool, "default", "-", **arguments)
     outcome = await fleet.served(request_discard(fleet.pool, "default", "-", **WHO))
     assert outcome == {"ok": True, "set_aside": 4, "still_parked": False}
-    assert await list_parked(fleet.pool, "default") == []
-    await rebuild(fleet.settings)
-    assert await list_parked(fleet.pool, "default") == []
+    assert await list_parked_sessions(fleet.pool, "default") == []
+    await rebuild_projection(fleet.settings)
+    assert await list_parked_sessions(fleet.pool, "default") == []
 
 
 async def test_many_sessions_are_decided_at_once_by_what_blocks_them(fleet: Fleet) -> None:
@@ -283,19 +283,24 @@ async def test_many_sessions_are_decided_at_once_by_what_blocks_them(fleet: Flee
         await publish(fleet.kafka, [*events_of(name, [1, 2]), other, event_at(name, 3)])
     await publish(fleet.kafka, [event_at("s4", 2)])
     await fleet.projected.until_offsets(13)
-    asked = await request_for_all(fleet.pool, "default", "accept", parked_for="conflict", **WHO)
+    asked = await request_decision_for_all_parked(fleet.pool, "default", "accept", parked_for="conflict", **WHO)
     assert sorted(request.session_id or "" for request in asked) == ["s1", "s2", "s3"]
     for name in ("s1", "s2", "s3"):
         await fleet.projected.until(name, 3)
         assert (await fleet.texts(name))[1] == "other"
     with pytest.raises(NotFound, match="no session is parked for gap"):
-        await request_for_all(
-            fleet.pool, "default", "reject", parked_for="gap", partition=(lane_of("default", "s4") + 1) % 12, **WHO
+        await request_decision_for_all_parked(
+            fleet.pool,
+            "default",
+            "reject",
+            parked_for="gap",
+            partition=(lane_of_session("default", "s4") + 1) % 12,
+            **WHO,
         )
-    await request_for_all(fleet.pool, "default", "reject", parked_for="gap", **WHO)
+    await request_decision_for_all_parked(fleet.pool, "default", "reject", parked_for="gap", **WHO)
 
     async def none_parked() -> bool:
-        return await list_parked(fleet.pool, "default") == []
+        return await list_parked_sessions(fleet.pool, "default") == []
 
     await eventually(none_parked, 30)
 
@@ -304,7 +309,7 @@ async def test_a_checkpoint_number_is_never_used_twice(
     database: Database, kafka: KafkaSettings, projected: Projected, pool: Pool, tmp_path: Path
 ) -> None:
     settings = audit_settings(database, kafka, tmp_path)
-    lane = lane_of("default", "s1")
+    lane = lane_of_session("default", "s1")
     async with running_audit(settings):
         for seq in range(1, 5):
             await publish(kafka, [event_at("s1", seq)])
@@ -333,24 +338,24 @@ async def test_what_kafka_has_beyond_a_restored_database_is_listed_and_kept_with
     await fleet.append(session_id, *OLD)
     await fleet.relay()
     await fleet.projected.until(session_id, 5)
-    assert await list_parked(fleet.pool, "default") == []
+    assert await list_parked_sessions(fleet.pool, "default") == []
     await fleet.projected.execute("UPDATE flotilla.sessions SET head_seq = 3 WHERE session_id = $1", session_id)
-    (listed,) = await list_parked(fleet.pool, "default")
+    (listed,) = await list_parked_sessions(fleet.pool, "default")
     assert (listed.session_id, listed.reason, listed.first_seq, listed.events) == (session_id, "ahead", 4, 2)
-    explained = await explain_parked(fleet.pool, "default", session_id)
+    explained = await explain_parked_session(fleet.pool, "default", session_id)
     assert (explained.reason, explained.committed_seq, explained.projected_seq) == ("ahead", 3, 5)
     assert ["reject" in choice.verb for choice in explained.choices] == [True]
-    (asked,) = await request_for_all(fleet.pool, "default", "reject", parked_for="ahead", **WHO)
+    (asked,) = await request_decision_for_all_parked(fleet.pool, "default", "reject", parked_for="ahead", **WHO)
 
     async def finished() -> bool:
-        return (await get_request(fleet.pool, "default", asked.request_id)).finished_at is not None
+        return (await get_audit_request(fleet.pool, "default", asked.request_id)).finished_at is not None
 
     await eventually(finished, 60)
     await fleet.append(session_id, "after")
     await fleet.relay()
     assert await fleet.projected.until(session_id, 6) == [1, 2, 3, 4, 5, 6]
     assert (await fleet.texts(session_id), await fleet.set_aside(session_id)) == ([*OLD, "after"], [])
-    assert await list_parked(fleet.pool, "default") == []
+    assert await list_parked_sessions(fleet.pool, "default") == []
 
 
 def other_bytes(session_id: str, seq: int) -> Any:
@@ -401,7 +406,7 @@ async def test_every_way_out_that_is_named_is_one_and_is_recorded(fleet: Fleet, 
         return session
 
     first = await parked_session("s-first")
-    explained = await explain_parked(fleet.pool, "default", first)
+    explained = await explain_parked_session(fleet.pool, "default", first)
     assert explained.reason == reason
     verbs = [choice.verb.split()[3] for choice in explained.choices]
     decisions = [verb for verb in verbs if verb in DECIDING]
@@ -415,7 +420,7 @@ async def test_every_way_out_that_is_named_is_one_and_is_recorded(fleet: Fleet, 
         assert outcome["ok"], (verb, outcome, explained.choices)
 
         async def over(session: str = session) -> bool:
-            return await list_parked(fleet.pool, "default", session) == []
+            return await list_parked_sessions(fleet.pool, "default", session) == []
 
         await eventually(over, 30)
     await fleet.relay()

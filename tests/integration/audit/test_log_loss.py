@@ -11,7 +11,7 @@ from aiokafka import TopicPartition
 
 from audit_consumer.checkpoints import make_checkpoint
 from audit_consumer.consumer import AuditConsumer
-from audit_consumer.kafka_clients import close_client, make_event_consumer
+from audit_consumer.kafka_clients import close_kafka_client, make_event_consumer
 from audit_consumer.main import run
 from audit_consumer.resume_offsets import AvailableOffsets, ResumeOffsetFinder
 from audit_consumer.settings import Settings
@@ -19,7 +19,7 @@ from flotilla.config import KafkaSettings
 from flotilla.config.signing import load_signer
 from flotilla.contracts.envelope import AgentEvent
 from flotilla.contracts.errors import ConfigurationError
-from flotilla.kafka.lanes import lane_of
+from flotilla.kafka.lanes import lane_of_session
 from flotilla.kafka.session_log import open_kafka_log
 from flotilla.postgres import Pool
 from flotilla.runtime import Runtime
@@ -34,8 +34,8 @@ from tests.support.audit import (
 from tests.support.kafka_topics import delete_before, replace_log
 from tests.support.postgres import Database
 
-LANE = lane_of("default", "s1")
-OTHERS = [f"x{n}" for n in range(200) if lane_of("default", f"x{n}") == LANE]
+LANE = lane_of_session("default", "s1")
+OTHERS = [f"x{n}" for n in range(200) if lane_of_session("default", f"x{n}") == LANE]
 S1 = events_of("s1", range(1, 21))
 LATER = [event for session in OTHERS[:3] for event in events_of(session, range(1, 11))]
 """Thirty events of other sessions in the partition of s1."""
@@ -121,7 +121,7 @@ async def test_reading_again_begins_where_a_signed_checkpoint_agrees(
         resume_offsets = ResumeOffsetFinder(RolledBack(audit_pool), log, kafka.kafka_session_events_topic)  # type: ignore[arg-type]
         for kept, agreed in ((20, 20), (18, 17), (11, 11), (4, 0)):
             await replace_log(kafka, [*S1[:kept], *LATER])
-            assert await resume_offsets.resume_offset(standing, AvailableOffsets(LANE, 0, kept + 30)) == agreed
+            assert await resume_offsets.find_resume_offset(standing, AvailableOffsets(LANE, 0, kept + 30)) == agreed
 
 
 @pytest.mark.parametrize(
@@ -215,11 +215,11 @@ async def consuming(settings: Settings, pool: Pool) -> AsyncIterator[AuditConsum
     await kafka.start()
     async with open_kafka_log(settings) as log:
         consumer = AuditConsumer(kafka, pool, topic, settings.audit_batch_events, ResumeOffsetFinder(pool, log, topic))
-        task = asyncio.create_task(consumer.run(runtime))
+        task = asyncio.create_task(consumer.consume_until_stopped(runtime))
         try:
             yield consumer
         finally:
             runtime.request_stop("end of the test")
             await asyncio.wait([task])
-            await close_client(kafka)
+            await close_kafka_client(kafka)
         await task

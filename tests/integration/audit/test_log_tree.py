@@ -7,16 +7,16 @@ import pytest
 
 from audit_consumer import log_tree
 from audit_consumer.checkpoints import make_checkpoint
-from audit_consumer.rebuild import rebuild
-from flotilla.audit.log_tiles import consistency_proof, inclusion_proof, newest_tree, read_tiles
-from flotilla.audit.notes import TreeHead, head_problem, read_head, read_note
-from flotilla.audit.proof import merkle_root, root_from_path, split_leaves
+from audit_consumer.rebuild import rebuild_projection
+from flotilla.audit.log_tiles import load_consistency_proof, load_inclusion_proof, load_newest_tree, read_tiles
+from flotilla.audit.notes import TreeHead, decode_note, decode_tree_head, why_tree_head_not_trusted
+from flotilla.audit.proof import merkle_root, merkle_root_from_path, split_concatenated_leaves
 from flotilla.audit.tree import leaf_hash
 from flotilla.config import KafkaSettings
 from flotilla.config.signing import load_signer, signer_with_new_key
 from flotilla.contracts.envelope import AgentEvent, encode_event
 from flotilla.contracts.errors import RetryLater
-from flotilla.kafka.lanes import lane_of
+from flotilla.kafka.lanes import lane_of_session
 from flotilla.kafka.session_log import open_kafka_log
 from flotilla.postgres import Pool
 from tests.support.audit import (
@@ -34,8 +34,8 @@ from tests.support.ground import Ground
 from tests.support.log_witness import is_consistent
 from tests.support.postgres import Database
 
-LANE = lane_of("default", "s1")
-BESIDE = next(f"x{n}" for n in range(200) if lane_of("default", f"x{n}") == LANE)
+LANE = lane_of_session("default", "s1")
+BESIDE = next(f"x{n}" for n in range(200) if lane_of_session("default", f"x{n}") == LANE)
 """Another session of the same partition."""
 
 
@@ -45,9 +45,9 @@ async def tree_of(pool: Pool) -> tuple[TreeHead, list[bytes]]:
         raw = await connection.fetchval(
             "SELECT tree_note FROM audit.checkpoints WHERE kafka_partition = $1 ORDER BY number DESC LIMIT 1", LANE
         )
-        head = read_head(read_note(raw))
+        head = decode_tree_head(decode_note(raw))
         tiles = await read_tiles(connection, LANE, [(0, number) for number in range(-(-head.size // 256))])
-    entries = [entry for place in sorted(tiles) for entry in split_leaves(tiles[place])][: head.size]
+    entries = [entry for place in sorted(tiles) for entry in split_concatenated_leaves(tiles[place])][: head.size]
     assert merkle_root([leaf_hash(entry) for entry in entries]) == head.root
     return head, entries
 
@@ -75,7 +75,7 @@ async def test_every_events_hash_is_an_entry_and_its_place_is_known(audit_pool: 
         *await hashes_of(projected, BESIDE),
         *(await hashes_of(projected, "s1"))[3:],
     ]
-    assert head_problem(read_note((await notes(projected))[-1]), head, signer.public_keys()) is None
+    assert why_tree_head_not_trusted(decode_note((await notes(projected))[-1]), head, signer.public_keys()) is None
     assert head.origin == f"flotilla.invalid/audit/{LANE}"
     rows = await projected.fetch(
         "SELECT seq, hash, log_index, log_entries FROM audit.checkpoint_heads WHERE session_id = 's1' ORDER BY seq"
@@ -83,9 +83,9 @@ async def test_every_events_hash_is_an_entry_and_its_place_is_known(audit_pool: 
     assert [(row["seq"], row["log_entries"]) for row in rows] == [(3, 3), (302, 299)]
     async with audit_pool.acquire() as connection:
         for row in rows:
-            path = await inclusion_proof(connection, LANE, row["log_index"], head.size)
-            assert root_from_path(leaf_hash(row["hash"]), row["log_index"], head.size, path) == head.root
-        path = await consistency_proof(connection, LANE, first.size, head.size)
+            path = await load_inclusion_proof(connection, LANE, row["log_index"], head.size)
+            assert merkle_root_from_path(leaf_hash(row["hash"]), row["log_index"], head.size, path) == head.root
+        path = await load_consistency_proof(connection, LANE, first.size, head.size)
     assert is_consistent(first.size, first.root, head.size, head.root, path)
 
 
@@ -99,7 +99,7 @@ async def notes(projected: Projected) -> list[bytes]:
 async def test_a_session_with_more_events_than_a_checkpoint_takes_goes_on_in_the_next(
     audit_pool: Pool, projected: Projected, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_tree, "MAX_ENTRIES", 100)
+    monkeypatch.setattr(log_tree, "MAX_ENTRIES_PER_CHECKPOINT", 100)
     signer = signer_with_new_key()
     await project_directly(audit_pool, records_of(records([*events_of("s1", range(1, 251)), *events_of(BESIDE, [1])])))
     made = 0
@@ -141,7 +141,7 @@ async def test_a_rebuild_leaves_the_tree_and_adds_nothing_to_it_twice(
         await projected.until("s1", 20)
         await until_anchored(projected)
     before, _ = await tree_of(audit_pool)
-    await rebuild(settings)
+    await rebuild_projection(settings)
     await publish(kafka, [event_at("s1", 21)])
     async with running_audit(settings):
         await projected.until("s1", 21)
@@ -162,9 +162,9 @@ async def test_a_database_that_lost_its_newest_checkpoints_goes_on_with_the_tree
             await until_anchored(projected)
     seen, entries = await tree_of(audit_pool)
     async with audit_pool.acquire() as connection:
-        signed = await newest_tree(connection, LANE)
+        signed = await load_newest_tree(connection, LANE)
     assert signed is not None
-    assert read_head(read_note(signed.note)) == seen
+    assert decode_tree_head(decode_note(signed.note)) == seen
     await projected.execute("DELETE FROM audit.checkpoint_heads WHERE number > 2")
     await projected.execute("DELETE FROM audit.checkpoints WHERE number > 2")
     await projected.execute("UPDATE audit.log_tiles SET hashes = substr(hashes, 1, 64)")
@@ -176,7 +176,7 @@ async def test_a_database_that_lost_its_newest_checkpoints_goes_on_with_the_tree
     assert later[: seen.size] == entries
     assert later[seen.size :] == entries[2:], "what was lost with them is logged again"
     async with audit_pool.acquire() as connection:
-        path = await consistency_proof(connection, LANE, seen.size, head.size)
+        path = await load_consistency_proof(connection, LANE, seen.size, head.size)
     assert is_consistent(seen.size, seen.root, head.size, head.root, path)
 
 
@@ -194,9 +194,11 @@ async def test_the_tree_can_be_built_again_from_kafka(
         copies = await log.read_checkpoints()
     own = [copies[place] for place in sorted(copies) if place[0] == LANE]
     assert b"".join(copy.tree_entries for copy in own) == b"".join(entries)
-    assert read_head(read_note(own[-1].tree_note)) == head
+    assert decode_tree_head(decode_note(own[-1].tree_note)) == head
     assert (
-        head_problem(read_note(own[-1].tree_note), head, load_signer(settings.audit_signing_key_file).public_keys())
+        why_tree_head_not_trusted(
+            decode_note(own[-1].tree_note), head, load_signer(settings.audit_signing_key_file).public_keys()
+        )
         is None
     )
 

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 
 from audit_consumer.losses import WouldLoseEvents
-from audit_consumer.rebuild import RebuildTerms, drop_kept_projection, rebuild
+from audit_consumer.rebuild import RebuildTerms, drop_kept_projection, rebuild_projection
 from audit_consumer.settings import Settings
 from flotilla.audit.requests import (
     AuditRequest,
-    confirm_request,
-    get_request,
+    confirm_audit_request,
+    get_audit_request,
     request_drop_of_replaced_projection,
     request_rebuild,
 )
-from flotilla.audit.verify import Verifier
+from flotilla.audit.verify import HistoryVerifier
 from flotilla.config import KafkaSettings
 from flotilla.config.signing import load_public_keys
 from flotilla.contracts.envelope import AgentEvent, encode_event
@@ -64,7 +64,7 @@ async def project(pool: Pool, events: Sequence[AgentEvent]) -> None:
 
 async def served(pool: Pool, request: AuditRequest) -> AuditRequest:
     async def finished() -> AuditRequest | None:
-        now = await get_request(pool, "default", request.request_id)
+        now = await get_audit_request(pool, "default", request.request_id)
         return now if now.finished_at else None
 
     return await eventually(finished, 60)
@@ -101,7 +101,7 @@ async def test_a_rebuild_refuses_to_lose_what_only_the_projection_has(
     with pytest.raises(
         WouldLoseEvents, match=r"default/s1 \(holds 20 events, Kafka gives 12: 8 lost, from event 13 on\)"
     ):
-        await rebuild(settings)
+        await rebuild_projection(settings)
     assert await history(projected) == before
     assert await history(projected, KEPT) == []
 
@@ -125,9 +125,9 @@ async def test_each_kind_of_loss_is_named(
     await project(audit_pool, [*S1, *S2])
     await publish(kafka, in_kafka)
     with pytest.raises(WouldLoseEvents) as refused:
-        await rebuild(settings)
+        await rebuild_projection(settings)
     first = refused.value.losses[0]
-    assert (first.name, first.lost, first.replaced) == named
+    assert (first.name_to_accept, first.lost, first.replaced) == named
 
 
 async def test_a_parked_event_that_kafka_lost_is_not_dropped(
@@ -136,7 +136,7 @@ async def test_a_parked_event_that_kafka_lost_is_not_dropped(
     await project(audit_pool, [*S1[:3], S1[4], *S2])  # event 5 waits for event 4
     await publish(kafka, [*S1[:3], *S2])
     with pytest.raises(WouldLoseEvents, match=r"default/s1 \(holds 3 events, Kafka gives 3: 1 lost, from event 5 on\)"):
-        await rebuild(settings)
+        await rebuild_projection(settings)
     assert await projected.parked("s1") == [(5, "gap")]
 
 
@@ -157,16 +157,16 @@ async def test_a_rebuild_refuses_to_lose_the_head_that_an_archive_comes_back_to(
 ) -> None:
     await publish(kafka, in_kafka)
     with pytest.raises(WouldLoseEvents) as refused:
-        await rebuild(settings)
+        await rebuild_projection(settings)
     (loss,) = refused.value.losses
-    assert (loss.name, loss.lost, loss.replaced, loss.first_seq) == named
+    assert (loss.name_to_accept, loss.lost, loss.replaced, loss.first_seq) == named
 
 
 async def test_a_rebuild_brings_archived_events_back_from_kafka(
     settings: Settings, kafka: KafkaSettings, projected: Projected, before_the_archive: list[tuple[object, ...]]
 ) -> None:
     await publish(kafka, [*S1, *S2])
-    await rebuild(settings)
+    await rebuild_projection(settings)
     assert await history(projected) == before_the_archive
 
 
@@ -178,7 +178,7 @@ async def test_damage_in_the_projection_alone_is_repaired_without_asking(
     before = await history(projected)
     await projected.execute("UPDATE audit.session_events SET body = 'x' WHERE seq = 3")
     await projected.execute("DELETE FROM audit.session_events WHERE session_id = 's2' AND seq > 2")
-    outcome = await rebuild(settings)
+    outcome = await rebuild_projection(settings)
     assert (outcome["events"], outcome["sessions_lost"]) == (25, [])
     assert await history(projected) == before
 
@@ -193,13 +193,13 @@ async def test_a_rebuild_waits_for_the_end_of_another(
     async def begin_another(progress: JsonObject) -> None:
         if progress["phase"] == "comparing":
             with pytest.raises(RetryLater, match="another rebuild is running") as refusal:
-                await rebuild(settings)
+                await rebuild_projection(settings)
             refused.append(str(refusal.value))
 
-    assert (await rebuild(settings, RebuildTerms(report=begin_another)))["events"] == 25
+    assert (await rebuild_projection(settings, RebuildTerms(report=begin_another)))["events"] == 25
     assert refused
     assert await history(projected) == before
-    assert (await rebuild(settings))["events"] == 25
+    assert (await rebuild_projection(settings))["events"] == 25
 
 
 async def test_a_rebuild_that_lost_its_lock_exchanges_nothing(
@@ -215,7 +215,7 @@ async def test_a_rebuild_that_lost_its_lock_exchanges_nothing(
             assert await projected.fetch(LOCK_LOST)
 
     with pytest.raises(RetryLater, match="lost its lock"):
-        await rebuild(settings, RebuildTerms(report=lose_the_lock))
+        await rebuild_projection(settings, RebuildTerms(report=lose_the_lock))
     assert await history(projected) == before
 
 
@@ -250,10 +250,10 @@ async def test_a_loss_is_accepted_by_name_by_two_people_and_what_was_replaced_is
             await request_rebuild(pool, "default", requested_by="ada", accept_loss=["s1", "s3"], reason="lost")
         one = await request_rebuild(pool, "default", requested_by="ada", accept_loss=["s1"], reason="disk lost")
         with pytest.raises(Forbidden, match="ada asked for it: a second person"):
-            await confirm_request(pool, "default", one.request_id, confirmed_by="ada", is_person=True)
+            await confirm_audit_request(pool, "default", one.request_id, confirmed_by="ada", is_person=True)
         with pytest.raises(Forbidden, match="cron is a service"):
-            await confirm_request(pool, "default", one.request_id, confirmed_by="cron", is_person=False)
-        await confirm_request(pool, "default", one.request_id, confirmed_by="bob", is_person=True)
+            await confirm_audit_request(pool, "default", one.request_id, confirmed_by="cron", is_person=False)
+        await confirm_audit_request(pool, "default", one.request_id, confirmed_by="bob", is_person=True)
         assert lost(await served(pool, one)) == [("s2", 1)]
         assert await history(projected) == before
         # Both were named by the first refusal only; the newest one counts, so it is asked for again.
@@ -263,19 +263,19 @@ async def test_a_loss_is_accepted_by_name_by_two_people_and_what_was_replaced_is
         forged = await said_to_need_nobody(pool, both)
         assert "no second person confirmed it" in str((await served(pool, forged)).outcome)
         assert await history(projected) == before
-        await confirm_request(pool, "default", both.request_id, confirmed_by="bob", is_person=True)
+        await confirm_audit_request(pool, "default", both.request_id, confirmed_by="bob", is_person=True)
         done = await served(pool, both)
         assert done.outcome is not None
         assert (done.outcome["ok"], done.outcome["sessions_lost"]) == (True, ["default/s1", "default/s2"])
         assert (done.requested_by, done.confirmed_by, done.reason) == ("ada", "bob", "x")
         assert (done.progress or {})["phase"] == "switching"
         with pytest.raises(Conflict, match="does not wait"):
-            await confirm_request(pool, "default", both.request_id, confirmed_by="eve", is_person=True)
+            await confirm_audit_request(pool, "default", both.request_id, confirmed_by="eve", is_person=True)
         assert await projected.seqs("s1") == list(range(1, 13))
         assert await history(projected, KEPT) == before
         await until_anchored(projected)
         keys = load_public_keys(settings.audit_signing_key_file.with_name("audit.pub"))
-        assert (await Verifier(pool, "default", keys).verify()).problems == []
+        assert (await HistoryVerifier(pool, "default", keys).verify_sessions()).problems == []
         again = (await served(pool, await request_rebuild(pool, "default", requested_by="ada"))).outcome
         assert again is not None
         assert "events of 2 sessions that are nowhere else" in str(again["error"])
@@ -283,7 +283,7 @@ async def test_a_loss_is_accepted_by_name_by_two_people_and_what_was_replaced_is
         assert dropped.needs_confirmation
         forged = await said_to_need_nobody(pool, dropped)
         assert "no second person confirmed it" in str((await served(pool, forged)).outcome)
-        await confirm_request(pool, "default", dropped.request_id, confirmed_by="bob", is_person=True)
+        await confirm_audit_request(pool, "default", dropped.request_id, confirmed_by="bob", is_person=True)
         assert (await served(pool, dropped)).outcome == {"ok": True, "dropped": True, "sessions_lost": 2}
     assert await history(projected, KEPT) == []
     with pytest.raises(NotFound, match="no replaced projection"):
@@ -297,9 +297,9 @@ async def test_no_more_is_lost_than_was_accepted(
     await publish(kafka, [*S1[:12], *S2])
     before = await history(projected)
     with pytest.raises(WouldLoseEvents, match="8 lost"):
-        await rebuild(settings, RebuildTerms(accepted={"default/s1": (7, 0)}))
+        await rebuild_projection(settings, RebuildTerms(accepted={"default/s1": (7, 0)}))
     assert await history(projected) == before
-    outcome = await rebuild(settings, RebuildTerms(accepted={"default/s1": (8, 0)}))
+    outcome = await rebuild_projection(settings, RebuildTerms(accepted={"default/s1": (8, 0)}))
     assert outcome["sessions_lost"] == ["default/s1"]
 
 
@@ -309,12 +309,12 @@ async def test_an_order_that_was_carried_out_but_not_answered_is_not_carried_out
     await project(audit_pool, S1)
     await publish(kafka, S1[:12])
     order = RebuildTerms(request_id="r1", accepted={"default/s1": (8, 0)})
-    first = await rebuild(settings, order)
-    assert await rebuild(settings, order) == first
+    first = await rebuild_projection(settings, order)
+    assert await rebuild_projection(settings, order) == first
     with pytest.raises(Conflict, match="flotilla audit drop-kept"):
-        await rebuild(settings)
+        await rebuild_projection(settings)
     assert (await drop_kept_projection(audit_pool, is_confirmed=True))["dropped"]
-    assert (await rebuild(settings))["sessions_lost"] == []
+    assert (await rebuild_projection(settings))["sessions_lost"] == []
 
 
 async def test_a_rebuild_that_is_killed_leaves_the_old_or_the_new_projection_whole(
@@ -347,6 +347,6 @@ async def test_a_rebuild_that_is_killed_leaves_the_old_or_the_new_projection_who
             process.send_signal(signal.SIGKILL)
         await process.wait()
         assert await history(projected) == before
-    assert (await Verifier(pool, "default").verify()).ok
-    await rebuild(settings)
+    assert (await HistoryVerifier(pool, "default").verify_sessions()).ok
+    await rebuild_projection(settings)
     assert await history(projected) == before

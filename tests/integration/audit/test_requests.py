@@ -8,24 +8,24 @@ import pytest
 
 from audit_consumer.projection import Projection
 from audit_consumer.projection_rows import SessionKey
-from audit_consumer.rebuild import RebuildTerms, drop_kept_projection, rebuild
+from audit_consumer.rebuild import RebuildTerms, drop_kept_projection, rebuild_projection
 from audit_consumer.requests import AuditRequestLoop, retry_formerly_unknown_types, retry_parked_session
 from flotilla.audit.requests import (
     AuditRequest,
-    get_request,
-    list_parked,
+    get_audit_request,
+    list_parked_sessions,
     request_discard,
     request_rebuild,
     request_retry,
 )
-from flotilla.audit.verify import Verifier
+from flotilla.audit.verify import HistoryVerifier
 from flotilla.config import KafkaSettings
 from flotilla.config.signing import load_signer
 from flotilla.contracts.envelope import encode_event
 from flotilla.contracts.errors import Conflict, Invalid, NotFound
 from flotilla.contracts.json_types import JsonObject
 from flotilla.eventstore import AgentEventStore
-from flotilla.kafka.lanes import lane_of
+from flotilla.kafka.lanes import lane_of_session
 from flotilla.postgres import Pool
 from flotilla.runtime import Runtime
 from tests.support.audit import (
@@ -49,7 +49,7 @@ CONFLICT = [event_at("s1", 1), event_at("s1", 2), event_at("s1", 2, "intruder"),
 
 async def served(pool: Pool, request: AuditRequest) -> AuditRequest:
     async def finished() -> AuditRequest | None:
-        now = await get_request(pool, "default", request.request_id)
+        now = await get_audit_request(pool, "default", request.request_id)
         return now if now.finished_at else None
 
     return await eventually(finished, 60)
@@ -57,10 +57,10 @@ async def served(pool: Pool, request: AuditRequest) -> AuditRequest:
 
 async def test_a_conflict_is_listed_with_what_blocks_the_session(audit_pool: Pool, pool: Pool) -> None:
     await project_directly(audit_pool, records_of(("default", "s1", encode_event(event)) for event in CONFLICT))
-    (parked,) = await list_parked(pool, "default")
+    (parked,) = await list_parked_sessions(pool, "default")
     assert (parked.session_id, parked.reason, parked.first_seq, parked.events) == ("s1", "conflict", 2, 2)
     assert "seq 2 is taken by event" in parked.detail
-    assert await list_parked(pool, "globex") == []
+    assert await list_parked_sessions(pool, "globex") == []
 
 
 async def test_a_discarded_conflict_lets_its_session_go_on_and_is_kept(
@@ -93,10 +93,10 @@ async def test_an_upgrade_takes_in_what_waited_for_it(
     events = [event_at("s1", 1), newer, event_at("s1", 3)]
     await project_directly(audit_pool, records_of(("default", "s1", encode_event(event)) for event in events))
     assert await projected.seqs("s1") == [1]
-    await retry_formerly_unknown_types(audit_pool, [lane_of("default", "s1")])
+    await retry_formerly_unknown_types(audit_pool, [lane_of_session("default", "s1")])
     assert await projected.seqs("s1") == [1]
     monkeypatch.setattr("audit_consumer.records.is_known_event_type", lambda _type: True)
-    await retry_formerly_unknown_types(audit_pool, [lane_of("default", "s1")])
+    await retry_formerly_unknown_types(audit_pool, [lane_of_session("default", "s1")])
     assert await projected.seqs("s1") == [1, 2, 3]
     assert await projected.parked("s1") == []
 
@@ -117,11 +117,11 @@ async def test_a_rebuild_equals_what_was_there_and_fixes_what_was_broken(
     state = await store.state_at("s2")
     await projected.execute("DELETE FROM audit.session_events WHERE seq BETWEEN 100 AND 300")
     await projected.execute("DELETE FROM audit.session_heads")
-    assert await rebuild(settings) is not None
+    assert await rebuild_projection(settings) is not None
     after = await projected.fetch("SELECT session_id, seq, hash, body FROM audit.session_events ORDER BY 1, 2")
     assert [tuple(row) for row in after] == [tuple(row) for row in before]
     assert await store.state_at("s2") == state
-    assert (await Verifier(pool, "default").verify()).ok
+    assert (await HistoryVerifier(pool, "default").verify_sessions()).ok
     (kept,) = await projected.fetch("SELECT count(*) AS rows FROM audit_next.session_events")
     assert kept["rows"] == len(before) - 201
     assert (await drop_kept_projection(audit_pool, is_confirmed=True))["dropped"]
@@ -144,18 +144,18 @@ async def test_readers_and_the_live_consumer_go_on_through_a_rebuild(
         request = await request_rebuild(pool, "default", requested_by="ada")
         with pytest.raises(Conflict, match="under way"):
             await request_rebuild(pool, "default", requested_by="ada")
-        while (await get_request(pool, "default", request.request_id)).finished_at is None:
+        while (await get_audit_request(pool, "default", request.request_id)).finished_at is None:
             await store.append("s1", [message("more")])
             await relay_all(database, kafka)
             assert len((await store.read_page("s1", 1, 1)).bodies) == 1
             reads += 1
-        outcome = (await get_request(pool, "default", request.request_id)).outcome
+        outcome = (await get_audit_request(pool, "default", request.request_id)).outcome
         assert outcome is not None
         assert outcome["ok"], outcome
         head = (await store.session("s1")).head_seq
         assert await projected.until("s1", head) == list(range(1, head + 1))
     assert reads > 0
-    assert (await Verifier(pool, "default").verify()).ok
+    assert (await HistoryVerifier(pool, "default").verify_sessions()).ok
 
 
 async def test_a_rebuild_that_was_broken_off_leaves_the_live_projection_and_can_be_repeated(
@@ -172,11 +172,11 @@ async def test_a_rebuild_that_was_broken_off_leaves_the_live_projection_and_can_
     await publish(kafka, events)
     settings = audit_settings(database, kafka, tmp_path)
     with monkeypatch.context() as broken:
-        broken.setattr("audit_consumer.rebuild._SWITCH", "SELECT 1 / 0")
+        broken.setattr("audit_consumer.rebuild._SWITCH_PROJECTION", "SELECT 1 / 0")
         with pytest.raises(Exception, match="division by zero"):
-            await rebuild(settings)
+            await rebuild_projection(settings)
     assert await projected.seqs("s1") == list(range(1, 21))
-    await rebuild(settings)
+    await rebuild_projection(settings)
     assert await projected.seqs("s1") == list(range(1, 21))
 
 
@@ -187,7 +187,7 @@ async def test_a_rebuild_keeps_what_people_decided(
     await publish(kafka, CONFLICT)
     await projected.execute("UPDATE audit.parked_events SET reason = 'discarded' WHERE reason = 'conflict'")
     await retry_parked_session(audit_pool, Projection(audit_pool), ("default", "s1"))
-    await rebuild(audit_settings(database, kafka, tmp_path))
+    await rebuild_projection(audit_settings(database, kafka, tmp_path))
     assert await projected.seqs("s1") == [1, 2, 3]
     assert await projected.parked("s1") == [(2, "discarded")]
 
@@ -203,7 +203,7 @@ async def test_a_request_that_fails_unexpectedly_ends_with_its_reason_and_the_ne
 
     runtime = Runtime("audit-consumer")
     first = await request_rebuild(pool, "default", requested_by="ada")
-    serving = asyncio.create_task(AuditRequestLoop(audit_pool, broken, never).run(runtime))
+    serving = asyncio.create_task(AuditRequestLoop(audit_pool, broken, never).serve_until_stopped(runtime))
     assert (await served(pool, first)).outcome == {"ok": False, "error": "LookupError: no \\u0000 in ada"}
     second = await request_rebuild(pool, "default", requested_by="bob")
     assert (await served(pool, second)).outcome == {"ok": False, "error": "LookupError: no \\u0000 in bob"}

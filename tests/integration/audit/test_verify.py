@@ -9,14 +9,14 @@ import pytest
 from aiokafka import ConsumerRecord
 
 from flotilla.audit.kafka_witness import KafkaWitness
-from flotilla.audit.proof import Statement, genesis_hash, head_leaf, merkle_root
-from flotilla.audit.verify import Verifier
+from flotilla.audit.proof import Statement, genesis_hash, merkle_root, session_head_leaf
+from flotilla.audit.verify import HistoryVerifier
 from flotilla.config.signing import create_key_pair, load_public_keys
 from flotilla.contracts.checkpoints import CheckpointRecord
 from flotilla.contracts.errors import NotFound
 from flotilla.eventstore.log import LineageSegment
 from flotilla.kafka.records import LoggedEvent
-from flotilla.kafka.session_log import KafkaLog
+from flotilla.kafka.session_log import KafkaEventLog
 from tests.support.ground import Ground
 
 EDIT = """
@@ -112,7 +112,7 @@ async def test_a_chain_rewritten_together_with_its_anchors_is_found_by_the_signa
         WHERE c.session_id = 's1' AND e.session_id = 's1' AND e.seq = c.seq""")
     assert await ground.first_bad() == ("rewritten", 10)
     (row,) = await ground.projected.fetch("SELECT * FROM audit.checkpoint_heads WHERE session_id = 's1'")
-    leaf = head_leaf("default", "s1", row["seq"], row["hash"])
+    leaf = session_head_leaf("default", "s1", row["seq"], row["hash"])
     await ground.projected.execute(
         "UPDATE audit.checkpoints SET leaves = $3 WHERE kafka_partition = $1 AND number = $2",
         row["kafka_partition"],
@@ -132,7 +132,7 @@ async def test_a_checkpoint_made_to_fit_a_rewritten_chain_fails_only_by_its_sign
         UPDATE audit.checkpoint_heads SET hash = $1 WHERE session_id = 's1' RETURNING kafka_partition, number""",
         head["hash"],
     )
-    leaf = head_leaf("default", "s1", 10, head["hash"])
+    leaf = session_head_leaf("default", "s1", 10, head["hash"])
     (checkpoint,) = await ground.projected.fetch(
         "SELECT statement FROM audit.checkpoints WHERE kafka_partition = $1 AND number = $2", *row
     )
@@ -170,11 +170,11 @@ async def test_checkpoints_that_are_removed_are_missed_thanks_to_kafka(ground: G
 async def test_a_checkpoint_signed_with_another_key_is_not_believed(ground: Ground, tmp_path: Path) -> None:
     create_key_pair(tmp_path / "other.pem", tmp_path / "other.pub")
     keys = load_public_keys(tmp_path / "other.pub")
-    verdict = await Verifier(ground.pool, "default", keys).verify("s1")
+    verdict = await HistoryVerifier(ground.pool, "default", keys).verify_sessions("s1")
     assert "is not among the trusted ones" in verdict.problems[0].detail
 
 
-class _Early(KafkaLog):
+class _Early(KafkaEventLog):
     """Reads Kafka a moment before the newest checkpoints and `event` come."""
 
     event: Callable[[], Awaitable[object]]
@@ -185,13 +185,13 @@ class _Early(KafkaLog):
         self.has_read = True
         return found
 
-    async def read(self, *what: Any, **where: Any) -> list[LoggedEvent]:
-        found = await super().read(*what, **where)
+    async def read_session_events(self, *what: Any, **where: Any) -> list[LoggedEvent]:
+        found = await super().read_session_events(*what, **where)
         await self.event()
         return found
 
-    async def scan(self, partition: int) -> AsyncIterator[Sequence["ConsumerRecord[bytes, bytes]"]]:
-        async for batch in super().scan(partition):
+    async def scan_partition(self, partition: int) -> AsyncIterator[Sequence["ConsumerRecord[bytes, bytes]"]]:
+        async for batch in super().scan_partition(partition):
             yield batch
         await self.event()
 
@@ -200,7 +200,9 @@ async def test_a_checkpoint_that_is_published_during_the_verification_is_not_mis
     await ground.into_kafka()
     log = _Early(ground.kafka)
     log.event = nothing
-    verdict = await Verifier(ground.pool, "default", load_public_keys(ground.folder / "audit.pub"), log).verify("s1")
+    verdict = await HistoryVerifier(
+        ground.pool, "default", load_public_keys(ground.folder / "audit.pub"), log
+    ).verify_sessions("s1")
     await log.close()
     assert verdict.ok, verdict.problems
 
@@ -252,4 +254,4 @@ async def test_an_unknown_session_is_not_good_but_not_found(ground: Ground) -> N
     with pytest.raises(NotFound):
         await ground.verify("s9")
     with pytest.raises(NotFound):
-        await Verifier(ground.pool, "globex").verify("s1")
+        await HistoryVerifier(ground.pool, "globex").verify_sessions("s1")

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from flotilla.audit.proof import Statement, genesis_hash, head_leaf
+from flotilla.audit.proof import Statement, genesis_hash, session_head_leaf
 from tests.support.ground import Ground
 
 
@@ -92,7 +92,7 @@ def damaged(lines: list[dict[str, object]], damage: str) -> list[dict[str, objec
         chain = link_again(own, genesis_hash("default", "s2", "s1", 6))
         if damage == "forged":  # with an anchor that fits, but for its signature
             anchor = next(line for line in lines if line["kind"] == "anchor" and line["session"] == "s2")
-            root = head_leaf("default", "s2", 9, chain).hex()
+            root = session_head_leaf("default", "s2", 9, chain).hex()
             statement = replace(Statement.from_bytes(str(anchor["statement"]).encode()), merkle_root=root)
             anchor |= {"hash": chain.hex(), "statement": statement.to_bytes().decode()}
     elif damage == "prefix":  # witnesses included

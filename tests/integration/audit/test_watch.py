@@ -10,7 +10,7 @@ from audit_consumer.tracing import EventSpans
 from flotilla.config import KafkaSettings
 from flotilla.contracts.envelope import encode_event
 from flotilla.contracts.errors import RetryLater
-from flotilla.kafka.lanes import lane_of
+from flotilla.kafka.lanes import lane_of_session
 from flotilla.postgres import Pool, open_pool
 from flotilla.telemetry import configure_traces
 from tests.support.audit import (
@@ -30,28 +30,28 @@ SAMPLED = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 async def test_a_consumer_that_has_work_and_does_none_is_seen_as_stuck(kafka: KafkaSettings, audit_pool: Pool) -> None:
     watch = LagMonitor(kafka, audit_pool)
-    lane = lane_of("default", "s1")
+    lane = lane_of_session("default", "s1")
     await audit_pool.execute("INSERT INTO consumer_offsets SELECT n, 0 FROM generate_series(0, 11) AS n")
-    assert (await watch.look([lane])).moves
+    assert (await watch.measure_lag([lane])).moves
     await publish(kafka, events_of("s1", [1, 2, 3]))
-    await watch.look([lane])
-    stuck = await watch.look([lane])
+    await watch.measure_lag([lane])
+    stuck = await watch.measure_lag([lane])
     assert (stuck.lags, stuck.moves) == ({lane: 3}, False)
-    assert not (await watch.look([])).moves
-    assert (await watch.look([(lane + 1) % 12])).moves
+    assert not (await watch.measure_lag([])).moves
+    assert (await watch.measure_lag([(lane + 1) % 12])).moves
     await audit_pool.execute("UPDATE consumer_offsets SET next_offset = 1 WHERE kafka_partition = $1", lane)
-    assert (await watch.look([lane])).moves
+    assert (await watch.measure_lag([lane])).moves
     await watch.close_kafka()
 
 
 async def test_a_server_that_is_away_is_no_sign_of_being_stuck(kafka: KafkaSettings, audit_pool: Pool) -> None:
     watch = LagMonitor(KafkaSettings(kafka_bootstrap_servers="127.0.0.1:1"), audit_pool)
     with pytest.raises(RetryLater, match="Kafka does not answer"):
-        await watch.look([0])
+        await watch.measure_lag([0])
     async with open_pool("postgresql://nobody@127.0.0.1:1/none", application="test") as nowhere:
         watch = LagMonitor(kafka, nowhere)
         with pytest.raises(RetryLater, match="PostgreSQL does not answer"):
-            await watch.look([0])
+            await watch.measure_lag([0])
         await watch.close_kafka()
 
 
@@ -64,7 +64,7 @@ async def test_a_sampled_trace_goes_on_from_the_kafka_header_into_the_audit_row(
     )
     assert with_header.traceparent == SAMPLED
     spans = EventSpans([with_header, unsampled])
-    spans.end()
+    spans.end_all_spans()
     assert with_header.traceparent is not None
     assert with_header.traceparent.startswith(SAMPLED[:36])
     assert with_header.traceparent != SAMPLED

@@ -9,7 +9,7 @@ import pytest
 
 from audit_consumer.checkpoints import make_checkpoint
 from audit_consumer.witnesses import LogWitness as Asked
-from audit_consumer.witnesses import WitnessJob, read_witnesses
+from audit_consumer.witnesses import WitnessJob, parse_witnesses
 from flotilla.audit.export_trees import WitnessPolicy
 from flotilla.audit.notes import NoteKey
 from flotilla.audit.proof import genesis_hash
@@ -71,7 +71,7 @@ def urls(witnesses: list[LogWitness]) -> Iterator[list[str]]:
 async def watched(ground: Ground, witnesses: list[LogWitness], urls: list[str]) -> AsyncIterator[Watched]:
     words = [f"{url}#{witness.key.to_text()}" for witness, url in zip(witnesses, urls, strict=True)]
     async with httpx.AsyncClient(trust_env=False) as http:
-        watched = Watched(ground, witnesses, read_witnesses(words), http)
+        watched = Watched(ground, witnesses, parse_witnesses(words), http)
         await watched.publish()
         yield watched
 
@@ -88,7 +88,7 @@ async def test_an_export_proves_a_session_with_trees_that_witnesses_cosigned(
         "the log's own signature is there at once"
     )
     assert watched.verified(await watched.exported()).word == "UNSIGNED"
-    await watched.job().ask_all()
+    await watched.job().ask_all_witnesses()
     lines = await watched.exported("s2")
     found = watched.verified(lines)
     assert (found.word, found.inclusions, found.problems) == ("GOOD", 2, [])
@@ -113,17 +113,17 @@ async def test_a_tree_that_kafka_has_no_copy_of_is_not_shown(watched: Watched) -
 
 
 async def test_a_tree_whose_tiles_are_gone_ends_no_job(watched: Watched) -> None:
-    await watched.job().ask_all()
+    await watched.job().ask_all_witnesses()
     await watched.ground.projected.execute("DELETE FROM audit.log_cosignatures")
     for witness in watched.witnesses:
         witness.answer = (409, b"1\n")
     await watched.ground.projected.execute("DELETE FROM audit.log_tiles")
-    await watched.job().ask_all()
+    await watched.job().ask_all_witnesses()
     assert await watched.cosigned() == []
 
 
 async def test_a_history_forged_with_the_stolen_key_is_refused_by_witnesses(watched: Watched) -> None:
-    await watched.job().ask_all()
+    await watched.job().ask_all_witnesses()
     ground, (first, _) = watched.ground, watched.witnesses
     before = failures(first, "refused") + failures(first, "ahead")
     await ground.projected.execute(
@@ -138,7 +138,7 @@ async def test_a_history_forged_with_the_stolen_key_is_refused_by_witnesses(watc
     await watched.publish()
     lines = await watched.exported("s1")
     assert watched.verified(lines, needed=0).word == "GOOD", "the key alone convinces"
-    await watched.job().ask_all()
+    await watched.job().ask_all_witnesses()
     assert watched.verified(await watched.exported("s1")).word == "UNSIGNED"
     assert watched.verified(await watched.exported("s1"), needed=1).word == "UNSIGNED"
     assert failures(first, "refused") + failures(first, "ahead") > before
@@ -151,7 +151,7 @@ async def sign_again(ground: Ground) -> None:
 
 
 async def test_a_cosignature_of_one_tree_does_not_serve_another(watched: Watched) -> None:
-    await watched.job().ask_all()
+    await watched.job().ask_all_witnesses()
     lines = await watched.exported("s1")
     good = b"".join(lines)
     for old, new in (
@@ -170,12 +170,12 @@ async def test_a_witness_that_is_away_holds_up_nothing_and_signs_when_it_is_back
     job = watched.job()
     first, second = watched.witnesses
     second.answer = (503, b"")
-    await job.ask_all()
+    await job.ask_all_witnesses()
     assert {key for _, key in await watched.cosigned()} == {first.key.to_text()}
     assert watched.verified(await watched.exported(), needed=1).word == "GOOD"
     assert watched.verified(await watched.exported()).word == "UNSIGNED"
     second.answer = None
-    await job.ask_all()
+    await job.ask_all_witnesses()
     assert watched.verified(await watched.exported()).word == "GOOD"
 
 
@@ -199,15 +199,15 @@ async def test_what_a_witness_answers_counts_only_with_its_signature(
 ) -> None:
     for witness in watched.witnesses:
         witness.answer = (status, body)
-    await watched.job().ask_all()
+    await watched.job().ask_all_witnesses()
     assert await watched.cosigned() == []
     assert watched.witnesses[0].asked <= 4, "of each tree at most twice"
 
 
 async def test_a_witness_that_knows_the_log_from_another_replica_says_how_far(watched: Watched) -> None:
-    await watched.job().ask_all()
+    await watched.job().ask_all_witnesses()
     await watched.ground.projected.execute("DELETE FROM audit.log_cosignatures")
-    await watched.job().ask_all()  # knows of no size
+    await watched.job().ask_all_witnesses()  # knows of no size
     assert len(await watched.cosigned()) == 4
     heads = {head.origin for witness in watched.witnesses for head in witness.seen.values()}
     assert heads == {f"{ORIGIN}/0", f"{ORIGIN}/1"}
@@ -216,7 +216,7 @@ async def test_a_witness_that_knows_the_log_from_another_replica_says_how_far(wa
 def test_settings_name_a_witness_once_with_its_own_kind_of_key() -> None:
     witness = LogWitness("w.example.org", signer_with_new_key().public_keys())
     word = f"https://w.example.org/#{witness.key.to_text()}"
-    assert [one.url for one in read_witnesses([word])] == ["https://w.example.org"]
+    assert [one.url for one in parse_witnesses([word])] == ["https://w.example.org"]
     for words in (
         [word, word],
         [witness.key.to_text()],
@@ -224,4 +224,4 @@ def test_settings_name_a_witness_once_with_its_own_kind_of_key() -> None:
         [word.replace("https", "file")],
     ):
         with pytest.raises(ConfigurationError):
-            read_witnesses(words)
+            parse_witnesses(words)

@@ -7,7 +7,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from flotilla.audit.verify import Verdict, Verifier
+from flotilla.audit.verify import HistoryVerifier, Verdict
 from flotilla.backup.create import create_backup
 from flotilla.backup.manifest import Manifest
 from flotilla.backup.restore import Restored, restore_backup
@@ -86,7 +86,9 @@ class Stores:
             open_pool(self.database.dsn(), application="test") as pool,
             open_kafka_log(self.kafka) as log,
         ):
-            return await Verifier(pool, "default", load_public_keys(self.folder / "audit.pub"), log).verify(None)
+            return await HistoryVerifier(
+                pool, "default", load_public_keys(self.folder / "audit.pub"), log
+            ).verify_sessions(None)
 
 
 log_of = open_kafka_log

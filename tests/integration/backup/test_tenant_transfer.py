@@ -15,7 +15,7 @@ from pydantic import SecretStr
 import outbox_relay.main
 import outbox_relay.settings
 from audit_consumer.connections import LIVE, open_projection_pool
-from flotilla.audit.verify import Verdict, Verifier
+from flotilla.audit.verify import HistoryVerifier, Verdict
 from flotilla.backup import tenant_import
 from flotilla.backup.manifest import MANIFEST
 from flotilla.backup.settings import TenantExportSettings, TenantImportSettings
@@ -108,7 +108,9 @@ async def imported(target: Stores, folder: Path, **given: Any) -> Imported:
 
 async def verified(stores: Stores) -> Verdict:
     async with open_pool(stores.database.dsn(), application="test") as pool, open_kafka_log(stores.kafka) as log:
-        return await Verifier(pool, "acme", load_public_keys(stores.folder / "audit.pub"), log).verify(None)
+        return await HistoryVerifier(pool, "acme", load_public_keys(stores.folder / "audit.pub"), log).verify_sessions(
+            None
+        )
 
 
 @asynccontextmanager
@@ -363,7 +365,7 @@ async def test_the_tenants_key_is_wrapped_by_the_other_fleets_root_and_forks_and
                 "INSERT INTO flotilla.agent_actions (tenant_id, agent_id, session_id, task_id, action_type, payload)"
                 " VALUES ('acme', 'a', 's0', 't', 'x', '{}')"
             )
-        assert (await Verifier(there, "acme").verify(None)).ok
+        assert (await HistoryVerifier(there, "acme").verify_sessions(None)).ok
     numbers = await fetch(target, "SELECT count(*), count(DISTINCT action_seq) FROM flotilla.agent_actions")
     assert numbers == [(51, 51)]
     assert await fetch(target, ROWS.format("documents")) == [(1,)]

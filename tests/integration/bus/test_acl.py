@@ -24,8 +24,8 @@ from flotilla.bus import (
     ensure_group,
     entry_exists,
 )
-from flotilla.bus.acl import acl_file_text, fleet_redis_permissions
-from flotilla.bus.connection import ask
+from flotilla.bus.acl import fleet_redis_permissions, format_acl_file
+from flotilla.bus.connection import execute_redis_command
 from flotilla.bus.functions import load_redis_functions
 from flotilla.contracts.errors import ConfigurationError, DeadLetter, RetryLater
 from flotilla.contracts.names import (
@@ -53,7 +53,7 @@ REPLIES = reply_stream("research")
 async def guarded(any_redis: Redis, any_server: RedisServer) -> RedisServer:
     """A server that knows every user of the fleet, with its name as its password."""
     for name, grant in USERS.items():
-        await ask(any_redis, "ACL", "SETUSER", name, *grant.acl_rules(), f">{name}")
+        await execute_redis_command(any_redis, "ACL", "SETUSER", name, *grant.acl_rules(), f">{name}")
     for agent in ("research", "write"):
         await ensure_group(any_redis, task_stream(agent), agent_group(agent))
     await ensure_group(any_redis, REPLIES, BRIDGE_GROUP)
@@ -91,14 +91,14 @@ async def test_agent_can_do_all_that_an_agent_does(guarded: RedisServer, any_red
         for subject in ("good", "bad"):
             await AgentEventBus(any_redis).publish(stream, event(subject))
         await eventually(lambda: answered(any_redis))
-        await LiveRunWriter(redis).done(run_stream("r1", "key"), "success")
+        await LiveRunWriter(redis).write_run_ended(run_stream("r1", "key"), "success")
         await AgentEventBus(redis).publish(REPLIES, event())
-        assert await ask(redis, "EXISTS", cancelled_key("t1")) == 0
+        assert await execute_redis_command(redis, "EXISTS", cancelled_key("t1")) == 0
         stop.set()
         await running
     assert await any_redis.xlen(run_stream("r1", "key")) == 1
     assert (await any_redis.xinfo_groups(stream))[0]["pending"] == 0
-    assert await ask(any_redis, "ACL", "LOG") == []
+    assert await execute_redis_command(any_redis, "ACL", "LOG") == []
 
 
 async def answered(redis: Redis) -> bool:
@@ -146,7 +146,7 @@ async def answered(redis: Redis) -> bool:
 async def test_agent_cannot_touch_what_is_not_its_own(guarded: RedisServer, command: tuple[str | int, ...]) -> None:
     async with user(guarded, "research-agent") as redis:
         with pytest.raises(Exception, match=r"(?i)permission|can't run this command"):
-            await ask(redis, *command)
+            await execute_redis_command(redis, *command)
 
 
 async def test_worker_can_do_all_that_the_worker_does(guarded: RedisServer, any_redis: Redis) -> None:
@@ -160,9 +160,9 @@ async def test_worker_can_do_all_that_the_worker_does(guarded: RedisServer, any_
         entry_id = await AgentEventBus(redis).publish(task_stream("research"), event())
         assert await entry_exists(redis, task_stream("research"), entry_id)
         await redis.set(cancelled_key("t1"), "1", ex=60)
-        await LiveRunWriter(redis).done(run_stream("r1", "key"), "success")
+        await LiveRunWriter(redis).write_run_ended(run_stream("r1", "key"), "success")
         await any_redis.xadd(EVENTS_STREAM, {"event": b"{}"})
-        await BusHousekeeping(redis, known, stale_after_ms=0).run_once()
+        await BusHousekeeping(redis, known, stale_after_ms=0).run_round()
         await AgentEventBus(redis).publish(REPLIES, event())
         stop = asyncio.Event()
         bridge = Consumer(redis, REPLIES, BRIDGE_GROUP, "bridge", acknowledge, ConsumerOptions(block_ms=100))
@@ -171,11 +171,11 @@ async def test_worker_can_do_all_that_the_worker_does(guarded: RedisServer, any_
         stop.set()
         await running
     assert await any_redis.exists(task_stream("later"), run_stream("r1", "key")) == 2
-    assert await ask(any_redis, "ACL", "LOG") == []
+    assert await execute_redis_command(any_redis, "ACL", "LOG") == []
 
 
 async def test_gateway_reads_live_runs_and_redrives_and_no_more(guarded: RedisServer, any_redis: Redis) -> None:
-    await LiveRunWriter(any_redis).done(run_stream("r1", "key"), "success")
+    await LiveRunWriter(any_redis).write_run_ended(run_stream("r1", "key"), "success")
     async with user(guarded, "gateway") as redis:
         assert await redis.xread({run_stream("r1", "key"): "0"})
         await redis.xadd(REDRIVES_STREAM, {"event": b"{}"})
@@ -189,7 +189,7 @@ async def test_gateway_reads_live_runs_and_redrives_and_no_more(guarded: RedisSe
             with pytest.raises(NoPermissionError):
                 await redis.xadd(stream, {"event": b"{}"})
         with pytest.raises(NoPermissionError):
-            await ask(redis, "XREADGROUP", "GROUP", BRIDGE_GROUP, "c", "STREAMS", REPLIES, ">")
+            await execute_redis_command(redis, "XREADGROUP", "GROUP", BRIDGE_GROUP, "c", "STREAMS", REPLIES, ">")
 
 
 async def test_scaler_sees_lag_and_pending_but_no_entry(guarded: RedisServer) -> None:
@@ -201,14 +201,14 @@ async def test_scaler_sees_lag_and_pending_but_no_entry(guarded: RedisServer) ->
 
 
 async def test_users_file_is_one_that_the_server_loads(any_redis: Redis) -> None:
-    text = acl_file_text(USERS, {name: f"secret of {name}" for name in USERS})
+    text = format_acl_file(USERS, {name: f"secret of {name}" for name in USERS})
     assert "secret" not in text
     for line in text.splitlines():
         _, name, *rules = re.findall(r"\([^)]*\)|\S+", line)
         if name != "default":
-            await ask(any_redis, "ACL", "SETUSER", name, *rules)
+            await execute_redis_command(any_redis, "ACL", "SETUSER", name, *rules)
     with pytest.raises(ConfigurationError, match="REDIS_PASSWORD_GATEWAY"):
-        acl_file_text(USERS, {})
+        format_acl_file(USERS, {})
 
 
 async def _read(redis: Redis, stream: str) -> bool:

@@ -71,7 +71,7 @@ async def test_live_feed_loses_tokens_rather_than_tasks_while_redis_is_away(redi
         feed = LiveRunWriter(redis)
         redis_server.kill()
         await feed.write_token(LIVE, "lost", task_id="t1", attempt=1)
-        await feed.flush()
+        await feed.wait_until_written()
         redis_server.start()
         redis_server.wait_ready()
         await eventually(lambda: _written(feed, redis))
@@ -88,7 +88,7 @@ async def test_publish_while_redis_is_away_says_to_retry(redis_server: RedisServ
 
 
 async def _written(feed: LiveRunWriter, redis: Redis) -> bool:
-    await feed.done(LIVE, "success")
+    await feed.write_run_ended(LIVE, "success")
     try:
         return bool(await redis.exists(LIVE))
     except AWAY:

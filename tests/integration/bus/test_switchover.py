@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flotilla.bus import AWAY, DONE, Delivery, HandlerResult, Publisher, check_redis, connect_redis
-from flotilla.bus.connection import ask
+from flotilla.bus.connection import execute_redis_command
 from flotilla.contracts.errors import RetryLater
 from flotilla_devstack import RunningStack
 from flotilla_devstack.servers.redis import RedisServer
@@ -67,7 +67,7 @@ async def switch(pair: tuple[RedisServer, RedisServer]) -> AsyncIterator[Switch]
 
 async def replicate(replica: RedisServer, primary: RedisServer) -> None:
     async with connect_redis(replica.url) as client:
-        await ask(client, "REPLICAOF", "127.0.0.1", str(primary.ports["redis"]))
+        await execute_redis_command(client, "REPLICAOF", "127.0.0.1", str(primary.ports["redis"]))
 
         async def follows() -> bool:
             return bool((await client.info("replication"))["master_link_status"] == "up")
@@ -78,7 +78,7 @@ async def replicate(replica: RedisServer, primary: RedisServer) -> None:
 async def switch_over(switch: Switch, pair: tuple[RedisServer, RedisServer]) -> None:
     old, new = pair
     async with connect_redis(new.url) as client:
-        await ask(client, "REPLICAOF", "NO", "ONE")
+        await execute_redis_command(client, "REPLICAOF", "NO", "ONE")
     switch.port = new.ports["redis"]
     await replicate(old, new)
 

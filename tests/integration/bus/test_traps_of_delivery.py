@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flotilla.bus import DONE, Delivery, HandlerResult, Publisher, Redis, connect_redis, ensure_group
-from flotilla.bus.connection import MAX_BLOCK_MS, SOCKET_TIMEOUT_S, ask
+from flotilla.bus.connection import MAX_READ_BLOCK_MS, SOCKET_TIMEOUT_S, execute_redis_command
 from flotilla.bus.consumer import ConsumerOptions
 from flotilla.bus.renewal import renew_entries
 from flotilla.contracts.errors import RetryLater
@@ -315,9 +315,9 @@ async def test_entries_stranded_by_a_lost_answer_are_claimed_by_their_own_consum
 
 
 def test_block_is_always_shorter_than_the_socket_timeout() -> None:
-    assert MAX_BLOCK_MS / 1000 < SOCKET_TIMEOUT_S / 2
+    assert MAX_READ_BLOCK_MS / 1000 < SOCKET_TIMEOUT_S / 2
     with pytest.raises(ValueError, match="block_ms"):
-        ConsumerOptions(block_ms=MAX_BLOCK_MS + 1)
+        ConsumerOptions(block_ms=MAX_READ_BLOCK_MS + 1)
 
 
 async def test_stop_finishes_what_is_in_hand_and_leaves_the_rest_pending(redis: Redis) -> None:
@@ -376,7 +376,7 @@ async def _group_exists(redis: Redis) -> bool:
 
 
 async def _somebody_waits(redis: Redis) -> bool:
-    clients: dict[str, int] = await ask(redis, "INFO", "clients")
+    clients: dict[str, int] = await execute_redis_command(redis, "INFO", "clients")
     return clients["blocked_clients"] > 0
 
 
@@ -386,5 +386,5 @@ async def _still_there(redis: Redis) -> bool:
 
 
 async def _commands(redis: Redis, *ours: str) -> int:
-    stats: dict[str, dict[str, int]] = await ask(redis, "INFO", "commandstats")
+    stats: dict[str, dict[str, int]] = await execute_redis_command(redis, "INFO", "commandstats")
     return sum(stat["calls"] for name, stat in stats.items() if name.removeprefix("cmdstat_").startswith(ours or OURS))

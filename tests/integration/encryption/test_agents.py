@@ -8,7 +8,7 @@ import pytest
 from flotilla.agent import Agent
 from flotilla.agent.session_keys import IssuedKeyring
 from flotilla.bus import Consumer, Redis, connect_redis
-from flotilla.bus.dead_letter_store import PostgresDeadLetters
+from flotilla.bus.dead_letter_store import PostgresDeadLetterStore
 from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.names import task_stream
 from flotilla.encryption import KeyFile, KeyRefused, Keyring, sealed_task
@@ -125,7 +125,7 @@ async def test_an_entry_that_no_task_is_held_for_is_kept_as_it_came(sealing: Poo
     await open_session(sealing)
     async with running(Adder().agent, sealing, redis, keyring=IssuedKeyring(url, writes=True)):
         await redis.xadd(task_stream("adder"), {**sealed_fields(forged := asked()), "ticket": "forged"})
-        (letter,) = await eventually(lambda: PostgresDeadLetters(sealing).list("default"), 30)
+        (letter,) = await eventually(lambda: PostgresDeadLetterStore(sealing).list_dead_letters("default"), 30)
     assert (letter.task_id, letter.session_id) == (forged.task_id, SESSION)
     assert "is not the worker's" in letter.error
 

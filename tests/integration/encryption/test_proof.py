@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from audit_consumer.rebuild import rebuild
-from flotilla.audit.verify import Verifier
+from audit_consumer.rebuild import rebuild_projection
+from flotilla.audit.verify import HistoryVerifier
 from flotilla.config import KafkaSettings
 from flotilla.contracts.identity import user_name
 from flotilla.contracts.json_types import JsonObject
@@ -73,7 +73,7 @@ async def test_the_proof_of_a_history_outlives_its_keys(
     said = {session: await verdict_on(recorder, exported) for session, exported in before.items()}
     await projected.execute(DESTROY)
     keyring.forget()
-    verdict = await Verifier(recorder.pool, "default", recorder.keys()).verify(None)
+    verdict = await HistoryVerifier(recorder.pool, "default", recorder.keys()).verify_sessions(None)
     assert verdict.ok, verdict.problems
     for session in sessions:
         assert "GOOD" in said[session]
@@ -95,7 +95,7 @@ async def test_a_rebuild_needs_no_key_and_brings_no_word_back(
     await projected.execute(DESTROY)
     await projected.execute("DELETE FROM flotilla.event_outbox")
     keyring.forget()
-    outcome = await rebuild(audit_settings(database, kafka, recorder.folder))
+    outcome = await rebuild_projection(audit_settings(database, kafka, recorder.folder))
     assert outcome["events"] == 2
     assert await rows_with(database, canary) == []
     state = await recorder.store.state_at("s1")
@@ -132,10 +132,10 @@ async def test_the_copy_for_queries_is_without_ciphertext(recorder: Recorder, pr
         {"tool", "call_id", "agent"},
         {"tool", "call_id", "agent", "ok", "duration_ms"},
     ]
-    verifier = Verifier(recorder.pool, "default", recorder.keys())
-    assert (await verifier.verify(None)).ok
+    verifier = HistoryVerifier(recorder.pool, "default", recorder.keys())
+    assert (await verifier.verify_sessions(None)).ok
     # Those of a former version have it.
     await projected.execute("UPDATE audit.session_events SET event = convert_from(body, 'UTF8')::jsonb")
-    assert (await verifier.verify(None)).ok
+    assert (await verifier.verify_sessions(None)).ok
     await projected.execute("UPDATE audit.session_events SET event = jsonb_set(event, '{data,tool}', '\"other\"')")
-    assert not (await verifier.verify(None)).ok
+    assert not (await verifier.verify_sessions(None)).ok

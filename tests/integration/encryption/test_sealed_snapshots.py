@@ -39,13 +39,13 @@ async def a_long_session(store: AgentEventStore, database: Database, audit_pool:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int | None]]:
     """What is read of logs from now on."""
     seen: list[tuple[int, int | None]] = []
-    read = SessionLog.read
+    read = SessionLog.read_page
 
     async def watched(self: SessionLog, session_id: str, from_seq: int = 1, to_seq: int | None = None) -> object:
         seen.append((from_seq, to_seq))
         return await read(self, session_id, from_seq, to_seq)
 
-    monkeypatch.setattr(SessionLog, "read", watched)
+    monkeypatch.setattr(SessionLog, "read_page", watched)
     return seen
 
 

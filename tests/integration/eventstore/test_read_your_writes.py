@@ -10,7 +10,7 @@ from flotilla.config import KafkaSettings
 from flotilla.contracts.envelope import encode_event
 from flotilla.contracts.errors import RetryLater
 from flotilla.eventstore import AgentEventStore
-from flotilla.kafka.session_log import KafkaLog, open_kafka_log
+from flotilla.kafka.session_log import KafkaEventLog, open_kafka_log
 from flotilla.postgres import Pool
 from tests.support.audit import (
     Projected,
@@ -29,13 +29,13 @@ EMPTY_OUTBOX = "DELETE FROM flotilla.event_outbox"
 
 
 @pytest.fixture
-async def log(kafka: KafkaSettings) -> AsyncIterator[KafkaLog]:
+async def log(kafka: KafkaSettings) -> AsyncIterator[KafkaEventLog]:
     async with open_kafka_log(kafka) as opened:
         yield opened
 
 
 @pytest.fixture
-async def store(pool: Pool, log: KafkaLog) -> AgentEventStore:
+async def store(pool: Pool, log: KafkaEventLog) -> AgentEventStore:
     opened = AgentEventStore(pool, kafka=log)
     await opened.ensure_session("s1", "ada")
     return opened
@@ -129,24 +129,28 @@ async def test_order_is_that_of_seq_whatever_the_producers_clocks_say(
     assert [m.content for m in (await store.state_at("s1", 4)).messages] == ["s1 1", "s1 2", "s1 3", "s1 4"]
 
 
-async def test_kafka_alone_gives_a_session_up_to_the_end_at_the_start(kafka: KafkaSettings, log: KafkaLog) -> None:
+async def test_kafka_alone_gives_a_session_up_to_the_end_at_the_start(kafka: KafkaSettings, log: KafkaEventLog) -> None:
     events = [event_at("s1", seq) for seq in range(1, 101)]
     await publish(kafka, [event_at("before", 1), *events, event_at("after", 1)])
-    logged = await log.read("default", "s1")
+    logged = await log.read_session_events("default", "s1")
     assert [event.body for event in logged] == [encode_event(event) for event in events]
-    assert [event.seq for event in await log.read("default", "s1", first_seq=10, last_seq=12)] == [10, 11, 12]
-    assert await log.read("default", "nobody") == []
+    assert [event.seq for event in await log.read_session_events("default", "s1", first_seq=10, last_seq=12)] == [
+        10,
+        11,
+        12,
+    ]
+    assert await log.read_session_events("default", "nobody") == []
 
 
 async def test_a_kafka_that_is_away_is_an_error_in_time() -> None:
     settings = KafkaSettings(kafka_bootstrap_servers="127.0.0.1:1")
     async with open_kafka_log(settings) as log:
         with pytest.raises(RetryLater, match="does not answer"):
-            await log.read("default", "s1")
+            await log.read_session_events("default", "s1")
 
 
-async def test_records_that_are_not_events_do_not_end_a_read(kafka: KafkaSettings, log: KafkaLog) -> None:
+async def test_records_that_are_not_events_do_not_end_a_read(kafka: KafkaSettings, log: KafkaEventLog) -> None:
     await publish(kafka, [event_at("s1", 1)])
     await publish_bodies(kafka, [("default", "s1", b"junk")])
     await publish(kafka, [event_at("s1", 2)])
-    assert [event.seq for event in await log.read("default", "s1")] == [1, 2]
+    assert [event.seq for event in await log.read_session_events("default", "s1")] == [1, 2]

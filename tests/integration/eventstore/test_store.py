@@ -11,7 +11,7 @@ from flotilla.contracts.errors import Conflict, Invalid, NotFound, RunInProgress
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.session_events import AgentStateEvent
 from flotilla.eventstore import AgentEventStore, fold
-from flotilla.eventstore.turns import earlier_turns
+from flotilla.eventstore.turns import load_earlier_turns
 from flotilla.postgres import Pool, tenant_transaction
 from tests.support.postgres import Database
 from tests.support.waiting import eventually
@@ -260,7 +260,7 @@ async def test_the_turns_that_a_prompt_sees_follow_forks_and_rollbacks(store: Ag
         async with tenant_transaction(pool, "default") as connection:
             await connection.execute(ADD_TURN, "s1", str(number), appended.last_seq)
     await store.fork("s1", 4, "s2")
-    assert [turn.answer for turn in await earlier_turns(pool, "default", "s2")] == ["a1", "a2"]
+    assert [turn.answer for turn in await load_earlier_turns(pool, "default", "s2")] == ["a1", "a2"]
     await store.rollback("s2", 2)
-    assert [turn.answer for turn in await earlier_turns(pool, "default", "s2")] == ["a1"]
-    assert [turn.answer for turn in await earlier_turns(pool, "default", "s1")] == ["a1", "a2"]
+    assert [turn.answer for turn in await load_earlier_turns(pool, "default", "s2")] == ["a1"]
+    assert [turn.answer for turn in await load_earlier_turns(pool, "default", "s1")] == ["a1", "a2"]

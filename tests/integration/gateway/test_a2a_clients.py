@@ -208,7 +208,7 @@ async def test_stream_grows_the_answer_and_every_replica_resumes_it(
     live = await gateway.live(row["run_id"])
     await set_status(gateway, "running")
     await feed.write_token(live, "The harbour ", task_id="t", attempt=1)
-    await feed.flush()
+    await feed.wait_until_written()
     await eventually(lambda: text_of(seen) == "The harbour")
     async with replica() as other:
         resumed: list[StreamResponse] = []
@@ -218,7 +218,7 @@ async def test_stream_grows_the_answer_and_every_replica_resumes_it(
         )
         await eventually(lambda: text_of(resumed) == "The harbour")
         await feed.write_token(live, "master", task_id="t", attempt=1)
-        await feed.flush()
+        await feed.wait_until_written()
         await gateway.finish(row["run_id"], feed)
         await asyncio.gather(reading, subscribing)
     assert text_of(seen) == text_of(resumed) == TEXT
@@ -237,11 +237,11 @@ async def test_answer_that_is_written_again_replaces_what_was_sent(
     row = await newest(gateway)
     live = await gateway.live(row["run_id"])
     await feed.write_token(live, "The gate ", task_id="t", attempt=1)
-    await feed.flush()
+    await feed.wait_until_written()
     await eventually(lambda: text_of(seen) == "The gate")
     await feed.write_reset(live, task_id="t", attempt=2)
     await feed.write_token(live, "The harbour ", task_id="t", attempt=2)
-    await feed.flush()
+    await feed.wait_until_written()
     await gateway.finish(row["run_id"], feed)
     await reading
     assert text_of(seen) == TEXT
@@ -276,10 +276,10 @@ async def test_waiting_for_people_is_auth_required_and_no_message_is_a_vote(
     await gateway.work(row["run_id"], "decided")
     await eventually(lambda: states_of(seen)[-1] == "WORKING")
     await set_status(gateway, "running")
-    await feed.step(live := await gateway.live(row["run_id"]), "save", "started", attempt=1, agent="")
+    await feed.write_step(live := await gateway.live(row["run_id"]), "save", "started", attempt=1, agent="")
     for said in ("The harbour", " master"):  # what comes second is sent after a look at what came first
         await feed.write_token(live, said, task_id="t", attempt=1)
-        await feed.flush()
+        await feed.wait_until_written()
         await eventually(partial(shows, seen, said))
     await gateway.finish(row["run_id"], feed)
     await reading

@@ -6,7 +6,7 @@ import asyncpg
 import httpx
 import pytest
 
-from flotilla.actions.arguments import action_argument_types
+from flotilla.actions.arguments import load_action_argument_types
 from flotilla.bus import connect_redis, ensure_group
 from flotilla.contracts.names import agent_group, task_stream
 from gateway.governed.inbox import action_args_schema
@@ -124,7 +124,7 @@ async def test_an_approval_says_what_its_arguments_may_be_and_whether_the_asker_
 
 
 def test_every_built_in_action_has_a_schema() -> None:
-    for action in action_argument_types():
+    for action in load_action_argument_types():
         schema = action_args_schema(action)
         assert schema is not None
         assert schema["type"] == "object"

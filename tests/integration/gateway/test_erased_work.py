@@ -30,10 +30,10 @@ from workflow_worker import erasures
 from workflow_worker.actions.registry import load_action_handlers
 from workflow_worker.activities import actions, gated_calls, orders, pipelines, runs
 from workflow_worker.activities.signatures.orders import RESERVE_FUNDS, OrderReference, OrderStep
-from workflow_worker.duties import reconciled_kinds
-from workflow_worker.erased_work import PATIENCE, ErasedWorkDuty
+from workflow_worker.duties import make_reconciled_row_kinds
+from workflow_worker.erased_work import ERASED_WORK_GRACE_PERIOD, ErasedWorkDuty
 from workflow_worker.erasures import ErasureDuty
-from workflow_worker.reconciler import Kind
+from workflow_worker.reconciler import ReconciledRowKind
 from workflow_worker.schedule_duty import ScheduleSyncDuty
 
 __all__ = ["key_file"]
@@ -93,10 +93,10 @@ async def worker_pool(encrypting: RunningGateway, key_file: Path) -> AsyncIterat
 
 
 @pytest.fixture
-async def kinds(worker_pool: Pool, redis_url: str) -> AsyncIterator[Mapping[str, Kind]]:
+async def kinds(worker_pool: Pool, redis_url: str) -> AsyncIterator[Mapping[str, ReconciledRowKind]]:
     policy, registry = ReloadingPolicyFile(UNSIGNED), load_action_handlers()
     async with connect_redis(redis_url) as redis, httpx.AsyncClient() as http:
-        yield reconciled_kinds(
+        yield make_reconciled_row_kinds(
             runs.RunActivities(worker_pool, LiveRunWriter(redis)),
             actions.ActionActivities(worker_pool, policy, registry, http, signer=SIGNER),
             orders.OrderActivities(worker_pool),
@@ -148,11 +148,11 @@ async def execute(gateway: RunningGateway, statement: str, *arguments: object) -
 class Duties:
     """What the worker's leader does, a round at a time, with no time for workflows to end by themselves."""
 
-    def __init__(self, pool: Pool, client: Client, kinds: Mapping[str, Kind]) -> None:
+    def __init__(self, pool: Pool, client: Client, kinds: Mapping[str, ReconciledRowKind]) -> None:
         self._duties = (
             ErasureDuty(pool).run_once,
-            ErasedWorkDuty(pool, client, kinds, PATIENCE * 0).run_once,
-            ScheduleSyncDuty(pool, client, "q").run,
+            ErasedWorkDuty(pool, client, kinds, ERASED_WORK_GRACE_PERIOD * 0).run_once,
+            ScheduleSyncDuty(pool, client, "q").run_round,
         )
 
     async def run_once(self) -> None:
@@ -183,7 +183,7 @@ async def assert_all_ended(gateway: RunningGateway, client: Client) -> None:
 async def test_all_that_is_open_ends_with_its_person(
     encrypting: RunningGateway,
     worker_pool: Pool,
-    kinds: Mapping[str, Kind],
+    kinds: Mapping[str, ReconciledRowKind],
     temporal_client: Client,
     unique: Callable[[str], str],
 ) -> None:
@@ -210,7 +210,7 @@ async def test_it_ends_wherever_the_worker_is_killed(
     encrypting: RunningGateway,
     *,
     worker_pool: Pool,
-    kinds: Mapping[str, Kind],
+    kinds: Mapping[str, ReconciledRowKind],
     temporal_client: Client,
     unique: Callable[[str], str],
     monkeypatch: pytest.MonkeyPatch,
@@ -255,7 +255,7 @@ def killed_after(commits: int) -> Any:
 async def test_an_order_that_was_approved_stays_so(
     encrypting: RunningGateway,
     worker_pool: Pool,
-    kinds: Mapping[str, Kind],
+    kinds: Mapping[str, ReconciledRowKind],
     temporal_client: Client,
     unique: Callable[[str], str],
 ) -> None:
@@ -271,7 +271,7 @@ async def test_an_order_that_was_approved_stays_so(
 async def test_an_order_that_can_not_be_undone_ends_for_a_person_to_see_to(
     encrypting: RunningGateway,
     worker_pool: Pool,
-    kinds: Mapping[str, Kind],
+    kinds: Mapping[str, ReconciledRowKind],
     temporal_client: Client,
     unique: Callable[[str], str],
 ) -> None:
@@ -331,7 +331,7 @@ async def test_a_schedule_into_an_erased_session_is_paused_with_the_reason(
     made = await bob.post("/v1/schedules", json={"schedule_id": "b", "query": "Why?", "session_id": session, **NEVER})
     assert made.status_code == 201, made.text
     await confirmed(encrypting)
-    await ScheduleSyncDuty(worker_pool, temporal_client, "q").run()
+    await ScheduleSyncDuty(worker_pool, temporal_client, "q").run_round()
     [schedule] = await execute(encrypting, "SELECT paused, note, temporal_id FROM flotilla.schedules")
     assert (schedule["paused"], schedule["note"]) == (True, WHY_ERASED)
     described = await temporal_client.get_schedule_handle(schedule["temporal_id"]).describe()

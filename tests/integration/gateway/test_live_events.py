@@ -102,15 +102,15 @@ async def test_tokens_steps_and_session_events_arrive_while_they_happen_and_done
     live = await gateway.live(run_id)
     async with following(operator, run_id) as seen:
         await eventually(lambda: seen.seqs == [1, 2])
-        await feed.step(live, "write", "started", attempt=1, agent="write")
+        await feed.write_step(live, "write", "started", attempt=1, agent="write")
         await feed.write_token(live, "The harbour ", task_id="t", attempt=1)
-        await feed.flush()
+        await feed.wait_until_written()
         await eventually(lambda: seen.text == "The harbour ")
         await feed.write_reset(live, task_id="t", attempt=2)
         await gateway.work(run_id, "a tool was used")
         await eventually(lambda: seen.seqs == [1, 2, 3])
         await feed.write_token(live, "master.", task_id="t", attempt=2)
-        await feed.flush()
+        await feed.wait_until_written()
         await gateway.finish(run_id, feed)
         await eventually(lambda: seen.closed)
     assert seen.seqs == [1, 2, 3, 4]
@@ -132,7 +132,7 @@ async def test_a_client_that_was_cut_off_goes_on_at_another_replica_without_gap_
             client = (one, two)[turn % 2].client(key)
             async with following(client, run_id, last_id) as seen:
                 await feed.write_token(await one.live(run_id), f"{turn} ", task_id=f"t{turn}", attempt=1)
-                await feed.flush()
+                await feed.wait_until_written()
                 await one.work(run_id, f"work {turn}")
                 await eventually(partial(seen.has, 2))  # cut off wherever it happens to be
                 received += seen.events
@@ -154,7 +154,7 @@ async def test_without_the_live_stream_session_events_come_from_the_log_then_don
 ) -> None:
     run_id = await a_run(operator, unique("s"))
     await feed.write_token(await gateway.live(run_id), "gone", task_id="t", attempt=1)
-    await feed.flush()
+    await feed.wait_until_written()
     await gateway.work(run_id, "one", "two")
     async with following(operator, run_id) as first:
         await eventually(lambda: first.seqs == [1, 2, 3, 4])

@@ -4,16 +4,16 @@ import httpx
 import pytest
 
 from audit_consumer.connections import LIVE, open_projection_pool
-from flotilla.audit.notes import TreeHead, head_problem, read_head, read_note
-from flotilla.audit.proof import merkle_root, split_leaves
+from flotilla.audit.notes import TreeHead, decode_note, decode_tree_head, why_tree_head_not_trusted
+from flotilla.audit.proof import merkle_root, split_concatenated_leaves
 from flotilla.audit.tree import leaf_hash
 from flotilla.config.signing import Signer, signer_with_new_key
 from flotilla.contracts.envelope import encode_event
-from flotilla.kafka.lanes import lane_of
+from flotilla.kafka.lanes import lane_of_session
 from tests.support.audit import Projected, events_of, project_directly, records_of
 from tests.support.gateway import RunningGateway
 
-LANE = lane_of("default", "s1")
+LANE = lane_of_session("default", "s1")
 LOG = f"/v1/audit/logs/{LANE}"
 SIZE = 600
 
@@ -39,8 +39,8 @@ async def read_tile(monitor: httpx.AsyncClient, tile: str) -> bytes:
 async def read_checkpoint(monitor: httpx.AsyncClient, signer: Signer) -> TreeHead:
     answer = await monitor.get(f"{LOG}/checkpoint")
     assert (answer.status_code, answer.headers["content-type"]) == (200, "text/plain; charset=utf-8")
-    head = read_head(read_note(answer.content))
-    assert head_problem(read_note(answer.content), head, signer.public_keys()) is None
+    head = decode_tree_head(decode_note(answer.content))
+    assert why_tree_head_not_trusted(decode_note(answer.content), head, signer.public_keys()) is None
     return head
 
 
@@ -56,8 +56,8 @@ async def test_a_monitor_of_another_tenant_computes_the_signed_root_from_the_til
     leaves = [leaf_hash(entry) for entry in entries]
     assert merkle_root(leaves) == head.root
     hashes = b"".join([await read_tile(monitor, f"0/{name}") for name in ("000", "001", "002.p/88")])
-    assert split_leaves(hashes) == leaves
-    above = split_leaves(await read_tile(monitor, "1/000.p/2"))
+    assert split_concatenated_leaves(hashes) == leaves
+    above = split_concatenated_leaves(await read_tile(monitor, "1/000.p/2"))
     assert above == [merkle_root(leaves[:256]), merkle_root(leaves[256:512])]
     rows = await Projected(gateway.database).fetch("SELECT hash FROM audit.session_events ORDER BY seq")
     assert entries == [row["hash"] for row in rows], "hashes, and nothing else"

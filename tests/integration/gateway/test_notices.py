@@ -271,8 +271,8 @@ TRIES_OF_AN_HOUR = 20
 async def test_a_receiver_that_fails_for_an_hour_gets_each_notice_signed_and_in_order(
     operator: httpx.AsyncClient, working: Working, receiver: Receiver, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workflow_worker.notices.LONGEST_WAIT_S", 0.02)
-    monkeypatch.setattr("workflow_worker.notices.POLL_S", 0.02)
+    monkeypatch.setattr("workflow_worker.notices.MAX_NOTICE_RETRY_WAIT_S", 0.02)
+    monkeypatch.setattr("workflow_worker.notices.NOTICE_POLL_INTERVAL_S", 0.02)
     receiver.codes = [500, 503, 429, 408] * (3 * TRIES_OF_AN_HOUR // 4)
     async with working() as worker, receiver.listening():
         records = RunActivities(worker.pool, LiveRunWriter(worker.redis))

@@ -146,7 +146,7 @@ async def test_run_of_a_workflow_that_was_started_otherwise_is_read_as_a_respons
     async with connect_redis(redis_url) as redis:
         feed = LiveRunWriter(redis)
         await feed.write_token(await gateway.live(run_id), "of an agent that it asked", task_id="t", attempt=1)
-        await feed.flush()
+        await feed.wait_until_written()
     await end(gateway, {"text": "Three pages."})
     seen += [event async for event in stream]
     assert seen[-1].type == "response.completed", seen[-1]

@@ -264,15 +264,15 @@ async def test_sessions_that_are_stuck_keep_no_others_waiting(
 ) -> None:
     ada = await encrypting.client_of("ada", "operator", person=True)
     sessions = await sessions_to_erase(encrypting, ada, [unique("s") for _ in range(4)])
-    record = erasures._record
+    record = erasures._record_erasure_in_session
 
     async def broken(connection: Connection, tenant_id: str, erasure_id: str, session_id: str) -> None:
         if session_id in sessions[:2]:
             raise RuntimeError("this session fails")
         await record(connection, tenant_id, erasure_id, session_id)
 
-    monkeypatch.setattr(erasures, "_record", broken)
-    monkeypatch.setattr(erasures, "BATCH", 2)  # no more than are stuck
+    monkeypatch.setattr(erasures, "_record_erasure_in_session", broken)
+    monkeypatch.setattr(erasures, "ERASURE_BATCH_SIZE", 2)  # no more than are stuck
     async with open_pool(encrypting.database.dsn("flotilla_worker"), application="test") as pool:
         duty = ErasureDuty(pool)
         for _ in range(2):
@@ -354,7 +354,7 @@ async def test_a_session_that_fails_keeps_no_other_waiting(
 ) -> None:
     ada = await encrypting.client_of("ada", "operator", person=True)
     sessions = await sessions_to_erase(encrypting, ada, [unique("s") for _ in range(2)])
-    record = erasures._record
+    record = erasures._record_erasure_in_session
 
     async def broken(connection: Connection, tenant_id: str, erasure_id: str, session_id: str) -> None:
         if session_id == sessions[0]:
@@ -364,7 +364,7 @@ async def test_a_session_that_fails_keeps_no_other_waiting(
     async with open_pool(encrypting.database.dsn("flotilla_worker"), application="test") as pool:
         duty = ErasureDuty(pool)
         with monkeypatch.context() as patch:
-            patch.setattr(erasures, "_record", broken)
+            patch.setattr(erasures, "_record_erasure_in_session", broken)
             await duty.run_once()
         assert [row["session_id"] for row in await pool.fetch(UNFINISHED)] == [sessions[0]]
         await duty.run_once()

@@ -289,7 +289,7 @@ async def test_the_leader_does_not_pause_for_a_refused_change_what_another_one_h
     monkeypatch.setattr(TemporalSchedules, "_apply", refuse)
     client = await Client.connect(temporal_address)
     async with open_pool(gateway.database.dsn("flotilla_worker"), application="test") as pool:
-        await ScheduleSyncDuty(pool, client, "queue").run()
+        await ScheduleSyncDuty(pool, client, "queue").run_round()
     assert tuple(await stored(gateway, f"SELECT paused, generation FROM {table}")) == (False, 3)
 
 

@@ -181,7 +181,7 @@ async def test_rows_wait_for_requests_from_before_and_for_events_that_come_late(
     async with open_pool(gateway.database.dsn("flotilla_worker"), application="test") as pool:
         with monkeypatch.context() as patch:
             # As if the events came after the duty has looked for them.
-            patch.setattr(tenant_deletions, "_WAITING_EVENTS", "SELECT 0 WHERE $1 <> ''")
+            patch.setattr(tenant_deletions, "_COUNT_OUTBOX_EVENTS", "SELECT 0 WHERE $1 <> ''")
             await TenantDeletionDuty(pool, temporal_client, "acme", settled_after=timedelta(0)).run_once()
         assert (await otto.get("/v1/tenants/globex")).json()["state"] == "deleting"
         await published(gateway)
@@ -219,8 +219,8 @@ async def test_a_deletion_that_is_interrupted_goes_on(
     await with_history(gateway, "s")
     await confirmed(gateway)
     await published(gateway)
-    monkeypatch.setattr(tenant_deletions, "BATCHES", 1)
-    monkeypatch.setattr(tenant_deletions, "BATCH_ROWS", 1)
+    monkeypatch.setattr(tenant_deletions, "PURGE_BATCHES_PER_ROUND", 1)
+    monkeypatch.setattr(tenant_deletions, "PURGE_BATCH_ROWS", 1)
     async with open_pool(gateway.database.dsn("flotilla_worker"), application="test") as pool:
         rounds = 0
         while await rows_by_table(gateway, "globex"):

@@ -70,7 +70,7 @@ async def test_events_go_from_the_relay_through_kafka_to_the_projection_and_the_
 ) -> None:
     relay = login("outbox-relay")
     await check_topics(relay)
-    publisher = await KafkaPublisher.open(kafka_client_arguments(relay), EVENTS)
+    publisher = await KafkaPublisher.connect_publisher(kafka_client_arguments(relay), EVENTS)
     await publisher.close_without_flush()
     await publish_events(relay, events_of("s1", (1, 2, 3)))
     kafka = login("audit-consumer")
@@ -79,7 +79,7 @@ async def test_events_go_from_the_relay_through_kafka_to_the_projection_and_the_
         open_kafka_log(login("gateway")) as log,
     ):
         assert await projected.until("s1", 3) == [1, 2, 3]
-        assert [event.seq for event in await log.read(TENANT, "s1")] == [1, 2, 3]
+        assert [event.seq for event in await log.read_session_events(TENANT, "s1")] == [1, 2, 3]
         await eventually(log.read_checkpoints, timeout_s=20)
 
 

@@ -14,7 +14,7 @@ from flotilla.kafka.client import kafka_client_arguments
 from flotilla.postgres import Connection, Pool
 from outbox_relay.leases import LaneLeases
 from outbox_relay.publisher import KafkaPublisher, PublisherConnection
-from outbox_relay.relay import Relay, RelayOptions
+from outbox_relay.relay import OutboxRelay, RelayOptions
 from outbox_relay.rows import open_relay_pool
 from tests.support.postgres import Database
 from tests.support.session_events import topics_named
@@ -52,7 +52,7 @@ class StartRelay(Protocol):
         traces: bool = ...,
         publisher: type[KafkaPublisher] = ...,
         leases: type[LaneLeases] = ...,
-    ) -> AbstractAsyncContextManager[Relay]: ...
+    ) -> AbstractAsyncContextManager[OutboxRelay]: ...
 
 
 @pytest.fixture
@@ -67,13 +67,13 @@ def start_relay(relay_pool: Pool, kafka: KafkaSettings) -> StartRelay:
         traces: bool = False,
         publisher: type[KafkaPublisher] = KafkaPublisher,
         leases: type[LaneLeases] = LaneLeases,
-    ) -> AsyncIterator[Relay]:
+    ) -> AsyncIterator[OutboxRelay]:
         link = PublisherConnection(
-            partial(publisher.open, kafka_client_arguments(kafka), kafka.kafka_session_events_topic)
+            partial(publisher.connect_publisher, kafka_client_arguments(kafka), kafka.kafka_session_events_topic)
         )
-        relay = Relay(relay_pool, link, leases(relay_pool, instance), options=options, traces=traces)
+        relay = OutboxRelay(relay_pool, link, leases(relay_pool, instance), options=options, traces=traces)
         stop = asyncio.Event()
-        running = asyncio.create_task(relay.run(stop, 5.0), name=instance)
+        running = asyncio.create_task(relay.relay_until(stop, 5.0), name=instance)
         try:
             yield relay
             assert not running.done(), running

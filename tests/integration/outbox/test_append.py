@@ -9,7 +9,7 @@ import pytest
 from flotilla.contracts import AgentStateEvent
 from flotilla.contracts.envelope import decode_event
 from flotilla.contracts.errors import Invalid, NotFound, SequenceConflict
-from flotilla.kafka.lanes import lane_of
+from flotilla.kafka.lanes import lane_of_session
 from flotilla.outbox import append
 from flotilla.outbox.append import MAX_EVENT_BYTES
 from flotilla.postgres import Connection, Pool, set_tenant, tenant_transaction
@@ -61,7 +61,7 @@ async def test_the_row_holds_the_events_bytes_its_lane_and_its_trace(pool: Pool,
     row = await superuser.fetchrow("SELECT * FROM flotilla.event_outbox")
     assert row is not None
     assert decode_event(row["body"]) == appended.events[0]
-    assert row["lane"] == lane_of(TENANT, "s")
+    assert row["lane"] == lane_of_session(TENANT, "s")
     assert row["traceparent"] == appended.events[0].traceparent is not None
 
 

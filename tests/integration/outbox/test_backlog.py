@@ -7,7 +7,7 @@ from typing import ClassVar
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from flotilla.config import KafkaSettings
-from flotilla.kafka.lanes import lane_of
+from flotilla.kafka.lanes import lane_of_session
 from flotilla.outbox import append
 from flotilla.postgres import Pool, tenant_transaction
 from outbox_relay.publisher import KafkaPublisher
@@ -26,7 +26,7 @@ from tests.support.waiting import eventually
 
 Backlog = Callable[[], Awaitable[int]]
 LANES = range(12)
-SESSIONS = [next(f"s{n}" for n in range(2000) if lane_of(TENANT, f"s{n}") == lane) for lane in LANES]
+SESSIONS = [next(f"s{n}" for n in range(2000) if lane_of_session(TENANT, f"s{n}") == lane) for lane in LANES]
 ROUNDS = 20
 
 
@@ -36,10 +36,10 @@ class InFlight(KafkaPublisher):
     now: ClassVar[Counter[int]] = Counter()
     most: ClassVar[Counter[int]] = Counter()
 
-    async def send(self, batch: BatchBuilder, partition: int) -> None:
+    async def send_batch(self, batch: BatchBuilder, partition: int) -> None:
         self.now[partition] += 1
         self.most[partition] = max(self.most[partition], self.now[partition])
-        await super().send(batch, partition)
+        await super().send_batch(batch, partition)
         self.now[partition] -= 1
 
 
@@ -48,7 +48,7 @@ class AnswersAtOnce(KafkaPublisher):
 
     sent: ClassVar[list[int]] = []
 
-    async def send(self, batch: BatchBuilder, partition: int) -> None:
+    async def send_batch(self, batch: BatchBuilder, partition: int) -> None:
         self.sent.append(partition)
 
 

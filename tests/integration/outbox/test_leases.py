@@ -5,7 +5,7 @@ import time
 import pytest
 
 from flotilla.postgres import Connection, Pool
-from outbox_relay.leases import LEASE_S, TICK_S, LaneLeases
+from outbox_relay.leases import LANE_LEASE_S, LEASE_RENEWAL_INTERVAL_S, LaneLeases
 from tests.support.waiting import busyness, eventually
 
 ALL = frozenset(range(12))
@@ -69,7 +69,9 @@ async def test_lanes_of_a_dead_relay_are_taken_within_seven_seconds(first: LaneL
         await second.renew_leases()
         return second.owned == ALL
 
-    await eventually(taken_over, timeout_s=LEASE_S + 2 * TICK_S, every_s=TICK_S)
+    await eventually(
+        taken_over, timeout_s=LANE_LEASE_S + 2 * LEASE_RENEWAL_INTERVAL_S, every_s=LEASE_RENEWAL_INTERVAL_S
+    )
     assert time.monotonic() - died_at < 7.0 * busyness()
 
 

@@ -19,9 +19,13 @@ from tests.support.waiting import eventually
 @pytest.fixture
 async def link(harmed_kafka: KafkaSettings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PublisherConnection]:
     """A link that has a publisher, and tries to open the next for a second at a time."""
-    monkeypatch.setattr(publishing, "OPEN_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(publishing, "CONNECT_TIMEOUT_S", 1.0)
     made = PublisherConnection(
-        partial(KafkaPublisher.open, kafka_client_arguments(harmed_kafka), harmed_kafka.kafka_session_events_topic)
+        partial(
+            KafkaPublisher.connect_publisher,
+            kafka_client_arguments(harmed_kafka),
+            harmed_kafka.kafka_session_events_topic,
+        )
     )
     made.reconnect()
     await eventually(lambda: made.publisher, timeout_s=20)
@@ -36,7 +40,7 @@ async def begin_a_connect(publisher: KafkaPublisher) -> "asyncio.Task[None]":
         connection.close()
     batch = publisher.new_batch()
     batch.append(key=b"s", value=b"{}", timestamp=None)
-    sending = asyncio.create_task(publisher.send(batch, 0))
+    sending = asyncio.create_task(publisher.send_batch(batch, 0))
     await eventually(client._get_conn_lock.locked, timeout_s=10)
     return sending
 
@@ -51,7 +55,7 @@ async def test_a_link_restarted_in_the_middle_of_a_connect_reconnects(
     await eventually(lambda: "can't be used" in (link.problem or ""), timeout_s=20)
     own_kafka.resume()
     renewed = await eventually(lambda: link.publisher, timeout_s=20)
-    await renewed.check_ready()
+    await renewed.check_broker_answers()
     sending.cancel()
     await asyncio.wait([sending])
 
@@ -67,11 +71,11 @@ class HangsAtFirst(KafkaPublisher):
     tried = False
 
     @classmethod
-    async def open(cls, *arguments: Any) -> KafkaPublisher:
+    async def connect_publisher(cls, *arguments: Any) -> KafkaPublisher:
         if not cls.tried:
             cls.tried = True
             return await never()
-        return await super().open(*arguments)
+        return await super().connect_publisher(*arguments)
 
 
 async def test_a_relay_whose_link_task_was_cancelled_connects_again(start_relay: StartRelay) -> None:
@@ -89,7 +93,7 @@ async def test_a_link_without_a_task_or_stuck_in_an_attempt_does_not_move(monkey
     moves = [link.is_making_progress]
     link.reconnect()
     moves.append(link.is_making_progress)
-    monkeypatch.setattr(publishing, "_ATTEMPT_S", 0.0)
+    monkeypatch.setattr(publishing, "_MAX_ATTEMPT_TIME_S", 0.0)
     moves.append(link.is_making_progress)
     assert moves == [False, True, False]
     await link.close()

@@ -7,12 +7,19 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pytest
 
-from flotilla.kafka.lanes import lane_of
+from flotilla.kafka.lanes import lane_of_session
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, set_tenant, tenant_transaction
 from outbox_relay.horizon_watch import HorizonTracker
 from outbox_relay.read_starts import EndedTransactionsHorizon, ReadPosition
-from outbox_relay.rows import PAGE, OutboxPage, delete_published_rows, draw_horizon, read_outbox_page, refresh_horizon
+from outbox_relay.rows import (
+    SELECT_OUTBOX_PAGE,
+    OutboxPage,
+    delete_published_rows,
+    draw_horizon,
+    read_outbox_page,
+    refresh_horizon,
+)
 from tests.support.postgres import Database
 from tests.support.session_events import TENANT, append_messages, create_session, message
 from tests.support.waiting import eventually
@@ -68,7 +75,7 @@ async def test_rows_come_lane_by_lane_in_order_of_id(pool: Pool, relay_connectio
     assert page.read_to is None
     for rows in page.lanes:
         assert list(rows.ids) == sorted(rows.ids)
-        assert {lane_of(TENANT, key.decode().removeprefix("default/")) for key in rows.keys} == {rows.lane}
+        assert {lane_of_session(TENANT, key.decode().removeprefix("default/")) for key in rows.keys} == {rows.lane}
 
 
 async def test_a_page_is_cut_at_its_rows_or_bytes(pool: Pool, relay_connection: Connection) -> None:
@@ -211,7 +218,7 @@ async def test_reads_walk_the_primary_key_whatever_the_statistics_say(
     await superuser.execute("ANALYZE flotilla.event_outbox")
     await append_messages(pool, "s", ["x"] * 20)
     await superuser.execute("ANALYZE flotilla.event_outbox")
-    plan = await relay_connection.fetch("EXPLAIN " + PAGE, LANES, 0, 0, [], 5000, 8_000_000)
+    plan = await relay_connection.fetch("EXPLAIN " + SELECT_OUTBOX_PAGE, LANES, 0, 0, [], 5000, 8_000_000)
     scans = [line for (line,) in plan if "event_outbox" in line and "Scan" in line]
     assert len(scans) == 1
     assert "Index Scan using event_outbox_pkey" in scans[0]

@@ -14,12 +14,12 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from flotilla.config import KafkaSettings
 from flotilla.contracts.envelope import decode_event
 from flotilla.contracts.errors import NotFound, RetryLater
-from flotilla.kafka.lanes import lane_of
-from flotilla.outbox.parked import OutboxStatus, outbox_status, park, redrive_session
+from flotilla.kafka.lanes import lane_of_session
+from flotilla.outbox.parked import OutboxStatus, load_outbox_status, park_session_of_row, redrive_parked_session
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.telemetry.metrics import OUTBOX_PARKED
 from outbox_relay.publisher import EventRefused, KafkaPublisher
-from outbox_relay.relay import Relay, RelayOptions
+from outbox_relay.relay import OutboxRelay, RelayOptions
 from tests.integration.outbox.conftest import StartRelay
 from tests.support.session_events import (
     TENANT,
@@ -38,7 +38,7 @@ SMALL_BYTES, LARGE = 20_000, "x" * 30_000
 
 def neighbours(count: int) -> list[str]:
     """Sessions of SLOW_LANE."""
-    return [f"s{n}" for n in range(2000) if lane_of(TENANT, f"s{n}") == SLOW_LANE][:count]
+    return [f"s{n}" for n in range(2000) if lane_of_session(TENANT, f"s{n}") == SLOW_LANE][:count]
 
 
 async def drained(backlog: Backlog, rows: int = 0) -> None:
@@ -58,13 +58,13 @@ async def set_max_message_bytes(kafka: KafkaSettings, size_bytes: int) -> None:
 
 async def status_of(pool: Pool, tenant: str = TENANT) -> OutboxStatus:
     async with tenant_transaction(pool, tenant) as connection:
-        return await outbox_status(connection)
+        return await load_outbox_status(connection)
 
 
 @asynccontextmanager
 async def relay_that_met_a_poison_event(
     pool: Pool, kafka: KafkaSettings, start_relay: StartRelay, backlog: Backlog
-) -> AsyncIterator[tuple[dict[str, list[str]], Relay]]:
+) -> AsyncIterator[tuple[dict[str, list[str]], OutboxRelay]]:
     """Kafka takes small messages only; the third event of the first of three neighbours is large."""
     poisoned, *others = neighbours(3)
     await set_max_message_bytes(kafka, SMALL_BYTES)
@@ -86,7 +86,7 @@ class FailsOnce(KafkaPublisher):
     batches = 0
     overtaken: asyncio.Event
 
-    async def send(self, batch: BatchBuilder, partition: int) -> None:
+    async def send_batch(self, batch: BatchBuilder, partition: int) -> None:
         FailsOnce.batches += 1
         number = FailsOnce.batches
         if number == 2:
@@ -94,7 +94,7 @@ class FailsOnce(KafkaPublisher):
                 async with asyncio.timeout(1):
                     await FailsOnce.overtaken.wait()
             raise RetryLater("lost on the way")
-        await super().send(batch, partition)
+        await super().send_batch(batch, partition)
         if number > 2:
             FailsOnce.overtaken.set()
 
@@ -117,10 +117,10 @@ class InFlight(KafkaPublisher):
     now: ClassVar[Counter[int]] = Counter()
     most = 0
 
-    async def send(self, batch: BatchBuilder, partition: int) -> None:
+    async def send_batch(self, batch: BatchBuilder, partition: int) -> None:
         self.now[partition] += 1
         InFlight.most = max(InFlight.most, self.now[partition])
-        await super().send(batch, partition)
+        await super().send_batch(batch, partition)
         self.now[partition] -= 1
 
 
@@ -138,12 +138,12 @@ class HoldsTheFirst(InFlight):
 
     let_go: asyncio.Event
 
-    async def send(self, batch: BatchBuilder, partition: int) -> None:
+    async def send_batch(self, batch: BatchBuilder, partition: int) -> None:
         self.now[partition] += 1
         InFlight.most = max(InFlight.most, self.now[partition])
         if partition == SLOW_LANE:
             await HoldsTheFirst.let_go.wait()
-        await KafkaPublisher.send(self, batch, partition)
+        await KafkaPublisher.send_batch(self, batch, partition)
         self.now[partition] -= 1
 
 
@@ -153,7 +153,7 @@ async def test_a_lane_with_a_batch_under_way_is_not_read_again_while_others_go_o
     InFlight.now.clear()
     InFlight.most, HoldsTheFirst.let_go = 0, asyncio.Event()
     (slow,) = neighbours(1)
-    quick = next(f"s{n}" for n in range(2000) if lane_of(TENANT, f"s{n}") != SLOW_LANE)
+    quick = next(f"s{n}" for n in range(2000) if lane_of_session(TENANT, f"s{n}") != SLOW_LANE)
     slow_ids = await append_messages(pool, slow, ["one", "two"])
     async with start_relay(publisher=HoldsTheFirst):
         quick_ids: list[str] = []
@@ -172,12 +172,12 @@ class LosesItsPlace(KafkaPublisher):
 
     batches = 0
 
-    async def send(self, batch: BatchBuilder, partition: int) -> None:
+    async def send_batch(self, batch: BatchBuilder, partition: int) -> None:
         LosesItsPlace.batches += 1
         if LosesItsPlace.batches == 2:
             for known in list(self._producer._txn_manager._sequence_numbers):
                 self._producer._txn_manager.increment_sequence_number(known, 1000)
-        await super().send(batch, partition)
+        await super().send_batch(batch, partition)
 
 
 async def test_the_producer_is_rebuilt_after_an_error_that_kills_it(
@@ -205,10 +205,10 @@ class HoldsLaneThree(KafkaPublisher):
 
     release = asyncio.Event()
 
-    async def send(self, batch: BatchBuilder, partition: int) -> None:
+    async def send_batch(self, batch: BatchBuilder, partition: int) -> None:
         if partition == 3:
             await HoldsLaneThree.release.wait()
-        await super().send(batch, partition)
+        await super().send_batch(batch, partition)
 
 
 async def test_a_partition_that_does_not_answer_holds_up_its_own_sessions_only(
@@ -216,7 +216,7 @@ async def test_a_partition_that_does_not_answer_holds_up_its_own_sessions_only(
 ) -> None:
     HoldsLaneThree.release = asyncio.Event()
     held = neighbours(1)[0]
-    free = next(f"s{n}" for n in range(1000) if lane_of(TENANT, f"s{n}") == 4)
+    free = next(f"s{n}" for n in range(1000) if lane_of_session(TENANT, f"s{n}") == 4)
     async with start_relay(publisher=HoldsLaneThree) as relay:
         ids = await append_messages(pool, held, ["waits"])
         for _ in range(10):
@@ -225,7 +225,7 @@ async def test_a_partition_that_does_not_answer_holds_up_its_own_sessions_only(
 
         async def reason() -> str | None:
             try:
-                await relay.check_ready()
+                await relay.check_kafka_ready()
             except RetryLater as why:
                 return str(why)
             return None
@@ -292,7 +292,7 @@ async def test_sessions_parked_by_one_tenant_are_not_shown_to_another(
         assert (await status_of(pool, "other")).parked == []
         with pytest.raises(NotFound):
             async with tenant_transaction(pool, "other") as connection:
-                await redrive_session(connection, next(iter(written)))
+                await redrive_parked_session(connection, next(iter(written)))
 
 
 async def test_a_parked_session_goes_on_in_order_once_the_cause_is_fixed(
@@ -303,7 +303,7 @@ async def test_a_parked_session_goes_on_in_order_once_the_cause_is_fixed(
         ids = written[poisoned] + await append_messages(pool, poisoned, ["appended while parked"])
         await set_max_message_bytes(kafka, 1_048_588)
         async with tenant_transaction(pool, TENANT) as connection:
-            assert await redrive_session(connection, poisoned) == 3
+            assert await redrive_parked_session(connection, poisoned) == 3
         await drained(backlog)
         assert first_occurrences(await read_topic(kafka))[key_of(poisoned)] == in_order(ids)
         assert (await status_of(pool)).parked == []
@@ -316,7 +316,7 @@ async def test_a_session_redriven_with_the_cause_unmended_is_parked_again(
         poisoned = next(iter(written))
         before = (await status_of(pool)).parked[0].parked_at
         async with tenant_transaction(pool, TENANT) as connection:
-            await redrive_session(connection, poisoned)
+            await redrive_parked_session(connection, poisoned)
 
         async def parked_again() -> bool:
             parked = (await status_of(pool)).parked
@@ -332,7 +332,7 @@ async def test_a_tombstone_takes_the_place_of_the_refused_event(
         poisoned = next(iter(written))
         original = await superuser.fetchval("SELECT body FROM flotilla.event_outbox ORDER BY id LIMIT 1")
         async with tenant_transaction(pool, TENANT) as connection:
-            await redrive_session(connection, poisoned, tombstone=True)
+            await redrive_parked_session(connection, poisoned, tombstone=True)
         await drained(backlog)
         log = [logged for logged in await read_topic(kafka) if logged.session == poisoned]
     assert first_occurrences(log) == {key_of(poisoned): in_order(written[poisoned])}
@@ -347,7 +347,7 @@ async def test_redriving_a_session_that_is_not_parked_is_not_found(pool: Pool) -
     await append_messages(pool, "s", ["fine"])
     async with tenant_transaction(pool, TENANT) as connection:
         with pytest.raises(NotFound, match="session s is not parked"):
-            await redrive_session(connection, "s")
+            await redrive_parked_session(connection, "s")
 
 
 async def test_a_late_refusal_does_not_park_a_session_that_was_redriven(
@@ -355,10 +355,10 @@ async def test_a_late_refusal_does_not_park_a_session_that_was_redriven(
 ) -> None:
     await append_messages(pool, "s", ["refused"])
     row_id = await superuser.fetchval("SELECT id FROM flotilla.event_outbox")
-    assert await park(relay_pool, row_id, "refused") == (TENANT, "s", 1)
+    assert await park_session_of_row(relay_pool, row_id, "refused") == (TENANT, "s", 1)
     async with tenant_transaction(pool, TENANT) as connection:
-        await redrive_session(connection, "s")
-    assert await park(relay_pool, row_id, "refused again, by a relay that was paused") is None
+        await redrive_parked_session(connection, "s")
+    assert await park_session_of_row(relay_pool, row_id, "refused again, by a relay that was paused") is None
 
 
 class Suspicious(KafkaPublisher):
@@ -366,11 +366,11 @@ class Suspicious(KafkaPublisher):
 
     times = 0
 
-    async def send(self, batch: BatchBuilder, partition: int) -> None:
+    async def send_batch(self, batch: BatchBuilder, partition: int) -> None:
         if Suspicious.times > 0:
             Suspicious.times -= 1
             raise EventRefused("UnknownError", certain=False)
-        await super().send(batch, partition)
+        await super().send_batch(batch, partition)
 
 
 async def test_trouble_of_the_brokers_own_parks_nobody(

@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from flotilla.config import KafkaSettings
-from flotilla.kafka.lanes import lane_of
+from flotilla.kafka.lanes import lane_of_session
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, set_tenant, tenant_transaction
 from flotilla.telemetry.metrics import OUTBOX_PUBLISHED
@@ -64,7 +64,7 @@ async def test_committed_events_arrive_in_order_byte_for_byte(
     log = await read_topic(kafka)
     assert first_occurrences(log) == {key: in_order(ids) for key, ids in expected.items()}
     assert sorted(logged.body for logged in log) == sorted(bodies)
-    assert {logged.partition == lane_of(TENANT, logged.session) for logged in log} == {True}
+    assert {logged.partition == lane_of_session(TENANT, logged.session) for logged in log} == {True}
     assert {logged.headers["content-type"] for logged in log} == {b"application/cloudevents+json; charset=UTF-8"}
 
 
@@ -126,7 +126,9 @@ async def test_a_transaction_that_commits_long_after_later_ones_is_delivered(
 async def test_one_idle_in_transaction_stops_nobody_else(
     pool: Pool, database: Database, kafka: KafkaSettings, start_relay: StartRelay
 ) -> None:
-    same_lane = next(f"s{n}" for n in range(1000) if lane_of(TENANT, f"s{n}") == lane_of(TENANT, "idle"))
+    same_lane = next(
+        f"s{n}" for n in range(1000) if lane_of_session(TENANT, f"s{n}") == lane_of_session(TENANT, "idle")
+    )
     async with tenant_transaction(pool, TENANT) as connection:
         await create_session(connection, "idle")
     idle = await asyncpg.connect(database.dsn())

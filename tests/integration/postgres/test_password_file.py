@@ -12,7 +12,7 @@ from redis.exceptions import AuthenticationError
 
 from flotilla.bus import connect_redis
 from flotilla.bus.announcements import announcement_broker
-from flotilla.bus.connection import ask
+from flotilla.bus.connection import execute_redis_command
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.postgres import AWAY, open_pool
 from flotilla.postgres.connecting import PostgresConnector, libpq_dsn
@@ -61,15 +61,15 @@ async def test_redis_password_is_read_at_each_connect(redis_url: str, tmp_path: 
     file.write_text("first\n")
     url = _as_user(redis_url, user, file)
     async with connect_redis(redis_url) as admin:
-        await ask(admin, "ACL", "SETUSER", user, "on", ">first", "~*", "+@all")
+        await execute_redis_command(admin, "ACL", "SETUSER", user, "on", ">first", "~*", "+@all")
         async with connect_redis(url) as client:
-            assert await ask(client, "ACL", "WHOAMI") == user.encode()
-            await ask(admin, "ACL", "SETUSER", user, "resetpass", ">second")
+            assert await execute_redis_command(client, "ACL", "WHOAMI") == user.encode()
+            await execute_redis_command(admin, "ACL", "SETUSER", user, "resetpass", ">second")
             await client.connection_pool.disconnect()
             with pytest.raises(AuthenticationError):
-                await ask(client, "PING")
+                await execute_redis_command(client, "PING")
             file.write_text("second")
-            assert await ask(client, "ACL", "WHOAMI") == user.encode()
+            assert await execute_redis_command(client, "ACL", "WHOAMI") == user.encode()
 
         async def ignore(_: object) -> None:
             """Nothing is announced here."""
@@ -78,7 +78,7 @@ async def test_redis_password_is_read_at_each_connect(redis_url: str, tmp_path: 
         await broker.start()
         assert await broker.ping(timeout=5)
         await broker.stop()
-        await ask(admin, "ACL", "DELUSER", user)
+        await execute_redis_command(admin, "ACL", "DELUSER", user)
 
 
 @pytest.mark.parametrize("connect", [PostgresConnector, libpq_dsn])

@@ -19,7 +19,7 @@ from flotilla.contracts.requests import OrderRequest
 from flotilla.postgres import Pool, tenant_transaction
 from workflow_worker.activities.orders import OrderActivities
 from workflow_worker.settings import Settings
-from workflow_worker.temporal import activity_methods, make_worker
+from workflow_worker.temporal import list_activity_methods_of, make_worker
 from workflow_worker.workflows.order import OrderProcessingSaga
 
 BALANCE = 10_000
@@ -144,7 +144,7 @@ async def open_shop(client: Client, pool: Pool, task_queue: str, faults: Faults 
         drain_s=0.1,
     )
     faults = faults or Faults()
-    methods = [faulty(method, faults) for method in activity_methods(OrderActivities(pool))]
+    methods = [faulty(method, faults) for method in list_activity_methods_of(OrderActivities(pool))]
     worker = make_worker(client, settings, "shop", workflows=[OrderProcessingSaga], activities=methods)
     async with worker:
         yield Shop(client, pool, task_queue, faults)

@@ -16,7 +16,7 @@ async def test_a_missing_namespace_is_named(temporal_address: str, unique: Calla
     settings = TemporalSettings(temporal_address=temporal_address, temporal_namespace=name)
     for check in (
         TemporalGateway(settings, "queue").check_ready,
-        TemporalConnection(settings, SdkRuntime.default()).check_ready,
+        TemporalConnection(settings, SdkRuntime.default()).check_temporal_ready,
     ):
         with pytest.raises(RetryLater, match=f"temporal operator namespace create --namespace {name}"):
             await check()
@@ -25,4 +25,4 @@ async def test_a_missing_namespace_is_named(temporal_address: str, unique: Calla
 async def test_the_namespace_that_is_there_is_ready(temporal_address: str) -> None:
     settings = TemporalSettings(temporal_address=temporal_address)
     await TemporalGateway(settings, "queue").check_ready()
-    await TemporalConnection(settings, SdkRuntime.default()).check_ready()
+    await TemporalConnection(settings, SdkRuntime.default()).check_temporal_ready()

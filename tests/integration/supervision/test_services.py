@@ -18,9 +18,9 @@ FATAL = [(name, task, how) for name, service in SERVICES.items() for task in sor
 CHILDREN = {
     "Server._serve": "the HTTP servers: their end is noted by EmbeddedServer.serving",
     "_StopSignal.wait": "of a task that waits for its stop event beside something else",
-    "Consumer._keep_renewing": "ends its consumer, which is supervised",
-    "PublisherConnection._reconnect": "the relay starts it again, and is not alive while it hangs",
-    "Desk.next_worker": "of the sidecar's shift, which waits for it and for its stop event",
+    "Consumer._renew_entries_repeatedly": "ends its consumer, which is supervised",
+    "PublisherConnection._connect_until_open": "the relay starts it again, and is not alive while it hangs",
+    "SidecarApi.wait_for_worker": "of the sidecar's shift, which waits for it and for its stop event",
     "ReindexingJob.run": "of the knowledge task, whose group ends with it",
     "serve_mcp_messages.<locals>.serve": "keeps the group of the MCP requests open, and only waits",
     "Breaker.__init__.<locals>.breakable": "the test's own",

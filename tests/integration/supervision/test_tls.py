@@ -120,7 +120,7 @@ async def test_temporal_takes_a_private_authority_a_client_certificate_and_a_ser
             temporal_server_name=SERVER_NAME,
         )
         await TemporalGateway(settings, "queue").check_ready()
-        await TemporalConnection(settings, SdkRuntime.default()).check_ready()
+        await TemporalConnection(settings, SdkRuntime.default()).check_temporal_ready()
         for wrong in ({"temporal_server_name": "other.test"}, {"temporal_cert_file": None, "temporal_key_file": None}):
             with pytest.raises(RetryLater, match="does not answer"):
                 await TemporalGateway(settings.model_copy(update=wrong), "queue").check_ready()

@@ -9,7 +9,7 @@ from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 
 from flotilla.bus import Delivery, HandlerResult, connect_redis
-from flotilla.bus.dead_letter_store import PostgresDeadLetters
+from flotilla.bus.dead_letter_store import PostgresDeadLetterStore
 from flotilla.contracts.envelope import AgentEvent, encode_event
 from flotilla.contracts.errors import UnknownType
 from flotilla.contracts.names import (
@@ -90,7 +90,7 @@ async def test_a_run_that_waits_for_a_dead_letter_ends_at_once_with_its_reason(
         deliveries.append(delivery.deliveries)
         raise UnknownType("tasks of version 2")
 
-    letters = PostgresDeadLetters(worker.pool)
+    letters = PostgresDeadLetterStore(worker.pool)
     stream, group = task_stream("research"), agent_group("research")
     async with consuming(worker.redis, stream, unknown, group=group, dead_letters=letters, min_idle_ms=100):
         with pytest.raises(WorkflowFailureError) as caught:

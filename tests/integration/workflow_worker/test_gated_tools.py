@@ -17,7 +17,7 @@ from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import agent_group, task_stream
 from flotilla.contracts.requests import RAGRequest
 from flotilla.contracts.tasks import ResearchResult, ResearchTask
-from flotilla.workflows.calls.delegation import EndedTask
+from flotilla.workflows.calls.delegation import EndedTaskReference
 from tests.integration.workflow_worker import agents
 from tests.support.agents import running
 from tests.support.foreign_agent import foreign_agent
@@ -282,7 +282,7 @@ async def test_a_call_of_a_run_whose_workflow_is_gone_has_failed(
         "UPDATE flotilla.actions SET status = 'approved', finished_at = now() WHERE action_id = $1",
         approval["approval_id"],
     )
-    await calls.settle_calls(EndedTask(tenant_id="acme", run_id=question.run_id))
+    await calls.settle_calls(EndedTaskReference(tenant_id="acme", run_id=question.run_id))
     [action] = await worker.rows("acme", ACTIONS)
     assert action["status"] == "failed"
 

@@ -7,7 +7,7 @@ import pytest
 
 from flotilla.contracts.errors import ConfigurationError
 from tests.support.packages import BRIEFINGS, installed, write_package
-from workflow_worker.installed_workflows import BUILT_IN, load_installed_workflows
+from workflow_worker.installed_workflows import BUILTIN_WORKFLOWS, load_installed_workflows
 
 HEAD = """
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ def found(folder: Path, source: str, **entries: str) -> list[str]:
     """The names of the workflows that a worker would have with this package."""
     write_package(folder, "team", source, {"flotilla.workflows": entries or {"team": "team:Team"}})
     with installed(folder, "team"):
-        return [declared.name for declared in load_installed_workflows() if declared.workflow not in BUILT_IN]
+        return [declared.name for declared in load_installed_workflows() if declared.workflow not in BUILTIN_WORKFLOWS]
 
 
 def test_an_installed_workflow_is_found(tmp_path: Path) -> None:

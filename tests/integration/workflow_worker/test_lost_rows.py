@@ -25,12 +25,12 @@ from flotilla_devstack.servers.postgres import PostgresServer
 from tests.support.postgres import Database
 from tests.support.tickets import SIGNER
 from tests.support.waiting import eventually
-from workflow_worker.activities.delegation import Delegation
+from workflow_worker.activities.delegation import DelegationActivities
 from workflow_worker.bridge import ReplyBridge
-from workflow_worker.delegates import Delegates
-from workflow_worker.delegations import TaskPublisher
-from workflow_worker.recent_hops import RecentHops
-from workflow_worker.settlement import ReplySettlement
+from workflow_worker.delegates import KnownDelegates
+from workflow_worker.delegations import HopPublisher
+from workflow_worker.recent_hops import RecentHopCache
+from workflow_worker.settlement import ReplySettler
 
 ADD_SESSION = "INSERT INTO flotilla.sessions (tenant_id, session_id, user_id) VALUES ('acme', 's1', 'alice')"
 ROWS = "SELECT status, attempt, result FROM flotilla.agent_tasks WHERE task_id = $1"
@@ -59,9 +59,9 @@ def task(unique: Callable[[str], str]) -> AgentTask:
 
 @pytest.fixture
 def bridge(temporal_client: Client, own_pool: Pool, redis: Redis) -> ReplyBridge:
-    recent = RecentHops()
-    publisher = TaskPublisher(own_pool, redis, Delegates(own_pool), recent)
-    return ReplyBridge(temporal_client, redis, ReplySettlement(own_pool, SIGNER, recent), publisher)
+    recent = RecentHopCache()
+    publisher = HopPublisher(own_pool, redis, KnownDelegates(own_pool), recent)
+    return ReplyBridge(temporal_client, redis, ReplySettler(own_pool, SIGNER, recent), publisher)
 
 
 def reply_to(task: AgentTask, entry_id: str | None = None) -> Delivery:
@@ -82,15 +82,17 @@ def reply_to(task: AgentTask, entry_id: str | None = None) -> Delivery:
 
 
 @pytest.fixture
-async def delegation(own_pool: Pool, redis: Redis) -> Delegation:
+async def delegation(own_pool: Pool, redis: Redis) -> DelegationActivities:
     """The activity, of a worker that has delegated to this agent before."""
-    delegates = Delegates(own_pool)
-    await delegates.note("research")
+    delegates = KnownDelegates(own_pool)
+    await delegates.note_delegate("research")
     agents = KnownAgents(own_pool, redis, ("research", "write"))
-    return Delegation(own_pool, redis, TaskPublisher(own_pool, redis, delegates, RecentHops()), SIGNER, agents)
+    return DelegationActivities(
+        own_pool, redis, HopPublisher(own_pool, redis, delegates, RecentHopCache()), SIGNER, agents
+    )
 
 
-async def delegated(delegation: Delegation, task: AgentTask) -> None:
+async def delegated(delegation: DelegationActivities, task: AgentTask) -> None:
     """One attempt of the activity, which then waits for an answer."""
     environment = ActivityEnvironment()
     environment.info = replace(environment.info, workflow_run_id=str(uuid4()))  # which Temporal does not know
@@ -135,7 +137,7 @@ async def events(pool: Pool) -> int:
 
 
 async def test_a_foreign_agents_reply_waits_for_the_row_that_a_crash_took_away(
-    own_postgres: PostgresServer, own_pool: Pool, delegation: Delegation, task: AgentTask, bridge: ReplyBridge
+    own_postgres: PostgresServer, own_pool: Pool, delegation: DelegationActivities, task: AgentTask, bridge: ReplyBridge
 ) -> None:
     await hold_back(own_postgres)
     await delegated(delegation, task)
@@ -154,7 +156,7 @@ async def test_a_foreign_agents_reply_waits_for_the_row_that_a_crash_took_away(
 
 
 async def test_a_foreign_agents_reply_waits_for_the_try_that_a_crash_took_away(
-    own_postgres: PostgresServer, own_pool: Pool, delegation: Delegation, task: AgentTask, bridge: ReplyBridge
+    own_postgres: PostgresServer, own_pool: Pool, delegation: DelegationActivities, task: AgentTask, bridge: ReplyBridge
 ) -> None:
     await delegated(delegation, task)
     async with tenant_transaction(own_pool, "acme") as connection:

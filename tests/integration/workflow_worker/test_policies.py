@@ -19,7 +19,7 @@ from flotilla.workflows.calls import delegation
 from flotilla.workflows.calls import runs as call
 from tests.support.time_skipping import time_skipping_server
 from workflow_worker.activities.delegation import failure_as_application_error
-from workflow_worker.temporal import workflow_sandbox
+from workflow_worker.temporal import make_workflow_sandbox
 from workflow_worker.workflows.rag import RagAgentWorkflow
 
 ANSWER = RAGResponse(answer="42", sources=[], confidence=1.0)
@@ -86,7 +86,7 @@ async def scene(unique: Callable[[str], str]) -> AsyncIterator[Scene]:
             task_queue=it.task_queue,
             workflows=[RagAgentWorkflow],
             activities=activities,
-            workflow_runner=workflow_sandbox(),
+            workflow_runner=make_workflow_sandbox(),
         ):
             yield it
 

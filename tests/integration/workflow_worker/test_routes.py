@@ -25,10 +25,10 @@ from tests.support.postgres import Database, agent_dsn
 from tests.support.redis_users import url_of
 from tests.support.tickets import PUBLIC_KEY_FILE, SIGNER
 from tests.support.waiting import eventually
-from workflow_worker.activities.delegation import Delegation
-from workflow_worker.delegates import Delegates
-from workflow_worker.delegations import TaskPublisher
-from workflow_worker.recent_hops import RecentHops
+from workflow_worker.activities.delegation import DelegationActivities
+from workflow_worker.delegates import KnownDelegates
+from workflow_worker.delegations import HopPublisher
+from workflow_worker.recent_hops import RecentHopCache
 
 SESSIONS = 40
 
@@ -53,13 +53,13 @@ async def workers_pool(database: Database) -> AsyncIterator[Pool]:
         yield pool
 
 
-def delegation(pool: Pool, redis: Redis) -> Delegation:
+def delegation(pool: Pool, redis: Redis) -> DelegationActivities:
     """The activity of a worker that has just started: it knows the routes as they are now."""
-    publisher = TaskPublisher(pool, redis, Delegates(pool), RecentHops())
-    return Delegation(pool, redis, publisher, SIGNER, KnownAgents(pool, redis, ("adder",)))
+    publisher = HopPublisher(pool, redis, KnownDelegates(pool), RecentHopCache())
+    return DelegationActivities(pool, redis, publisher, SIGNER, KnownAgents(pool, redis, ("adder",)))
 
 
-async def delegate(worker: Delegation, wanted: AgentTask) -> None:
+async def delegate(worker: DelegationActivities, wanted: AgentTask) -> None:
     """One attempt of the activity, which then waits for an answer."""
     environment = ActivityEnvironment()
     environment.info = replace(environment.info, workflow_run_id=str(uuid4()))

@@ -15,15 +15,15 @@ from flotilla.postgres import Pool, open_pool, tenant_transaction
 from tests.support.postgres import Database
 from tests.support.tickets import SIGNER
 from workflow_worker.delegations import (
-    OpenedHop,
-    next_hop_task,
-    open_first_hop,
-    open_hop,
-    reopen_hop,
-    reseal_task,
+    PublishableHop,
+    allow_hop_answer_again,
+    insert_first_hop,
+    insert_hop,
+    make_next_hop_task,
+    sign_task_again,
 )
-from workflow_worker.recent_hops import MOST, MOST_BYTES, RecentHops
-from workflow_worker.settlement import ReplyRefused, ReplySettlement, SettledReply
+from workflow_worker.recent_hops import MAX_RECENT_HOP_BYTES, MAX_RECENT_HOPS, RecentHopCache
+from workflow_worker.settlement import ReplyRefused, ReplySettler, SettledReply
 
 WAITING = ReplyAddress(workflow_id="w1", workflow_run_id="r1", activity_id="1~1")
 DEADLINE = datetime.now(UTC) + timedelta(minutes=5)
@@ -42,14 +42,14 @@ async def workers_pool(database: Database) -> AsyncIterator[Pool]:
 
 
 @pytest.fixture
-def recent() -> RecentHops:
+def recent() -> RecentHopCache:
     """What the worker has published; nothing, as after its start."""
-    return RecentHops()
+    return RecentHopCache()
 
 
 @pytest.fixture
-def settlement(workers_pool: Pool, recent: RecentHops) -> ReplySettlement:
-    return ReplySettlement(workers_pool, SIGNER, recent)
+def settlement(workers_pool: Pool, recent: RecentHopCache) -> ReplySettler:
+    return ReplySettler(workers_pool, SIGNER, recent)
 
 
 def slip(task_id: str = "t1", attempt: int = 1) -> AgentTask:
@@ -65,7 +65,7 @@ def slip(task_id: str = "t1", attempt: int = 1) -> AgentTask:
     )
 
 
-def stored(opened: OpenedHop, result: dict[str, Any] | None = None) -> AgentReply:
+def stored(opened: PublishableHop, result: dict[str, Any] | None = None) -> AgentReply:
     """The reply of an agent that stored its result, and says that it is this one."""
     return AgentReply(
         task_id=opened.task_id,
@@ -80,13 +80,13 @@ def stored(opened: OpenedHop, result: dict[str, Any] | None = None) -> AgentRepl
     )
 
 
-async def answer(pool: Pool, opened: OpenedHop, result: str = '{"by": "agent"}') -> None:
+async def answer(pool: Pool, opened: PublishableHop, result: str = '{"by": "agent"}') -> None:
     async with tenant_transaction(pool, "acme") as connection:
         assert await connection.execute(STORE, opened.task_id, result) == "UPDATE 1"
 
 
-async def opened_and_answered(pool: Pool, task: AgentTask) -> OpenedHop:
-    opened = await open_first_hop(pool, task, WAITING, DEADLINE, SIGNER)
+async def opened_and_answered(pool: Pool, task: AgentTask) -> PublishableHop:
+    opened = await insert_first_hop(pool, task, WAITING, DEADLINE, SIGNER)
     assert opened is not None
     await answer(pool, opened)
     return opened
@@ -97,12 +97,14 @@ async def hops(pool: Pool) -> list[tuple[object, ...]]:
         return [tuple(row) for row in await connection.fetch(HOPS)]
 
 
-def published(opened: OpenedHop | None) -> AgentTask:
+def published(opened: PublishableHop | None) -> AgentTask:
     assert opened is not None
     return from_builtins(decode_event(opened.sealed.body).data, AgentTask)
 
 
-async def settle(settlement: ReplySettlement, opened: OpenedHop, result: dict[str, Any] | None = None) -> SettledReply:
+async def settle(
+    settlement: ReplySettler, opened: PublishableHop, result: dict[str, Any] | None = None
+) -> SettledReply:
     settled = await settlement.settle_reply(opened.agent, stored(opened, result), age_s=0)
     assert settled is not None
     return settled
@@ -117,13 +119,13 @@ async def statements_of(pool: Pool) -> list[str]:
     return called
 
 
-async def warm_up(pool: Pool, settlement: ReplySettlement) -> None:
+async def warm_up(pool: Pool, settlement: ReplySettler) -> None:
     """A new connection looks up types once."""
     await settle(settlement, await opened_and_answered(pool, slip("warm")))
 
 
 async def test_a_slip_that_another_worker_published_goes_on_in_two_round_trips_and_ends_in_one(
-    workers_pool: Pool, settlement: ReplySettlement
+    workers_pool: Pool, settlement: ReplySettler
 ) -> None:
     await warm_up(workers_pool, settlement)
     first = await opened_and_answered(workers_pool, slip())
@@ -142,11 +144,11 @@ async def test_a_slip_that_another_worker_published_goes_on_in_two_round_trips_a
 
 
 async def test_a_slip_that_this_worker_published_goes_on_in_one_round_trip(
-    workers_pool: Pool, settlement: ReplySettlement, recent: RecentHops
+    workers_pool: Pool, settlement: ReplySettler, recent: RecentHopCache
 ) -> None:
     await warm_up(workers_pool, settlement)
     first = await opened_and_answered(workers_pool, slip())
-    recent.note(published(first), first.sealed.body)
+    recent.remember_hop(published(first), first.sealed.body)
     called = await statements_of(workers_pool)
     settled = await settle(settlement, first, {"by": "agent"})
     assert called == ["forward_answered"]
@@ -177,12 +179,12 @@ async def test_a_slip_that_this_worker_published_goes_on_in_one_round_trip(
     ],
 )
 async def test_the_next_agent_gets_what_is_stored_whatever_the_reply_says(
-    workers_pool: Pool, settlement: ReplySettlement, recent: RecentHops, kept: str, said: dict[str, Any]
+    workers_pool: Pool, settlement: ReplySettler, recent: RecentHopCache, kept: str, said: dict[str, Any]
 ) -> None:
-    first = await open_first_hop(workers_pool, slip(), WAITING, DEADLINE, SIGNER)
+    first = await insert_first_hop(workers_pool, slip(), WAITING, DEADLINE, SIGNER)
     assert first is not None
     await answer(workers_pool, first, kept)
-    recent.note(published(first), first.sealed.body)
+    recent.remember_hop(published(first), first.sealed.body)
     following = published((await settle(settlement, first, said)).following)
     assert json.dumps(following.input["by"]) == json.dumps(json.loads(kept)["by"])
     assert "more" not in following.input
@@ -190,10 +192,10 @@ async def test_the_next_agent_gets_what_is_stored_whatever_the_reply_says(
 
 @pytest.mark.parametrize("claim", [{"agent": "two"}, {"session_id": "s2"}, {"attempt": 2}, {"tenant_id": "other"}])
 async def test_a_reply_about_a_hop_that_is_known_here_claims_nothing_else_either(
-    workers_pool: Pool, settlement: ReplySettlement, recent: RecentHops, claim: dict[str, object]
+    workers_pool: Pool, settlement: ReplySettler, recent: RecentHopCache, claim: dict[str, object]
 ) -> None:
     first = await opened_and_answered(workers_pool, slip())
-    recent.note(published(first), first.sealed.body)
+    recent.remember_hop(published(first), first.sealed.body)
     whole = stored(first, {"by": "agent"})
     reply = AgentReply(**{**{name: getattr(whole, name) for name in AgentReply.__slots__}, **claim})
     with pytest.raises(ReplyRefused):
@@ -202,49 +204,53 @@ async def test_a_reply_about_a_hop_that_is_known_here_claims_nothing_else_either
 
 
 async def test_a_result_that_is_not_stored_yet_is_not_forwarded_because_the_reply_has_it(
-    workers_pool: Pool, settlement: ReplySettlement, recent: RecentHops
+    workers_pool: Pool, settlement: ReplySettler, recent: RecentHopCache
 ) -> None:
-    first = await open_first_hop(workers_pool, slip(), WAITING, DEADLINE, SIGNER)
+    first = await insert_first_hop(workers_pool, slip(), WAITING, DEADLINE, SIGNER)
     assert first is not None
-    recent.note(published(first), first.sealed.body)
+    recent.remember_hop(published(first), first.sealed.body)
     with pytest.raises(ReplyRefused, match="none is"):
         await settlement.settle_reply("one", stored(first, {"by": "agent"}), age_s=0)
     assert [row[4] for row in await hops(workers_pool)] == ["open"]
 
 
 async def test_a_hop_that_was_published_again_with_more_time_goes_on_with_that_time(
-    workers_pool: Pool, settlement: ReplySettlement, recent: RecentHops
+    workers_pool: Pool, settlement: ReplySettler, recent: RecentHopCache
 ) -> None:
     """As when an operator redrives a dead letter: the worker that published it first knows the old deadline."""
-    first = await open_first_hop(workers_pool, slip(), WAITING, DEADLINE, SIGNER)
+    first = await insert_first_hop(workers_pool, slip(), WAITING, DEADLINE, SIGNER)
     assert first is not None
-    recent.note(published(first), first.sealed.body)
+    recent.remember_hop(published(first), first.sealed.body)
     later = DEADLINE + timedelta(minutes=30)
-    task, sealed = reseal_task(published(first), later, SIGNER)
+    task, sealed = sign_task_again(published(first), later, SIGNER)
     async with tenant_transaction(workers_pool, "acme") as connection:
-        assert await reopen_hop(connection, task, sealed)
+        assert await allow_hop_answer_again(connection, task, sealed)
     await answer(workers_pool, first)
     following = published((await settle(settlement, first, {"by": "agent"})).following)
     assert following.deadline == later.isoformat()
 
 
-def note(recent: RecentHops, task: AgentTask, size_bytes: int) -> None:
-    issued, sealed = reseal_task(task, DEADLINE, SIGNER)
-    recent.note(issued, sealed.body.ljust(size_bytes))
+def note(recent: RecentHopCache, task: AgentTask, size_bytes: int) -> None:
+    issued, sealed = sign_task_again(task, DEADLINE, SIGNER)
+    recent.remember_hop(issued, sealed.body.ljust(size_bytes))
 
 
 def test_a_worker_remembers_no_more_than_it_has_room_for() -> None:
-    recent = RecentHops()
-    for number in range(MOST + 1):
-        note(recent, slip(f"t{number}"), MOST_BYTES)
-    note(recent, slip("large"), MOST_BYTES + 1)
+    recent = RecentHopCache()
+    for number in range(MAX_RECENT_HOPS + 1):
+        note(recent, slip(f"t{number}"), MAX_RECENT_HOP_BYTES)
+    note(recent, slip("large"), MAX_RECENT_HOP_BYTES + 1)
     note(recent, replace(slip("last"), slip=[]), 1)
-    kept = [task_id for task_id in ("t0", "t1", f"t{MOST}", "large", "last") if recent.take("acme", task_id, 1)]
-    assert kept == ["t1", f"t{MOST}"]
+    kept = [
+        task_id
+        for task_id in ("t0", "t1", f"t{MAX_RECENT_HOPS}", "large", "last")
+        if recent.pop_hop("acme", task_id, 1)
+    ]
+    assert kept == ["t1", f"t{MAX_RECENT_HOPS}"]
 
 
 async def test_the_next_hop_has_what_the_one_before_has_and_a_secret_of_its_own(
-    workers_pool: Pool, settlement: ReplySettlement
+    workers_pool: Pool, settlement: ReplySettler
 ) -> None:
     first = await opened_and_answered(workers_pool, slip())
     following = (await settle(settlement, first)).following
@@ -259,7 +265,7 @@ async def test_the_next_hop_has_what_the_one_before_has_and_a_secret_of_its_own(
     ]
 
 
-async def test_one_reply_at_two_bridges_opens_one_hop(workers_pool: Pool, settlement: ReplySettlement) -> None:
+async def test_one_reply_at_two_bridges_opens_one_hop(workers_pool: Pool, settlement: ReplySettler) -> None:
     first = await opened_and_answered(workers_pool, slip())
     both = await asyncio.gather(settle(settlement, first), settle(settlement, first))
     bodies = {settled.following and settled.following.sealed for settled in both}
@@ -268,11 +274,11 @@ async def test_one_reply_at_two_bridges_opens_one_hop(workers_pool: Pool, settle
 
 
 async def test_a_hop_that_another_process_opened_is_the_one_that_is_published(
-    workers_pool: Pool, settlement: ReplySettlement
+    workers_pool: Pool, settlement: ReplySettler
 ) -> None:
     first = await opened_and_answered(workers_pool, slip())
     async with tenant_transaction(workers_pool, "acme") as connection:
-        there = await open_hop(connection, next_hop_task(slip(), '{"by": "agent"}'), WAITING, DEADLINE, SIGNER)
+        there = await insert_hop(connection, make_next_hop_task(slip(), '{"by": "agent"}'), WAITING, DEADLINE, SIGNER)
     settled = await settle(settlement, first)
     assert settled.following is not None
     assert settled.following.sealed == there.sealed
@@ -281,13 +287,13 @@ async def test_a_hop_that_another_process_opened_is_the_one_that_is_published(
 
 
 async def test_a_later_try_takes_the_place_of_open_hops_of_earlier_ones(
-    workers_pool: Pool, settlement: ReplySettlement
+    workers_pool: Pool, settlement: ReplySettler
 ) -> None:
     first = await opened_and_answered(workers_pool, slip())
     await settle(settlement, first)
     async with tenant_transaction(workers_pool, "acme") as connection:
         await connection.execute("UPDATE flotilla.agent_tasks SET status = 'queued' WHERE task_id = 't1'")
-        again = await open_hop(connection, slip(attempt=2), WAITING, DEADLINE, SIGNER)
+        again = await insert_hop(connection, slip(attempt=2), WAITING, DEADLINE, SIGNER)
         # A hop of the first try that was opened while the second one began.
         await connection.execute("UPDATE flotilla.delegations SET state = 'open' WHERE task_id = 't1~1'")
     await answer(workers_pool, again)
@@ -298,7 +304,7 @@ async def test_a_later_try_takes_the_place_of_open_hops_of_earlier_ones(
 
 @pytest.mark.parametrize("claim", [{"agent": "two"}, {"session_id": "s2"}, {"attempt": 2}, {"tenant_id": "other"}])
 async def test_a_reply_that_claims_anything_else_forwards_nothing(
-    workers_pool: Pool, settlement: ReplySettlement, claim: dict[str, object]
+    workers_pool: Pool, settlement: ReplySettler, claim: dict[str, object]
 ) -> None:
     first = await opened_and_answered(workers_pool, slip())
     reply = AgentReply(**{**{name: getattr(stored(first), name) for name in AgentReply.__slots__}, **claim})
@@ -307,8 +313,8 @@ async def test_a_reply_that_claims_anything_else_forwards_nothing(
     assert [row[4] for row in await hops(workers_pool)] == ["open"]
 
 
-async def test_a_result_that_is_not_stored_forwards_nothing(workers_pool: Pool, settlement: ReplySettlement) -> None:
-    first = await open_first_hop(workers_pool, slip(), WAITING, DEADLINE, SIGNER)
+async def test_a_result_that_is_not_stored_forwards_nothing(workers_pool: Pool, settlement: ReplySettler) -> None:
+    first = await insert_first_hop(workers_pool, slip(), WAITING, DEADLINE, SIGNER)
     assert first is not None
     with pytest.raises(ReplyRefused, match="none is"):
         await settlement.settle_reply("one", stored(first), age_s=0)

@@ -14,7 +14,7 @@ from flotilla.bus import Redis
 from flotilla.contracts.envelope import AgentEvent
 from flotilla.contracts.names import action_workflow_id, run_workflow_id
 from flotilla.contracts.requests import WorkflowRequest
-from flotilla.workflows.calls.custom import EventRecords, Note
+from flotilla.workflows.calls.custom import RunEventRecords, RunNote
 from flotilla.workflows.calls.runs import RunKey
 from tests.integration.approvals.desk import BOB, CAROL, Desk
 from tests.support.foreign_agent import Answer, ForeignAgent, Task, foreign_agent, route_to_a_version
@@ -174,8 +174,8 @@ async def test_a_record_that_is_written_again_or_too_early_adds_nothing(
     await eventually(is_running, timeout_s=30)
     records = WorkflowRunActivities(worker.pool)
     for number in (1, 1, 3, 2, 1):
-        note = Note(data={"change": "progress", "details": {"text": str(number)}})
-        written = EventRecords(run=key, workflow="waiter", number=number, notes=[note])
+        note = RunNote(data={"change": "progress", "details": {"text": str(number)}})
+        written = RunEventRecords(run=key, workflow="waiter", number=number, notes=[note])
         await ActivityEnvironment().run(records.record_events, written)
     await handle.cancel()
     events = await worker.events("acme", request.session_id)

@@ -189,7 +189,7 @@ async def test_a_run_that_is_cancelled_while_it_writes_ends_with_what_it_wrote(m
     record = kit._Stage.record  # the records of a trial, on a slow database
 
     @activity.defn(name=call.RECORD_EVENTS)
-    async def slowly(self, records: call.EventRecords) -> None:  # type: ignore[no-untyped-def]  # no argument to Temporal
+    async def slowly(self, records: call.RunEventRecords) -> None:  # type: ignore[no-untyped-def]  # no argument to Temporal
         is_writing.set()
         await is_cancelled.wait()
         await record(self, records)

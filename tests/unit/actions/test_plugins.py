@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from flotilla.actions.arguments import action_argument_types, check_args
+from flotilla.actions.arguments import check_action_args, load_action_argument_types
 from flotilla.contracts.errors import ConfigurationError, Invalid
 from workflow_worker.actions.registry import load_action_handlers
 
@@ -42,10 +42,10 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
         monkeypatch.syspath_prepend(tmp_path)
         importlib.invalidate_caches()
 
-    action_argument_types.cache_clear()
+    load_action_argument_types.cache_clear()
     yield lay
     monkeypatch.undo()
-    action_argument_types.cache_clear()
+    load_action_argument_types.cache_clear()
 
 
 def parsed(entries: dict[str, str]) -> list[tuple[str, str, str, str]]:
@@ -54,20 +54,22 @@ def parsed(entries: dict[str, str]) -> list[tuple[str, str, str, str]]:
 
 async def test_an_installed_action_is_known_and_gets_its_typed_arguments(install: Install) -> None:
     install({"actions.refund": "shop_actions:RefundArgs", "action_handlers.refund": "shop_actions:refund"})
-    check_args("refund", {"order_id": "o-1", "cents": 5})
+    check_action_args("refund", {"order_id": "o-1", "cents": 5})
     with pytest.raises(Invalid, match="refund"):
-        check_args("refund", {"order_id": "o-1", "cents": "five"})
+        check_action_args("refund", {"order_id": "o-1", "cents": "five"})
     with pytest.raises(Invalid, match="takes no argument"):
-        check_args("refund", {"order_id": "o-1", "cents": 5, "to": "me"})
+        check_action_args("refund", {"order_id": "o-1", "cents": 5, "to": "me"})
     context: Any = None  # This handler needs nothing of it.
-    assert await load_action_handlers().run(context, "refund", {"order_id": "o-1", "cents": 5}) == {"refunded": 5}
+    assert await load_action_handlers().run_action_handler(context, "refund", {"order_id": "o-1", "cents": 5}) == {
+        "refunded": 5
+    }
 
 
 @pytest.mark.parametrize("rate", ["NaN", "sNaN", "-Infinity", float("inf")])
 def test_a_typed_argument_that_is_not_finite_is_refused_with_its_place(install: Install, rate: object) -> None:
     install({"actions.refund": "shop_actions:RefundArgs", "action_handlers.refund": "shop_actions:refund"})
     with pytest.raises(Invalid, match=r"^args\.rate: "):
-        check_args("refund", {"order_id": "o-1", "cents": 5, "rate": rate})  # type: ignore[dict-item]
+        check_action_args("refund", {"order_id": "o-1", "cents": 5, "rate": rate})  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flotilla.agent import Agent, TaskContext, framework_tools
-from flotilla.agent.framework_tools import arguments_schema
+from flotilla.agent.framework_tools import tool_arguments_schema
 from flotilla.agent.tools import Tool
 from flotilla.contracts.errors import Refused
 from flotilla.testing import FakeModel, TaskRun, run_task
@@ -45,7 +45,7 @@ async def run(work: Any, **options: Any) -> TaskRun[Any]:
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """A framework whose tools are the bare calls."""
-    monkeypatch.setitem(framework_tools._FRAMEWORKS, "plain", lambda _tool, call: call)
+    monkeypatch.setitem(framework_tools._TOOL_CONVERTERS, "plain", lambda _tool, call: call)
 
 
 @pytest.mark.usefixtures("plain")
@@ -78,7 +78,7 @@ async def test_any_other_error_ends_the_run() -> None:
 
 
 def test_the_schema_that_a_framework_gets_is_an_object_with_its_definitions_beside_it() -> None:
-    schema = arguments_schema(Tool("order", order))
+    schema = tool_arguments_schema(Tool("order", order))
     assert (schema["type"], schema["required"], set(schema["properties"])) == ("object", ["lines"], {"lines", "note"})
     assert schema["properties"]["lines"]["items"] == {"$ref": "#/$defs/Line"}
     assert set(schema["$defs"]) == {"Line"}

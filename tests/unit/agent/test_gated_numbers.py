@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flotilla.agent.gates import ApprovalPending, GatedToolCalls
-from flotilla.agent.recording import EventRecorder
+from flotilla.agent.recording import TaskEventRecorder
 from flotilla.agent.tool_runner import ToolRunner
 from flotilla.agent.tools import Tool
 from flotilla.contracts.errors import Invalid
@@ -38,7 +38,7 @@ async def pay(
 def runner() -> tuple[ToolRunner, GatedToolCalls]:
     gated = GatedToolCalls("payer", "t1", {"pay": "high"})
     calls: Any = None  # a call that waits for people is not begun
-    return ToolRunner(TASK, calls, gated, EventRecorder("payer", TASK), new_id), gated
+    return ToolRunner(TASK, calls, gated, TaskEventRecorder("payer", TASK), new_id), gated
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def runner() -> tuple[ToolRunner, GatedToolCalls]:
 async def test_a_number_that_is_not_finite_is_refused_with_its_place(given: dict[str, Any], place: str) -> None:
     tools, gated = runner()
     with pytest.raises(Invalid, match=rf"tool pay: {place} is NaN or an infinity"):
-        await tools.run(None, Tool("pay", pay), given)
+        await tools.run_tool(None, Tool("pay", pay), given)
     assert not gated.needed
 
 
@@ -70,5 +70,5 @@ async def test_a_number_that_is_not_finite_is_refused_with_its_place(given: dict
 async def test_a_number_of_any_size_and_a_text_are_asked_about(given: dict[str, Any]) -> None:
     tools, gated = runner()
     with pytest.raises(ApprovalPending):
-        await tools.run(None, Tool("pay", pay), given)
+        await tools.run_tool(None, Tool("pay", pay), given)
     assert [{name: needed.args[name] for name in given} for needed in gated.needed] == [given]

@@ -9,7 +9,7 @@ from flotilla.agent.pauses import RunningToolCalls
 
 
 async def pend(pauses: RunningToolCalls) -> None:
-    async with pauses.call():
+    async with pauses.track_call():
         raise ApprovalPending
 
 
@@ -26,7 +26,7 @@ async def test_a_call_beside_one_that_pauses_is_let_end() -> None:
     pauses, ended = RunningToolCalls(), []
 
     async def work() -> None:
-        async with pauses.call():
+        async with pauses.track_call():
             await asyncio.sleep(0.1)
             ended.append(True)
 
@@ -45,7 +45,7 @@ async def test_a_call_inside_another_does_not_wait_for_it() -> None:
     pauses = RunningToolCalls()
 
     async def outer() -> None:
-        async with pauses.call():
+        async with pauses.track_call():
             await pend(pauses)
 
     async with asyncio.timeout(5):
@@ -57,7 +57,7 @@ async def test_a_call_that_fails_keeps_nobody_waiting() -> None:
     pauses = RunningToolCalls()
 
     async def fail() -> None:
-        async with pauses.call():
+        async with pauses.track_call():
             await asyncio.sleep(0.05)
             raise ValueError
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flotilla.actions.arguments import check_args
+from flotilla.actions.arguments import check_action_args
 from flotilla.approvals.ballot import Ballot
 from flotilla.contracts.approvals import ApprovalRequirement, Decision, DecisionRequest, content_hash
 from flotilla.contracts.json_types import JsonObject
@@ -72,7 +72,7 @@ class Attempt:
 def after(state: Ballot, attempt: Attempt, now: datetime = START) -> Ballot:
     """The vote after `attempt`, whether it counted or not."""
     request = attempt.request()
-    return state if state.why_not_counted(request, now, check_args) else state.with_counted_vote(request)
+    return state if state.why_not_counted(request, now, check_action_args) else state.with_counted_vote(request)
 
 
 ATTEMPTS = st.builds(
@@ -90,7 +90,7 @@ STORY = st.lists(ATTEMPTS | st.sampled_from(["cancel", "deadline"]), max_size=14
 def happen(state: Ballot, what: "Attempt | str") -> Ballot:
     if isinstance(what, Attempt):
         return after(state, what)
-    return state.closed_by_cancellation() if what == "cancel" else state.closed_at_deadline()
+    return state.close_by_cancellation() if what == "cancel" else state.close_at_deadline()
 
 
 @given(story=STORY, quorum=st.integers(1, 3))
@@ -99,7 +99,7 @@ def test_whatever_happens_there_is_one_outcome_and_a_rightful_one(story: list[At
     state = ballot(quorum)
     for what in story:
         before, state = state, happen(state, what)
-        if before.is_final:
+        if before.is_vote_final:
             assert state == before
     # As a bystander counts: who may vote, said yes to exactly what would run, and did not write it.
     agreed = {vote.subject for vote in state.votes if vote.decision == "approve"}
@@ -136,24 +136,24 @@ def test_nobody_approves_their_own_edit_by_a_vote_from_before_it() -> None:
 def test_a_vote_at_the_deadline_is_late_although_nobody_has_closed_the_vote_yet() -> None:
     """As when no worker ran while the deadline passed."""
     request = Attempt("bob").request()
-    assert ballot().why_not_counted(request, DEADLINE - timedelta(microseconds=1), check_args) is None
-    late = ballot().why_not_counted(request, DEADLINE, check_args)
+    assert ballot().why_not_counted(request, DEADLINE - timedelta(microseconds=1), check_action_args) is None
+    late = ballot().why_not_counted(request, DEADLINE, check_action_args)
     assert late is not None
     assert late.type == "Late"
 
 
 @pytest.mark.parametrize(("verdict", "status"), [("reject", "timeout"), ("approve", "approved")])
 def test_policy_says_what_silence_means(verdict: Literal["reject", "approve"], status: str) -> None:
-    assert ballot(verdict=verdict).closed_at_deadline().status == status
+    assert ballot(verdict=verdict).close_at_deadline().status == status
 
 
 def test_the_requester_decides_only_where_policy_lets_them() -> None:
     request = Attempt(REQUESTER).request()
-    refused = ballot().why_not_counted(request, START, check_args)
+    refused = ballot().why_not_counted(request, START, check_action_args)
     assert refused is not None
     assert refused.type == "SelfApproval"
     lenient = replace(ballot(), requirement=replace(ballot().requirement, exclude_requester=False))
-    assert lenient.why_not_counted(request, START, check_args) is None
+    assert lenient.why_not_counted(request, START, check_action_args) is None
 
 
 def attempted(subject: str, issued_by: list[str]) -> DecisionRequest:
@@ -180,7 +180,7 @@ def test_somebody_who_issued_a_key_is_not_a_second_person(
     through: list[str], by_service: bool, voter: str, issued_by: list[str], counts: bool
 ) -> None:
     state = replace(ballot(), requested_through=tuple(through), requested_by_service=by_service)
-    refusal = state.why_not_counted(attempted(voter, issued_by), START, check_args)
+    refusal = state.why_not_counted(attempted(voter, issued_by), START, check_action_args)
     assert (refusal is None) == counts
     assert refusal is None or refusal.type == "SelfApproval"
 
@@ -189,13 +189,13 @@ def test_who_issued_the_asking_key_as_shows_at_the_vote_does_not_decide() -> Non
     """Where an agent asks, only the gateway knows by whose keys the question was asked."""
     for voter, counts in (("ada", False), ("bob", True)):
         attempt = replace(attempted(voter, []), asked_through=["ada", "carol"])
-        assert (ballot().why_not_counted(attempt, START, check_args) is None) == counts
+        assert (ballot().why_not_counted(attempt, START, check_action_args) is None) == counts
 
 
 def test_an_edit_that_raises_the_risk_needs_what_policy_asks_for_it() -> None:
     stricter = replace(ballot().requirement, quorum=2, roles=["admin"])
     edited = ballot().with_counted_vote(Attempt("bob", "edit").request(), stricter)
-    assert edited.why_not_counted(Attempt("carol", seen=TEXTS[1]).request(), START, check_args) is not None
+    assert edited.why_not_counted(Attempt("carol", seen=TEXTS[1]).request(), START, check_action_args) is not None
     fit = Attempt("carol", seen=TEXTS[1], role="admin")
-    assert edited.why_not_counted(fit.request(), START, check_args) is None
+    assert edited.why_not_counted(fit.request(), START, check_action_args) is None
     assert after(edited, fit).status == "pending"

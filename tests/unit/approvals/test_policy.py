@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flotilla.approvals.policy import BUILTIN, parse_policy, read_policy
+from flotilla.approvals.policy import BUILTIN_POLICIES, parse_policy, read_policy
 from flotilla.contracts.approvals import RISK_ORDER, content_hash, decision_update_id
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.requests import RiskLevel
@@ -58,7 +58,7 @@ def test_a_caller_can_raise_the_risk_and_never_lower_it(requested: RiskLevel, ac
 
 
 def test_what_needs_no_approval_is_only_the_low_risk() -> None:
-    for source in BUILTIN:
+    for source in BUILTIN_POLICIES:
         policy = read_policy(source)
         required = {
             level: policy.approval_requirement("echo", policy.assess_risk("echo", {}, level)).required
@@ -137,8 +137,8 @@ def test_lists_and_values_of_an_extending_file_replace_the_builtin_ones() -> Non
 
 
 def test_extending_different_rules_gives_different_versions() -> None:
-    versions = {parse_policy(f'version = "1"\nextends = "{base}"', "test").version for base in BUILTIN}
-    assert len(versions) == len(BUILTIN)
+    versions = {parse_policy(f'version = "1"\nextends = "{base}"', "test").version for base in BUILTIN_POLICIES}
+    assert len(versions) == len(BUILTIN_POLICIES)
 
 
 @pytest.mark.parametrize("base", ['"builtin:none"', '"/etc/passwd"', "3", "[]", '["builtin:local"]', '""'])

@@ -22,25 +22,25 @@ def file(tmp_path: Path) -> Path:
 def test_another_content_is_in_force_once_two_looks_have_seen_it(file: Path) -> None:
     policies = ReloadingPolicyFile(str(file))
     before = policies.current_policy
-    assert (policies.look(), policies.look()) == (False, False)
+    assert (policies.reload_if_changed(), policies.reload_if_changed()) == (False, False)
     file.write_text(TWO)
-    assert (policies.look(), policies.current_policy is before) == (False, True)
-    assert policies.look()
+    assert (policies.reload_if_changed(), policies.current_policy is before) == (False, True)
+    assert policies.reload_if_changed()
     assert policies.current_policy.version.startswith("2+")
     assert policies.current_policy.assess_risk("pay", {}).risk_level == "high"
     assert before.assess_risk("pay", {}).risk_level == "low"
-    assert not policies.look()
+    assert not policies.reload_if_changed()
 
 
 def test_a_file_that_is_being_written_is_never_in_force(file: Path) -> None:
     policies = ReloadingPolicyFile(str(file))
     for end in range(len('version = "2"\n'), len(TWO)):
         file.write_text(TWO[:end])
-        assert not any(policies.look() for _ in range(3)), TWO[:end]  # however long it stays like that
+        assert not any(policies.reload_if_changed() for _ in range(3)), TWO[:end]  # however long it stays like that
     assert policies.current_policy.version.startswith("1+")
     file.write_text(TWO)
-    assert not policies.look()
-    assert policies.look()
+    assert not policies.reload_if_changed()
+    assert policies.reload_if_changed()
 
 
 def test_a_link_to_another_file_is_followed_as_in_a_config_map(tmp_path: Path) -> None:
@@ -50,13 +50,13 @@ def test_a_link_to_another_file_is_followed_as_in_a_config_map(tmp_path: Path) -
     (tmp_path / "..data").symlink_to("one")
     (tmp_path / "policy.toml").symlink_to("..data/policy.toml")
     policies = ReloadingPolicyFile(str(tmp_path / "policy.toml"))
-    assert (policies.look(), policies.look()) == (False, False)
+    assert (policies.reload_if_changed(), policies.reload_if_changed()) == (False, False)
     (tmp_path / "..new").symlink_to("two")
     (tmp_path / "..new").rename(tmp_path / "..data")
-    assert (policies.look(), policies.look()) == (False, True)
+    assert (policies.reload_if_changed(), policies.reload_if_changed()) == (False, True)
     assert policies.current_policy.version.startswith("2+")
     (tmp_path / "two" / "policy.toml").write_text(ONE)
-    assert not any(policies.look() for _ in range(3))
+    assert not any(policies.reload_if_changed() for _ in range(3))
 
 
 def test_a_link_to_the_same_content_does_not_make_what_is_written_there_later_whole(file: Path) -> None:
@@ -67,9 +67,9 @@ def test_a_link_to_the_same_content_does_not_make_what_is_written_there_later_wh
     copy.write_text(ONE)
     link.unlink()
     link.symlink_to(copy)
-    assert not policies.look()
+    assert not policies.reload_if_changed()
     copy.write_text(TWO.removesuffix("# end\n"))
-    assert not any(policies.look() for _ in range(3))
+    assert not any(policies.reload_if_changed() for _ in range(3))
 
 
 @pytest.mark.parametrize(
@@ -93,9 +93,9 @@ def test_a_file_that_can_not_be_used_changes_nothing(file: Path, text: str | Non
         file.unlink()
     else:
         file.write_text(text)
-    assert not any(policies.look() for _ in range(3))
+    assert not any(policies.reload_if_changed() for _ in range(3))
     assert policies.current_policy is before
     with pytest.raises(ConfigurationError):
         ReloadingPolicyFile(str(file))
     file.write_text(ONE)
-    assert not any(policies.look() for _ in range(3))
+    assert not any(policies.reload_if_changed() for _ in range(3))

@@ -13,11 +13,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flotilla.audit.chain import ChainedEvent
-from flotilla.audit.export_format import FORMAT, Anchor, End, Event, Header, Part, read_line, write_line
+from flotilla.audit.export_format import (
+    EXPORT_FORMAT,
+    Anchor,
+    End,
+    Event,
+    Header,
+    Part,
+    decode_export_line,
+    encode_export_line,
+)
 from flotilla.audit.export_lines import NotAnExport
 from flotilla.audit.export_trees import WitnessPolicy
 from flotilla.audit.notes import LOG_KEY, WITNESS_KEY, NoteKey
-from flotilla.audit.proof import NO_CHECKPOINT, Statement, head_leaf, link, merkle_root
+from flotilla.audit.proof import (
+    NO_PREVIOUS_CHECKPOINT,
+    Statement,
+    merkle_root,
+    next_chain_hash,
+    session_head_leaf,
+)
 from flotilla.audit.verify_export import EXIT_BAD, EXIT_GOOD, EXIT_MISUSE, ExportVerdict, main, verify_export
 from flotilla.config.signing import PublicKeys, Signer
 from flotilla.contracts.envelope import AgentEvent, encode_event
@@ -39,14 +54,14 @@ def export() -> tuple[tuple[bytes, ...], PublicKeys]:
     statement = Statement(
         partition=0,
         number=1,
-        previous=NO_CHECKPOINT,
+        previous=NO_PREVIOUS_CHECKPOINT,
         next_offset=EVENTS,
         heads=1,
-        merkle_root=merkle_root([head_leaf("default", "s1", EVENTS, head)]).hex(),
+        merkle_root=merkle_root([session_head_leaf("default", "s1", EVENTS, head)]).hex(),
         created_at="2026-01-31T12:00:00Z",
     ).to_bytes()
     part = Part(session="s1", parent=None, after_seq=0, upto_seq=EVENTS, signed_seq=EVENTS)
-    header = Header(format=FORMAT, tenant="default", session="s1", segments=[part])
+    header = Header(format=EXPORT_FORMAT, tenant="default", session="s1", segments=[part])
     anchor = Anchor(
         session="s1",
         seq=EVENTS,
@@ -58,15 +73,15 @@ def export() -> tuple[tuple[bytes, ...], PublicKeys]:
         key_id=signer.key_id,
     )
     events = [event_line(one) for one in chain]
-    return (write_line(header), *events, write_line(anchor), end_line(EVENTS, 1)), signer.public_keys()
+    return (encode_export_line(header), *events, encode_export_line(anchor), end_line(EVENTS, 1)), signer.public_keys()
 
 
 def event_line(event: ChainedEvent) -> bytes:
-    return write_line(Event(session="s1", seq=event.seq, hash=event.hash.hex(), body=event.body.decode()))
+    return encode_export_line(Event(session="s1", seq=event.seq, hash=event.hash.hex(), body=event.body.decode()))
 
 
 def end_line(events: int, anchors: int) -> bytes:
-    return write_line(End(events=events, witnesses=0, anchors=anchors, inclusions=0))
+    return encode_export_line(End(events=events, witnesses=0, anchors=anchors, inclusions=0))
 
 
 def verdict_of(lines: list[bytes]) -> ExportVerdict | NotAnExport:
@@ -205,15 +220,15 @@ def made_up() -> list[bytes]:
 def continued() -> list[bytes]:
     """The session's history and its checkpoint, and one more event by somebody who has no key."""
     first, *events, anchor, _ = export()[0]
-    header, last = read_line(first), read_line(events[-1])
+    header, last = decode_export_line(first), decode_export_line(events[-1])
     assert isinstance(header, Header)
     assert isinstance(last, Event)
     part = msgspec.structs.replace(header.segments[0], upto_seq=EVENTS + 1, signed_seq=EVENTS + 1)
     said = {"content": "bob approves"}
     event = AgentEvent(type="t", source="/t", subject="s1", tenant="default", sequence=EVENTS + 1, data=said)
     body = encode_event(event)
-    forged = ChainedEvent(EVENTS + 1, link(bytes.fromhex(last.hash), body), body)
-    longer = write_line(msgspec.structs.replace(header, segments=[part]))
+    forged = ChainedEvent(EVENTS + 1, next_chain_hash(bytes.fromhex(last.hash), body), body)
+    longer = encode_export_line(msgspec.structs.replace(header, segments=[part]))
     return [longer, *events, anchor, event_line(forged), end_line(EVENTS + 1, 1)]
 
 

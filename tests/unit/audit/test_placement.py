@@ -10,7 +10,7 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit_consumer.placement import EventPlacer, Head, KnownEvent, SessionPlacement
+from audit_consumer.placement import ChainHead, EventPlacer, KnownEvent, SessionPlacement
 from audit_consumer.records import EventCandidate
 from flotilla.audit.proof import genesis_hash
 from tests.support.properties import patient
@@ -40,15 +40,15 @@ def candidate(seq: int, variant: int = 0, *, known: bool = True, parent: str | N
 def place(candidates: Sequence[EventCandidate]) -> SessionPlacement:
     placer = EventPlacer(None, {})
     for one in candidates:
-        placer.take(one)
-    return placer.placement()
+        placer.place_event(one)
+    return placer.final_placement()
 
 
 class Database:
     """What is kept between batches."""
 
     def __init__(self) -> None:
-        self.head: Head | None = None
+        self.head: ChainHead | None = None
         self.stored: dict[int, KnownEvent] = {}
         self.hashes: list[bytes] = []
         self.seqs: list[int] = []
@@ -60,8 +60,8 @@ class Database:
         head = replace(self.head) if self.head else None
         placer = EventPlacer(head, self.stored, (), self.parked)
         for one in candidates:
-            placer.take(one)
-        result = placer.placement()
+            placer.place_event(one)
+        result = placer.final_placement()
         for one, chain_hash in result.appended:
             self.stored[one.seq] = KnownEvent(one.event_id, one.body)
             self.seqs.append(one.seq)
@@ -123,14 +123,14 @@ def test_another_event_under_a_taken_seq_never_gets_in_and_stops_its_session(
 def test_a_gap_counts_what_is_missing_once() -> None:
     placer = EventPlacer(None, {})
     for seq in (1, 4, 5):
-        placer.take(candidate(seq))
-    result = placer.placement()
+        placer.place_event(candidate(seq))
+    result = placer.final_placement()
     assert [one.seq for one, _ in result.appended] == [1]
     assert [(one.seq, reason) for one, reason, _ in result.parked] == [(4, "gap"), (5, "gap")]
     assert result.missing == 2
     again = EventPlacer(result.head, {}, (), [(one, reason) for one, reason, _ in result.parked])
-    again.take(candidate(7))
-    assert again.placement().missing == 0
+    again.place_event(candidate(7))
+    assert again.final_placement().missing == 0
 
 
 def test_the_same_id_with_other_content_is_a_conflict() -> None:
@@ -165,8 +165,8 @@ def test_a_discarded_event_that_comes_again_is_dropped() -> None:
     other = candidate(2, variant=1)
     placer = EventPlacer(None, {}, [KnownEvent(other.event_id, other.body)])
     for one in (candidate(1), candidate(2), candidate(2, variant=1), candidate(3)):
-        placer.take(one)
-    assert [one.seq for one, _ in placer.placement().appended] == [1, 2, 3]
+        placer.place_event(one)
+    assert [one.seq for one, _ in placer.final_placement().appended] == [1, 2, 3]
 
 
 def test_an_event_from_another_partition_than_its_sessions_is_a_conflict() -> None:

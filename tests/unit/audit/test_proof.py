@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from flotilla.audit.chain import ChainChecker, ChainedEvent, ExpectedChain
 from flotilla.audit.proof import (
-    NO_CHECKPOINT,
+    NO_PREVIOUS_CHECKPOINT,
     Statement,
     genesis_hash,
-    inclusion_path,
-    link,
+    merkle_inclusion_path,
     merkle_root,
-    root_from_path,
+    merkle_root_from_path,
+    next_chain_hash,
 )
 from flotilla.contracts.envelope import AgentEvent, encode_event
 from tests.support.properties import patient
@@ -30,7 +30,7 @@ def chain_of(contents: Sequence[str], after_seq: int = 0) -> list[ChainedEvent]:
     previous = genesis_hash("default", "s1", parent, after_seq)
     for seq, content in enumerate(contents, start=after_seq + 1):
         event = AgentEvent(type="t", source="/t", subject="s1", tenant="default", sequence=seq, data={"c": content})
-        previous = link(previous, encode_event(event))
+        previous = next_chain_hash(previous, encode_event(event))
         chained.append(ChainedEvent(seq, previous, encode_event(event)))
     return chained
 
@@ -40,7 +40,7 @@ def checked(
 ) -> ChainChecker:
     check = ChainChecker(ExpectedChain("default", "s1", "p" if after_seq else None, after_seq, anchors or {}))
     check.check_events(events)
-    check.end()
+    check.check_end_of_chain()
     return check
 
 
@@ -128,18 +128,18 @@ def test_the_root_is_that_of_certificate_transparency(leaves: list[bytes]) -> No
 def test_each_leaf_and_no_other_leads_to_the_root(leaves: list[bytes], data: st.DataObject) -> None:
     root = merkle_root(leaves)
     index = data.draw(st.integers(0, len(leaves) - 1))
-    path = inclusion_path(leaves, index)
-    assert root_from_path(leaves[index], index, len(leaves), path) == root
-    assert root_from_path(sha256(leaves[index]).digest(), index, len(leaves), path) != root
-    assert root_from_path(leaves[index], index, len(leaves), [*path, root]) is None
-    assert root_from_path(leaves[index], len(leaves), len(leaves), path) is None
+    path = merkle_inclusion_path(leaves, index)
+    assert merkle_root_from_path(leaves[index], index, len(leaves), path) == root
+    assert merkle_root_from_path(sha256(leaves[index]).digest(), index, len(leaves), path) != root
+    assert merkle_root_from_path(leaves[index], index, len(leaves), [*path, root]) is None
+    assert merkle_root_from_path(leaves[index], len(leaves), len(leaves), path) is None
 
 
 def test_a_statement_comes_back_from_its_bytes_and_anything_else_is_refused() -> None:
     statement = Statement(
         partition=3,
         number=7,
-        previous=NO_CHECKPOINT,
+        previous=NO_PREVIOUS_CHECKPOINT,
         next_offset=12,
         heads=2,
         merkle_root="ab",

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flotilla.audit.proof import inclusion_path, merkle_root, root_from_path
+from flotilla.audit.proof import merkle_inclusion_path, merkle_root, merkle_root_from_path
 from flotilla.audit.tree import (
+    MerkleTreeEdge,
     TilePlace,
-    Tree,
     consistency_ranges,
     edge_tiles,
     inclusion_ranges,
@@ -32,7 +32,7 @@ SIZES = st.sampled_from([1, 2, 3, 255, 256, 257, 511, 512, 1000, 1025, 65_535, 6
 @pytest.fixture(scope="module")
 def tiles() -> dict[TilePlace, bytes]:
     """All tiles of the tree."""
-    return Tree().append(ENTRIES)
+    return MerkleTreeEdge().append_entries(ENTRIES)
 
 
 def roots(ranges: Sequence[tuple[int, int]], tiles: dict[TilePlace, bytes]) -> list[bytes]:
@@ -43,21 +43,21 @@ def roots(ranges: Sequence[tuple[int, int]], tiles: dict[TilePlace, bytes]) -> l
 @patient
 @given(st.lists(st.sampled_from([1, 2, 100, 255, 256, 257, 600]), max_size=6))
 def test_a_tree_that_grows_in_steps_is_the_tree_of_all_entries(steps: list[int]) -> None:
-    tree = Tree()
+    tree = MerkleTreeEdge()
     tiles: dict[TilePlace, bytes] = {}
     for step in steps:
         tree = tree_from_edge(tree.size, {place: tiles[place] for place in edge_tiles(tree.size)})
-        tiles |= tree.append(ENTRIES[tree.size : tree.size + step])
-        assert tree.root() == merkle_root(LEAVES[: tree.size])
-    assert tiles == Tree().append(ENTRIES[: tree.size])
+        tiles |= tree.append_entries(ENTRIES[tree.size : tree.size + step])
+        assert tree.root_hash() == merkle_root(LEAVES[: tree.size])
+    assert tiles == MerkleTreeEdge().append_entries(ENTRIES[: tree.size])
 
 
 def test_the_root_is_that_of_the_reference_implementation() -> None:
     """The vectors of certificate-transparency's own tests, whose leaves are of other lengths."""
     leaves = ["", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f"]
-    tree = Tree()
-    tree.append(bytes.fromhex(leaf) for leaf in leaves)
-    assert tree.root().hex() == "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328"
+    tree = MerkleTreeEdge()
+    tree.append_entries(bytes.fromhex(leaf) for leaf in leaves)
+    assert tree.root_hash().hex() == "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328"
 
 
 @patient
@@ -68,13 +68,13 @@ def test_an_entry_is_proven_at_its_place_and_at_no_other(
     index = data.draw(st.integers(0, size - 1))
     path = roots(inclusion_ranges(index, size), tiles)
     root = merkle_root(LEAVES[:size])
-    assert path == inclusion_path(LEAVES[:size], index)
-    assert root_from_path(LEAVES[index], index, size, path) == root
+    assert path == merkle_inclusion_path(LEAVES[:size], index)
+    assert merkle_root_from_path(LEAVES[index], index, size, path) == root
     other = data.draw(st.integers(0, size - 1))
     if other != index:
-        assert root_from_path(LEAVES[index], other, size, path) != root
-        assert root_from_path(LEAVES[other], index, size, path) != root
-    assert root_from_path(LEAVES[index], index, size, [*path, root]) is None
+        assert merkle_root_from_path(LEAVES[index], other, size, path) != root
+        assert merkle_root_from_path(LEAVES[other], index, size, path) != root
+    assert merkle_root_from_path(LEAVES[index], index, size, [*path, root]) is None
 
 
 @patient

@@ -12,26 +12,26 @@ from redis.exceptions import ConnectionError as NoPrimary
 
 from flotilla.bus import connect_redis
 from flotilla.bus.connection import redis_url_and_options
-from flotilla.bus.sentinel import PrimaryConnection, Sentinels, split_sentinels
+from flotilla.bus.sentinel import PrimaryConnection, Sentinels, split_sentinel_url
 from flotilla.config import KnowledgeSettings
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.knowledge.redis_vectors import open_vector_store
 
 
 def sentinels_of(url: str) -> Sentinels:
-    _, sentinels = split_sentinels(url)
+    _, sentinels = split_sentinel_url(url)
     assert sentinels is not None
     return sentinels
 
 
 def test_other_urls_are_left_as_they_are() -> None:
-    assert split_sentinels("rediss://u:p@h:6379/2") == ("rediss://u:p@h:6379/2", None)
+    assert split_sentinel_url("rediss://u:p@h:6379/2") == ("rediss://u:p@h:6379/2", None)
 
 
 def test_login_database_and_options_are_those_of_the_servers() -> None:
-    plain, _ = split_sentinels("redis+sentinel://u:p%40@a:1,b/main/2?sentinel_password=s&ssl_ca_certs=/ca.pem")
+    plain, _ = split_sentinel_url("redis+sentinel://u:p%40@a:1,b/main/2?sentinel_password=s&ssl_ca_certs=/ca.pem")
     assert plain == "redis://u:p%40@sentinel/2?ssl_ca_certs=/ca.pem"
-    assert split_sentinels("redis+sentinel://a/main")[0] == "redis://sentinel/0"
+    assert split_sentinel_url("redis+sentinel://a/main")[0] == "redis://sentinel/0"
 
 
 def test_sentinels_have_a_usual_port_and_may_have_addresses_of_ipv6() -> None:
@@ -71,7 +71,7 @@ WRONG = "a a/ /main a/main/x a:99999/main a:b/main a,/main [::1:3/main ?x=1"
 @pytest.mark.parametrize("rest", WRONG.split())
 def test_a_url_without_a_primary_or_with_a_wrong_port_is_refused(rest: str) -> None:
     with pytest.raises(ConfigurationError, match=r"write redis\+sentinel://"):
-        split_sentinels(f"redis+sentinel://{rest}")
+        split_sentinel_url(f"redis+sentinel://{rest}")
 
 
 @pytest.mark.parametrize("url", ["redis+sentinel://a", "http://a:1", "redis://a:port/0"])

@@ -7,16 +7,33 @@ from typing import Any, cast
 
 import pytest
 
-from flotilla.audit.export_format import FORMAT, Anchor, AnyLine, End, Event, Header, Inclusion, Part, write_line
-from flotilla.audit.notes import TreeHead, sign_head
-from flotilla.audit.proof import NO_CHECKPOINT, Statement, genesis_hash, head_leaf, link, merkle_root
+from flotilla.audit.export_format import (
+    EXPORT_FORMAT,
+    Anchor,
+    AnyLine,
+    End,
+    Event,
+    Header,
+    Inclusion,
+    Part,
+    encode_export_line,
+)
+from flotilla.audit.notes import TreeHead, sign_tree_head
+from flotilla.audit.proof import (
+    NO_PREVIOUS_CHECKPOINT,
+    Statement,
+    genesis_hash,
+    merkle_root,
+    next_chain_hash,
+    session_head_leaf,
+)
 from flotilla.audit.tree import leaf_hash
 from flotilla.config.signing import Signer, create_key_pair, load_public_keys, load_signer
 from flotilla.contracts.envelope import AgentEvent, encode_event
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.names import AUDIT_SESSION, log_origin
 from flotilla.contracts.session_events import session_event_type
-from flotilla.kafka.lanes import lane_of
+from flotilla.kafka.lanes import lane_of_session
 from flotilla_cli.errors import CliError, Misuse
 from flotilla_cli.gateway import GatewayClient
 from flotilla_cli.revocations import ProofPolicy, prove_revocation, read_proof_policy
@@ -35,7 +52,7 @@ class Answers:
         return {"tenant": "acme"}
 
     def download_chunks(self, _path: str, **_query: object) -> Iterator[bytes]:
-        return (write_line(line) for line in self._lines)
+        return (encode_export_line(line) for line in self._lines)
 
 
 @pytest.fixture
@@ -72,15 +89,15 @@ def chained(session_id: str, seq: int, data: JsonObject, before: bytes) -> Event
         data=data,
     )
     body = encode_event(event)
-    return Event(session=session_id, seq=seq, hash=link(before, body).hex(), body=body.decode())
+    return Event(session=session_id, seq=seq, hash=next_chain_hash(before, body).hex(), body=body.decode())
 
 
 def anchor_of(event: Event, signer: Signer) -> Anchor:
-    leaf = head_leaf("acme", event.session, event.seq, bytes.fromhex(event.hash))
+    leaf = session_head_leaf("acme", event.session, event.seq, bytes.fromhex(event.hash))
     statement = Statement(
         partition=0,
         number=1,
-        previous=NO_CHECKPOINT,
+        previous=NO_PREVIOUS_CHECKPOINT,
         next_offset=1,
         heads=1,
         merkle_root=merkle_root([leaf]).hex(),
@@ -99,7 +116,7 @@ def anchor_of(event: Event, signer: Signer) -> Anchor:
 
 
 def header_of(*parts: Part) -> Header:
-    return Header(format=FORMAT, tenant="acme", session=AUDIT_SESSION, segments=list(parts))
+    return Header(format=EXPORT_FORMAT, tenant="acme", session=AUDIT_SESSION, segments=list(parts))
 
 
 def test_a_signed_revocation_is_proven(tmp_path: Path, signer: Signer) -> None:
@@ -135,8 +152,10 @@ ORIGIN = "flotilla.example.com/audit"
 
 def included(anchor: Anchor, signer: Signer, *witnesses: LogWitness) -> Inclusion:
     """The anchor as the only entry of its tree, cosigned by these."""
-    head = TreeHead(log_origin(ORIGIN, lane_of("acme", anchor.session)), 1, leaf_hash(bytes.fromhex(anchor.hash)))
-    note = sign_head(head, signer)
+    head = TreeHead(
+        log_origin(ORIGIN, lane_of_session("acme", anchor.session)), 1, leaf_hash(bytes.fromhex(anchor.hash))
+    )
+    note = sign_tree_head(head, signer)
     note = replace(note, signatures=[*note.signatures, *(cosignature(witness, note) for witness in witnesses)])
     checkpoint = note.to_bytes().decode()
     return Inclusion(session=anchor.session, seq=anchor.seq, index=0, path=[], checkpoint=checkpoint)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flotilla.eventstore.path import SeqRange, effective_ranges, last_common_seq
+from flotilla.eventstore.path import SeqRange, effective_seq_ranges, last_common_seq
 from tests.support.properties import patient
 
 
@@ -33,7 +33,7 @@ def seqs_of(stretches: list[SeqRange]) -> list[int]:
 def test_the_path_is_that_of_the_recursive_definition(log: tuple[int, dict[int, int]]) -> None:
     length, rollbacks = log
     for seq in range(length + 1):
-        assert seqs_of(effective_ranges(seq, rollbacks)) == by_definition(seq, rollbacks)
+        assert seqs_of(effective_seq_ranges(seq, rollbacks)) == by_definition(seq, rollbacks)
 
 
 @patient
@@ -42,7 +42,7 @@ def test_two_paths_are_the_same_exactly_up_to_their_common_seq(
     log: tuple[int, dict[int, int]], data: st.DataObject
 ) -> None:
     length, rollbacks = log
-    one, other = (effective_ranges(data.draw(st.integers(0, length)), rollbacks) for _ in range(2))
+    one, other = (effective_seq_ranges(data.draw(st.integers(0, length)), rollbacks) for _ in range(2))
     common = last_common_seq(one, other)
     shared = [a for a, b in zip(seqs_of(one), seqs_of(other), strict=False) if a == b]
     assert [seq for seq in seqs_of(one) if seq <= common] == [seq for seq in seqs_of(other) if seq <= common]

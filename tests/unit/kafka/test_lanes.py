@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS, session_key
-from flotilla.kafka.lanes import lane_of, murmur2
+from flotilla.kafka.lanes import lane_of_session, murmur2
 
 names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=130)
 
@@ -37,9 +37,9 @@ def test_murmur2_gives_the_java_clients_numbers(text: str, expected: int) -> Non
 def test_lane_is_the_default_partition_of_the_key(tenant: str, session: str) -> None:
     partitions = list(range(SESSION_EVENTS_PARTITIONS))
     key = session_key(tenant, session).encode()
-    assert lane_of(tenant, session) == DefaultPartitioner()(key, partitions, partitions)
+    assert lane_of_session(tenant, session) == DefaultPartitioner()(key, partitions, partitions)
 
 
 def test_sessions_spread_over_all_lanes() -> None:
-    lanes = [lane_of("default", f"session-{number}") for number in range(1200)]
+    lanes = [lane_of_session("default", f"session-{number}") for number in range(1200)]
     assert {lanes.count(lane) > 50 for lane in range(SESSION_EVENTS_PARTITIONS)} == {True}

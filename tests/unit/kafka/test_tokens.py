@@ -127,7 +127,7 @@ async def test_a_command_that_failed_rests_while_the_token_serves(
 async def test_a_command_that_fails_hangs_or_is_missing_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flotilla.kafka.tokens._LIMIT_S", 0.5)
+    monkeypatch.setattr("flotilla.kafka.tokens._COMMAND_TIMEOUT_S", 0.5)
     for command, reason in (
         (script(tmp_path, "raise SystemExit('no login')"), "ended with code 1: no login"),
         ("sleep 60", "sleep took longer than 0.5 s"),

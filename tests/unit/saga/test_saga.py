@@ -113,10 +113,10 @@ async def test_cancelling_stops_the_step_in_hand_and_undoes_it() -> None:
     running = asyncio.create_task(world.run("a", "b", "c"))
     await until(lambda: len(world.saga.steps) == 2)
     await asyncio.sleep(0)
-    assert world.saga.cancel()
+    assert world.saga.cancel_forward_steps()
     await running
     assert world.done == ["a", "undo_b", "undo_a"]
-    assert not world.saga.cancel()
+    assert not world.saga.cancel_forward_steps()
 
 
 async def test_a_cancellation_of_the_task_around_it_cannot_stop_the_undoing() -> None:

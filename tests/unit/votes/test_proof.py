@@ -12,8 +12,8 @@ from flotilla.votes.errors import Unproven
 from flotilla.votes.proof import (
     ExpectedVote,
     check_vote_is_fresh,
-    one_approval_per_person_and_key,
-    verify_possession,
+    deduplicate_approvals,
+    verify_key_possession,
     verify_vote,
 )
 from flotilla.votes.roots import VoteRoots
@@ -102,7 +102,7 @@ def test_a_vote_is_no_vote_about_anything_else(
 def test_a_rejection_is_no_approval_and_an_old_vote_is_not_made_again(root: Ed25519Key, roots: VoteRoots) -> None:
     bob, now = Voter.made("bob", root), datetime.now(UTC)
     rejected = verify_vote(bob.vote(decision="reject"), BALLOT, roots, now)
-    assert one_approval_per_person_and_key([rejected]) == []
+    assert deduplicate_approvals([rejected]) == []
     with pytest.raises(Unproven, match="signed to reject"):
         check_vote_is_fresh(rejected, "approve", now)
     bob = Voter.made("bob", root, time=now_text(days=-2))
@@ -115,9 +115,9 @@ def test_one_person_with_two_keys_and_one_key_under_two_names_are_one(root: Ed25
     key, now = Ed25519Key(), datetime.now(UTC)
     voters = [Voter.made("bob", root, key), Voter.made("bob", root), Voter.made("carol", root, key)]
     votes = [verify_vote(voter.vote(), BALLOT, roots, now) for voter in voters]
-    assert [vote.subject for vote in one_approval_per_person_and_key(votes)] == ["bob"]
+    assert [vote.subject for vote in deduplicate_approvals(votes)] == ["bob"]
     dave = verify_vote(Voter.made("dave", root).vote(), BALLOT, roots, now)
-    assert [vote.subject for vote in one_approval_per_person_and_key([*votes, dave])] == ["bob", "dave"]
+    assert [vote.subject for vote in deduplicate_approvals([*votes, dave])] == ["bob", "dave"]
 
 
 def test_nobody_signs_for_another_person(root: Ed25519Key, roots: VoteRoots) -> None:
@@ -169,7 +169,7 @@ def test_a_key_is_its_holders(root: Ed25519Key, roots: VoteRoots) -> None:
     victim, key = Ed25519Key(), Ed25519Key()
     taken = key.sign(enrolled(victim, "mallory").statement)
     with pytest.raises(Unproven, match="does not hold"):
-        verify_possession(taken, roots)
+        verify_key_possession(taken, roots)
     vote = replace(Voter.made("mallory", root).vote(), signer=taken, approval=approved(taken, "mallory", root))
     refused(vote, roots, "signature does not hold")
 

@@ -7,8 +7,8 @@ from temporalio.exceptions import ApplicationError
 
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.tasks import APPROVAL_REQUIRED, AgentTask, ApprovalNeeded, Failure, McpCallNeeded
-from workflow_worker.activities.delegation import _refuse_what_is_over
-from workflow_worker.delegations import Hop
+from workflow_worker.activities.delegation import _raise_if_task_over
+from workflow_worker.delegations import SlipHop
 from workflow_worker.settlement import ReplyRefused, check_requested_calls
 
 TASK = AgentTask(task_id="t1~1", agent="research", tenant_id="acme", session_id="s", input={})
@@ -53,6 +53,6 @@ def test_anything_else_is_refused(failure: Failure, why: str) -> None:
 def test_an_agent_that_stores_what_it_may_not_ask_for_and_never_replies_gets_none_of_it() -> None:
     row: Any = {"status": "failed", "attempt": 1, "failure": to_json(asking(approvals=(FORGED,))).decode()}
     with pytest.raises(ApplicationError, match="is not a tool of agent research") as refused:
-        _refuse_what_is_over(Hop(TASK, cast("Any", row)))
+        _raise_if_task_over(SlipHop(TASK, cast("Any", row)))
     assert refused.value.type == "DeadLetter"
     assert refused.value.details[0].approvals == []

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from flotilla.bus import Redis
 from flotilla.contracts.errors import FlotillaError
-from flotilla.kafka.session_log import KafkaLog
+from flotilla.kafka.session_log import KafkaEventLog
 from flotilla.outbox import parked
 from flotilla.postgres import AWAY, ITSELF, Pool, acting_as, tenant_transaction
 from flotilla.runtime.stopping import sleep_or_stop
@@ -41,7 +41,7 @@ log = structlog.get_logger(__name__)
 class FleetSampler:
     """Looks at the fleet every 15 s, and remembers it in `samples`."""
 
-    def __init__(self, pool: Pool, redis: Redis, kafka_log: KafkaLog, samples: Samples) -> None:
+    def __init__(self, pool: Pool, redis: Redis, kafka_log: KafkaEventLog, samples: Samples) -> None:
         self._pool = pool
         self._redis = redis
         self._kafka_log = kafka_log
@@ -68,7 +68,7 @@ class FleetSampler:
 
     async def _backlog(self) -> int | None:
         try:
-            rows, _ = await parked.count_backlog(self._pool)
+            rows, _ = await parked.count_outbox_backlog(self._pool)
         except (*AWAY, asyncpg.PostgresError) as error:
             log.debug("outbox_not_sampled", error=str(error))
             return None

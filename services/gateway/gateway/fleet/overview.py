@@ -7,7 +7,7 @@ import structlog
 from flotilla.bus import Redis
 from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.ids import utc_now
-from flotilla.kafka.session_log import KafkaLog
+from flotilla.kafka.session_log import KafkaEventLog
 from flotilla.outbox import parked
 from flotilla.postgres import ITSELF, Connection, Pool, acting_as, tenant_transaction
 from gateway.fleet.streams import StreamLoad, load_stream_loads
@@ -42,7 +42,7 @@ _MAX_PARKED = 1000
 log = structlog.get_logger(__name__)
 
 
-async def load_fleet_overview(pool: Pool, redis: Redis, kafka_log: KafkaLog, tenant_id: str) -> Fleet:
+async def load_fleet_overview(pool: Pool, redis: Redis, kafka_log: KafkaEventLog, tenant_id: str) -> Fleet:
     """As a tenant sees it: streams, outbox and audit are the whole fleet's, everything else the whole
     tenant's."""
     streams = await load_stream_loads(redis, await load_agent_names(pool))
@@ -77,7 +77,7 @@ async def load_agent_names(pool: Pool) -> list[str]:
     return [row["name"] for row in await pool.fetch(_AGENTS)]
 
 
-async def measure_audit_lag(pool: Pool, kafka_log: KafkaLog) -> int | None:
+async def measure_audit_lag(pool: Pool, kafka_log: KafkaEventLog) -> int | None:
     """Events in Kafka that are not projected yet; None while Kafka does not answer."""
     try:
         ends = await kafka_log.read_end_offsets()
@@ -90,7 +90,7 @@ async def measure_audit_lag(pool: Pool, kafka_log: KafkaLog) -> int | None:
 
 
 async def _outbox(connection: Connection) -> OutboxLoad:
-    status = await parked.outbox_status(connection, limit=_MAX_PARKED)
+    status = await parked.load_outbox_status(connection, limit=_MAX_PARKED)
     return OutboxLoad(
         backlog_rows=status.backlog_rows, oldest_unpublished_s=status.oldest_unpublished_s, parked=len(status.parked)
     )

@@ -8,7 +8,7 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from flotilla.bus import Redis
-from flotilla.bus.channels import default_group
+from flotilla.bus.channels import default_consumer_group
 from flotilla.contracts.names import reply_stream, task_stream
 
 
@@ -40,7 +40,7 @@ async def _load(redis: Redis, stream: str) -> StreamLoad | None:
         if "no such key" in str(error):
             return None
         raise
-    group = default_group(stream)
+    group = default_consumer_group(stream)
     row = next((row for row in rows if row["name"].decode() == group), None)
     return await _described(redis, stream, row) if row is not None else None
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, cast
 
-from flotilla.actions.arguments import action_argument_types, canonical_numbers, normalized_args
+from flotilla.actions.arguments import load_action_argument_types, normalize_action_args, to_canonical_numbers
 from flotilla.approvals.events import action_submitted_event
 from flotilla.approvals.policy import ApprovalPolicy
 from flotilla.contracts.envelope import from_json, to_json
@@ -92,9 +92,9 @@ def normalize_args_if_known(action: str, args: JsonObject) -> JsonObject:
         Invalid: they are not what the action takes, or have a number that would not be shown as it is.
     """
     return (
-        normalized_args(action, args)
-        if action in action_argument_types()
-        else cast("JsonObject", canonical_numbers(args))
+        normalize_action_args(action, args)
+        if action in load_action_argument_types()
+        else cast("JsonObject", to_canonical_numbers(args))
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from flotilla.actions.arguments import action_argument_types
+from flotilla.actions.arguments import load_action_argument_types
 from flotilla.approvals.policy import ApprovalPolicy
 from flotilla.contracts.approvals import ApprovalRequirement, SignatureRule, canonical_content
 from flotilla.contracts.envelope import from_json
@@ -86,7 +86,7 @@ async def count_pending_approvals(pool: Pool, tenant_id: str) -> int:
 @cache
 def action_args_schema(action: str) -> JsonObject | None:
     """What the action takes; None for one that only the worker, or only an agent, knows."""
-    kind = action_argument_types().get(action)
+    kind = load_action_argument_types().get(action)
     return TypeAdapter(kind).json_schema() if kind is not None else None
 
 

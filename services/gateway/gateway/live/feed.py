@@ -15,7 +15,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from flotilla.bus import AWAY, Redis
-from flotilla.bus.connection import ask
+from flotilla.bus.connection import execute_redis_command
 from flotilla.runtime.stopping import wait_for_any_event
 from gateway.live.wakeup import FollowerWakeup
 
@@ -63,7 +63,7 @@ class LiveStreamWatch:
     async def read(self, stream: str, after_id: str) -> list[LiveEntry]:
         """Up to 100 entries after `after_id`; none while Redis is unavailable: losing them loses nothing."""
         try:
-            raw = await ask(self._redis, "XRANGE", stream, f"({after_id}", "+", "COUNT", COUNT)
+            raw = await execute_redis_command(self._redis, "XRANGE", stream, f"({after_id}", "+", "COUNT", COUNT)
         except (*AWAY, RedisError) as error:
             log.warning("live_stream_not_read", error=str(error))
             return []
@@ -97,7 +97,7 @@ class LiveStreamWatch:
     async def _resolve_new(self) -> None:
         """Give each new stream a fixed position, so that nothing between two reads is overlooked; rings once."""
         for stream in [name for name, position in self._positions.items() if position == "$"]:
-            newest = await ask(self._redis, "XREVRANGE", stream, "+", "-", "COUNT", 1)
+            newest = await execute_redis_command(self._redis, "XREVRANGE", stream, "+", "-", "COUNT", 1)
             if stream in self._positions:
                 self._positions[stream] = newest[0][0].decode() if newest else BEGINNING
                 self._ring(stream, newest)

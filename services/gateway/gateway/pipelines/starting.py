@@ -21,7 +21,7 @@ async def start_or_find_task(
         FlotillaError: as `records.submit`; `Invalid`: no such agent.
     """
     caller = claim.principal
-    await services.agents.check_agent_is_known(body.steps)
+    await services.agents.check_agents_are_known(body.steps)
     task_id = new_id()
     request = PipelineRequest(
         steps=body.steps,

@@ -134,7 +134,7 @@ class PersonExport:
         while seq <= last:
             try:
                 with acting_as(ITSELF):
-                    page = await log.read(session_id, seq, min(last, seq + _EVENTS_AT_ONCE - 1))
+                    page = await log.read_page(session_id, seq, min(last, seq + _EVENTS_AT_ONCE - 1))
             except SessionArchived as error:
                 self._archived[session_id] = str(error)
                 return

@@ -15,7 +15,7 @@ from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.questions import QUESTION_CHANGE, answer_event_name
 from flotilla.contracts.requests import OutsideEvent
 from flotilla.encryption.tables import QUESTIONS
-from flotilla.eventstore.sessions import check_may_write
+from flotilla.eventstore.sessions import check_may_write_session
 from flotilla.outbox import append
 from flotilla.postgres import Connection, seal_columns
 from flotilla.postgres.viewer import current_viewer
@@ -103,7 +103,7 @@ async def check_may_answer(connection: Connection, caller: Principal, row: Mappi
         raise WrongRole(f"question {row['question_id']} is for those with the role {needed}")
     viewer = current_viewer()
     if not roles or viewer is None or not set(viewer.roles) & roles:
-        await check_may_write(connection, caller.tenant_id, row["session_id"])
+        await check_may_write_session(connection, caller.tenant_id, row["session_id"])
 
 
 async def _stored(

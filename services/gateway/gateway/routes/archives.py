@@ -40,7 +40,7 @@ async def list_archivable(
 ) -> ArchivableList:
     """List the sessions whose events may go into an archive: over, signed to the end, held by nobody."""
     _check_sees_all()
-    found = await archives.list_archivable(services.pool, caller.tenant_id, before, after or "", limit)
+    found = await archives.list_archivable_sessions(services.pool, caller.tenant_id, before, after or "", limit)
     return ArchivableList(sessions=found)
 
 
@@ -84,7 +84,7 @@ async def return_events(services: Wired, caller: Caller, session_id: ResourceId,
     """Hand in events of an archived session. They are held until the restore is asked for, and checked then."""
     events = [(event.seq, event.body) for event in body.events]
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
-        await archives.return_events(connection, caller.tenant_id, session_id, events)
+        await archives.hand_in_archived_events(connection, caller.tenant_id, session_id, events)
 
 
 @router.post(

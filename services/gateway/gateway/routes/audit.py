@@ -14,7 +14,7 @@ from flotilla.audit import requests as audit_requests
 from flotilla.audit.export import export_session
 from flotilla.audit.parked_history import ParkedHistory
 from flotilla.audit.requests import AuditRequest
-from flotilla.audit.verify import Verdict, Verifier
+from flotilla.audit.verify import HistoryVerifier, Verdict
 from flotilla.contracts.errors import Forbidden
 from flotilla.postgres import current_viewer, tenant_transaction
 from gateway.auth.issuers import check_different_people
@@ -54,8 +54,10 @@ async def verify(
     """
     viewer = current_viewer()
     whole = viewer is not None and viewer.sees_all
-    verifier = Verifier(services.pool, caller.tenant_id, services.audit_keys, services.kafka_log, whole_tenant=whole)
-    return await verifier.verify(session_id)
+    verifier = HistoryVerifier(
+        services.pool, caller.tenant_id, services.audit_keys, services.kafka_log, whole_tenant=whole
+    )
+    return await verifier.verify_sessions(session_id)
 
 
 @router.get("/v1/audit/checkpoints", response_model=CheckpointList, responses=documented_errors())
@@ -162,10 +164,10 @@ async def confirm_request(services: Wired, caller: Caller, request_id: ResourceI
 
     403 for who asked, for a service, and where one of the two people issued a key of the other.
     """
-    request = await audit_requests.get_request(services.pool, caller.tenant_id, request_id)
+    request = await audit_requests.get_audit_request(services.pool, caller.tenant_id, request_id)
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
         await check_different_people(connection, caller, [request.requested_by], f"request {request_id}")
-    return await audit_requests.confirm_request(
+    return await audit_requests.confirm_audit_request(
         services.pool, caller.tenant_id, request_id, confirmed_by=caller.subject, is_person=caller.is_person
     )
 
@@ -174,21 +176,21 @@ async def confirm_request(services: Wired, caller: Caller, request_id: ResourceI
 @allow(OPERATORS)
 async def list_requests(services: Wired, caller: Caller, limit: Limit = DEFAULT_LIMIT) -> AuditRequestList:
     """List the newest requests to the audit consumer: who asked, who confirmed, why, and the outcome."""
-    return AuditRequestList(requests=await audit_requests.list_requests(services.pool, caller.tenant_id, limit))
+    return AuditRequestList(requests=await audit_requests.list_audit_requests(services.pool, caller.tenant_id, limit))
 
 
 @router.get("/v1/audit/requests/{request_id}", response_model=AuditRequest, responses=documented_errors(404))
 @allow(OPERATORS)
 async def get_request(services: Wired, caller: Caller, request_id: ResourceId) -> AuditRequest:
     """What came of a request to the audit consumer."""
-    return await audit_requests.get_request(services.pool, caller.tenant_id, request_id)
+    return await audit_requests.get_audit_request(services.pool, caller.tenant_id, request_id)
 
 
 @router.get("/v1/audit/parked", response_model=ParkedList, responses=documented_errors())
 @allow(OPERATORS)
 async def list_parked(services: Wired, caller: Caller) -> ParkedList:
     """List the sessions that wait, and for what."""
-    return ParkedList(parked=await audit_requests.list_parked(services.pool, caller.tenant_id))
+    return ParkedList(parked=await audit_requests.list_parked_sessions(services.pool, caller.tenant_id))
 
 
 @router.post(
@@ -215,7 +217,7 @@ async def _for_all(
     tenant_id = body.tenant_id or caller.tenant_id
     if caller.tenant_id not in {tenant_id, services.operator_tenant}:
         raise Forbidden(f"only the operator's tenant may decide for tenant {tenant_id}")
-    requests = await audit_requests.request_for_all(
+    requests = await audit_requests.request_decision_for_all_parked(
         services.pool,
         tenant_id,
         kind,
@@ -231,7 +233,7 @@ async def _for_all(
 @allow(OPERATORS)
 async def explain_parked(services: Wired, caller: Caller, session_id: ParkedId) -> ParkedHistory:
     """Explain a parked session: what each side holds, who signed what, since when, and what each choice means."""
-    return await parked_history.explain_parked(services.pool, caller.tenant_id, session_id)
+    return await parked_history.explain_parked_session(services.pool, caller.tenant_id, session_id)
 
 
 @router.post(

@@ -41,7 +41,7 @@ async def list_dead_letters(
     """List dead letters that wait for a person, newest first."""
     created_at, dead_letter_id = read_time_cursor(cursor)
     before = (created_at, dead_letter_id) if created_at is not None and dead_letter_id is not None else None
-    found = await services.dead_letters.list(
+    found = await services.dead_letters.list_dead_letters(
         caller.tenant_id, stream=stream, closed_too=closed_too, before=before, limit=limit
     )
     letters = [DeadLetter.model_validate(letter) for letter in found]
@@ -56,7 +56,7 @@ def _next(found: list[DeadLetterRecord], limit: int) -> str | None:
 @allow(OPERATORS)
 async def get_dead_letter(services: Wired, caller: Caller, dead_letter_id: ResourceId) -> DeadLetterWithBody:
     """One dead letter: why it is one, and what it holds."""
-    letter = await services.dead_letters.get(caller.tenant_id, dead_letter_id)
+    letter = await services.dead_letters.get_dead_letter(caller.tenant_id, dead_letter_id)
     return DeadLetterWithBody.model_validate({**asdict(letter.record), "body": letter.body, "fields": letter.fields})
 
 
@@ -64,7 +64,7 @@ async def get_dead_letter(services: Wired, caller: Caller, dead_letter_id: Resou
 @allow(OPERATORS)
 async def redrive_stream(services: Wired, caller: Caller, stream: Stream) -> StreamRedriven:
     """Put all open dead letters of a stream back on it, oldest first."""
-    redriven = await services.dead_letters.redrive_stream(services.redis, caller.tenant_id, stream)
+    redriven = await services.dead_letters.request_stream_redrive(services.redis, caller.tenant_id, stream)
     log.info("stream_redriven", stream=stream, redriven=redriven, by=caller.subject, tenant=caller.tenant_id)
     return StreamRedriven(stream=stream, redriven=redriven)
 
@@ -77,7 +77,7 @@ async def redrive_stream(services: Wired, caller: Caller, stream: Stream) -> Str
 @allow(OPERATORS)
 async def redrive(services: Wired, caller: Caller, dead_letter_id: ResourceId) -> Redriven:
     """Put a dead letter back on its stream, byte for byte, once the cause is fixed."""
-    entry_id = await services.dead_letters.redrive(services.redis, caller.tenant_id, dead_letter_id)
+    entry_id = await services.dead_letters.request_redrive(services.redis, caller.tenant_id, dead_letter_id)
     log.info("dead_letter_redriven", dead_letter_id=dead_letter_id, by=caller.subject, tenant=caller.tenant_id)
     return Redriven(dead_letter_id=dead_letter_id, entry_id=entry_id)
 
@@ -86,6 +86,6 @@ async def redrive(services: Wired, caller: Caller, dead_letter_id: ResourceId) -
 @allow(OPERATORS)
 async def discard(services: Wired, caller: Caller, dead_letter_id: ResourceId) -> Discarded:
     """Give a dead letter up."""
-    await services.dead_letters.discard(caller.tenant_id, dead_letter_id)
+    await services.dead_letters.discard_dead_letter(caller.tenant_id, dead_letter_id)
     log.info("dead_letter_discarded", dead_letter_id=dead_letter_id, by=caller.subject, tenant=caller.tenant_id)
     return Discarded(dead_letter_id=dead_letter_id, discarded=True)

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, ValidationError
 from flotilla.audit import admin_log
 from flotilla.contracts.errors import Invalid
 from flotilla.contracts.json_types import JsonObject
-from flotilla.eventstore.sessions import load_access
+from flotilla.eventstore.sessions import load_access_of_session
 from flotilla.knowledge import Document as StoredDocument
 from flotilla.knowledge import StoreResult, UploadedDocument
 from flotilla.knowledge.documents import MAX_DOCUMENT_BYTES, DocumentChange
@@ -116,7 +116,7 @@ async def attach_document(
 ) -> StoreResult:
     """Attach a document to a session: only questions of this session find it, and only its readers read it."""
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
-        await load_access(connection, caller.tenant_id, session_id)
+        await load_access_of_session(connection, caller.tenant_id, session_id)
     uri = f"{ATTACHED}{session_id}/{file.filename or 'attachment'}"
     upload = replace(await _upload(file, uri, title, media_type), attached_to=session_id)
     return await services.knowledge.add(caller.tenant_id, upload, partial(_note, caller))

@@ -11,8 +11,8 @@ from typing import Annotated, TypeAlias
 from fastapi import Path, Query
 from starlette.responses import Response
 
-from flotilla.audit.log_tiles import find_stamp, newest_tree, provable_tree, read_tiles
-from flotilla.audit.tree import MAX_LEVEL, TILE_HEIGHT, TILE_WIDTH, entry_bundle, tile_nodes
+from flotilla.audit.log_tiles import find_tree_stamp, load_newest_tree, load_provable_tree, read_tiles
+from flotilla.audit.tree import MAX_TILE_LEVEL, TILE_HEIGHT, TILE_WIDTH, entry_bundle, tile_nodes
 from flotilla.contracts.errors import NotFound
 from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS
 from gateway.auth.principal import EVERYONE
@@ -43,7 +43,7 @@ async def log_checkpoint(services: Wired, _caller: Caller, partition: Partition)
     or the newest where none did.
     """
     async with services.pool.acquire() as connection:
-        tree = await provable_tree(connection, partition)
+        tree = await load_provable_tree(connection, partition)
     if tree is None:
         raise NotFound(f"the tree of partition {partition} has no checkpoint yet")
     return Response(tree.note, media_type="text/plain; charset=utf-8", headers={"Cache-Control": "no-store"})
@@ -64,7 +64,7 @@ async def log_tile(
     """Return hashes of a partition's tree, or the entries below them: the chain hashes of its events."""
     wanted = _wanted(tile)
     async with services.pool.acquire() as connection:
-        tree = await newest_tree(connection, partition)
+        tree = await load_newest_tree(connection, partition)
         if wanted is None or tree is None or wanted.end > tree.size >> (TILE_HEIGHT * wanted.level):
             raise NotFound(f"the tree of partition {partition} has no tile {tile}")
         stored = (await read_tiles(connection, partition, [(wanted.level, wanted.number)]))[wanted.level, wanted.number]
@@ -84,7 +84,7 @@ async def log_stamp(
 ) -> LogStamp:
     """Return a time-stamp (RFC 3161) of a partition's checkpoint: the newest, or the oldest that covers `size`."""
     async with services.pool.acquire() as connection:
-        stamp = await find_stamp(connection, partition, size)
+        stamp = await find_tree_stamp(connection, partition, size)
     if stamp is None:
         raise NotFound(f"the tree of partition {partition} has no such time-stamp")
     return LogStamp(
@@ -115,6 +115,6 @@ def _wanted(path: str) -> _Tile | None:
     level, digits = match[1], match[2].replace("x", "").replace("/", "")
     width = int(match[3] or TILE_WIDTH)
     is_whole_or_partial = width < TILE_WIDTH or match[3] is None
-    if not is_whole_or_partial or match[2].startswith("x000/") or (level != "entries" and int(level) > MAX_LEVEL):
+    if not is_whole_or_partial or match[2].startswith("x000/") or (level != "entries" and int(level) > MAX_TILE_LEVEL):
         return None
     return _Tile(0 if level == "entries" else int(level), int(digits), width, level == "entries")

@@ -6,7 +6,7 @@ from fastapi import Path, Query, Response
 
 from flotilla.contracts.orders import OperatorVerb, OrderStatus, Verb
 from flotilla.contracts.requests import OrderRequest
-from flotilla.eventstore.sessions import check_may_write
+from flotilla.eventstore.sessions import check_may_write_session
 from flotilla.postgres import tenant_transaction
 from gateway.auth.principal import EVERYONE, OPERATORS
 from gateway.guard import allow, guarded_router
@@ -98,7 +98,7 @@ def _verb(caller: Caller, step: str, verb: Verb, reason: str | None) -> Operator
 async def _operate(services: GatewayServices, caller: Caller, order_id: str, verb: OperatorVerb) -> Order:
     order = await records.get_order(services.pool, caller.tenant_id, order_id)
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
-        await check_may_write(connection, caller.tenant_id, order.session_id)
+        await check_may_write_session(connection, caller.tenant_id, order.session_id)
     state = await send_operator_verb(services.temporal, caller.tenant_id, order, verb)
     changes = {
         "status": state.status,

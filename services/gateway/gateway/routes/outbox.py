@@ -2,7 +2,7 @@
 
 import structlog
 
-from flotilla.eventstore.sessions import check_may_write
+from flotilla.eventstore.sessions import check_may_write_session
 from flotilla.outbox import parked
 from flotilla.postgres import tenant_transaction
 from gateway.auth.principal import OPERATORS
@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 async def get_outbox(services: Wired, caller: Caller) -> parked.OutboxStatus:
     """The backlog, how old its oldest event is, and which sessions are parked."""
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
-        return await parked.outbox_status(connection)
+        return await parked.load_outbox_status(connection)
 
 
 @router.post(
@@ -34,7 +34,7 @@ async def redrive(
     """Let a parked session go on, with the same event or with a tombstone in its place."""
     tombstone = body is not None and body.tombstone
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
-        await check_may_write(connection, caller.tenant_id, session_id)
-        waiting = await parked.redrive_session(connection, session_id, tombstone=tombstone)
+        await check_may_write_session(connection, caller.tenant_id, session_id)
+        waiting = await parked.redrive_parked_session(connection, session_id, tombstone=tombstone)
     log.info("outbox_redriven", session_id=session_id, tombstone=tombstone, by=caller.subject, tenant=caller.tenant_id)
     return OutboxRedriven(session_id=session_id, waiting=waiting)

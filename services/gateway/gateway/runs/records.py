@@ -15,7 +15,7 @@ from flotilla.contracts.names import QUESTION, RAG_WORKFLOW, run_stream, run_wor
 from flotilla.contracts.notices import Notify
 from flotilla.contracts.requests import IfActive, RAGRequest, RunStatus, WorkflowRequest
 from flotilla.encryption.tables import RUNS
-from flotilla.eventstore.sessions import SessionAccess, ensure_session, get_session, session_kind_of
+from flotilla.eventstore.sessions import SessionAccess, ensure_session, get_session, session_kind_of_request
 from flotilla.outbox import append
 from flotilla.postgres import Connection, Pool, open_row, open_rows, seal_columns, tenant_transaction
 from flotilla.telemetry import current_traceparent
@@ -134,7 +134,9 @@ async def store_run(
         if earlier is not None:
             return StartedRun(await load_run(connection, tenant_id, earlier))
         await open_work.check_may_start(connection, caller)
-        await ensure_session(connection, tenant_id, session_id, request.user_id, access, kind=session_kind_of(request))
+        await ensure_session(
+            connection, tenant_id, session_id, request.user_id, access, kind=session_kind_of_request(request)
+        )
         if isinstance(request, WorkflowRequest):
             through = await key_issuers_of_requester(connection, caller, request.user_id)
             request = replace(request, requested_through=through)

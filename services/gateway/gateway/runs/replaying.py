@@ -10,7 +10,7 @@ from flotilla.contracts.requests import OPEN_RUN_STATUSES, RAGRequest
 from flotilla.contracts.session_events import ToolCall, ToolResult, session_event_type
 from flotilla.contracts.tasks import RecordedCall, Replay, Turn
 from flotilla.encryption.tables import RUNS
-from flotilla.eventstore.turns import earlier_turns
+from flotilla.eventstore.turns import load_earlier_turns
 from flotilla.postgres import Connection, open_row, tenant_transaction
 from gateway.idempotency import IdempotencyClaim
 from gateway.runs import records
@@ -50,7 +50,9 @@ async def start(services: GatewayServices, run_id: str, body: ReplayRequest, cla
         await _check_agents(connection, request.steps or _QUESTION_STEPS, body.agents)
     first_seq = recorded["first_seq"] or 1
     session_id = recorded["session_id"]
-    history = request.history or await earlier_turns(services.pool, caller.tenant_id, session_id, before_seq=first_seq)
+    history = request.history or await load_earlier_turns(
+        services.pool, caller.tenant_id, session_id, before_seq=first_seq
+    )
     events = services.event_store(caller.tenant_id).stream(session_id, first_seq)
     replay = _replay(run_id, body, await _calls_of(events, run_id), history)
     again = RAGRequest(

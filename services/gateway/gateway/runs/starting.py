@@ -97,7 +97,7 @@ async def _request_of(
             requested_by_service=not caller.is_person,
             acted_by=caller.acted_by or "",
         )
-    await services.agents.check_agent_is_known(body.steps)
+    await services.agents.check_agents_are_known(body.steps)
     return RAGRequest(
         query=body.query or "",
         user_id=caller.subject,

@@ -14,7 +14,7 @@ from flotilla.contracts.errors import Conflict, Forbidden, NotFound, no_such
 from flotilla.contracts.names import QUESTION
 from flotilla.contracts.requests import RAGRequest, WorkflowRequest, read_run_request
 from flotilla.contracts.schedules import When
-from flotilla.eventstore.sessions import SessionAccess, check_may_write
+from flotilla.eventstore.sessions import SessionAccess, check_may_write_session
 from flotilla.postgres import Connection, Pool, tenant_transaction
 from flotilla.postgres.viewer import current_viewer
 from gateway.auth.issuers import key_issuers_of_requester
@@ -208,7 +208,7 @@ async def _made_by(connection: Connection, wanted: ScheduleSpec, caller: Princip
     if request.session_id:
         # One that is not there is made by the first run; if it is somebody else's, that run is refused.
         with suppress(NotFound):
-            await check_may_write(connection, caller.tenant_id, request.session_id)
+            await check_may_write_session(connection, caller.tenant_id, request.session_id)
     if isinstance(request, WorkflowRequest):
         through = await key_issuers_of_requester(connection, caller, caller.subject)
         request = replace(

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 from fastapi import Path
 from pydantic import ConfigDict, Field, StringConstraints
 
-from flotilla.audit.archives import MAX_SESSIONS, ArchivableSession, ArchivedSession
+from flotilla.audit.archives import MAX_SESSIONS_PER_ARCHIVE_REQUEST, ArchivableSession, ArchivedSession
 from flotilla.audit.requests import AuditParkedSession, AuditRequest
 from gateway.schemas.common import Answer, Id, Reason, RequestBody
 
@@ -149,7 +149,7 @@ class ArchiveBody(RequestBody):
     file: Annotated[str, StringConstraints(min_length=1, max_length=1000)]
     """Where it is, for people."""
     file_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-    sessions: Annotated[list[SessionInFile], Field(min_length=1, max_length=MAX_SESSIONS)]
+    sessions: Annotated[list[SessionInFile], Field(min_length=1, max_length=MAX_SESSIONS_PER_ARCHIVE_REQUEST)]
 
 
 class ReturnedEvent(RequestBody):

@@ -13,7 +13,7 @@ from flotilla.contracts.json_types import JsonValue
 from flotilla.contracts.votes import Signed, SignerStatement
 from flotilla.postgres import Connection
 from flotilla.votes.errors import Unproven
-from flotilla.votes.proof import VerifiedSigner, verify_possession, verify_signer
+from flotilla.votes.proof import VerifiedSigner, verify_approved_signer, verify_key_possession
 from flotilla.votes.roots import VoteRoots
 from flotilla.votes.statements import parse_signed_statement, parse_statement_time
 from gateway.auth.impersonation import Impersonation
@@ -62,7 +62,7 @@ async def store_signer(connection: Connection, caller: Principal, signed: Signed
         why = f"{caller.subject} is not a person: only people sign votes"
         raise Impersonation("signer", caller, caller.subject, why)
     try:
-        statement, key, sign_count = verify_possession(signed, roots)
+        statement, key, sign_count = verify_key_possession(signed, roots)
     except Unproven as error:
         raise Invalid(f"the signed statement is not valid: {error}") from error
     if (statement.tenant, statement.subject) != (caller.tenant_id, caller.subject):
@@ -191,7 +191,7 @@ def signer_status(row: asyncpg.Record) -> str:
 
 def _proven(signer: Signed, approval: Signed, roots: VoteRoots) -> VerifiedSigner:
     try:
-        return verify_signer(signer, approval, roots, utc_now())
+        return verify_approved_signer(signer, approval, roots, utc_now())
     except Unproven as error:
         raise Invalid(f"the signed statement is not valid: {error}") from error
 

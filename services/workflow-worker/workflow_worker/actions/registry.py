@@ -4,16 +4,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flotilla.actions import ActionContext, Handler
-from flotilla.actions.arguments import GROUP as ARGUMENTS_GROUP
-from flotilla.actions.arguments import action_argument_types, check_args
-from flotilla.actions.plugins import load_plugins
+from flotilla.actions.arguments import ACTION_ARGUMENTS_ENTRY_POINTS as ARGUMENTS_GROUP
+from flotilla.actions.arguments import check_action_args, load_action_argument_types
+from flotilla.actions.plugins import load_entry_point_objects
 from flotilla.contracts.envelope import from_builtins
 from flotilla.contracts.errors import ConfigurationError, Invalid
 from flotilla.contracts.json_types import JsonObject, JsonValue
 from workflow_worker.actions.builtin import echo, http_request, publish_answer
 
-GROUP = "flotilla.action_handlers"
-BUILTIN: Mapping[str, Handler] = {"echo": echo, "http_request": http_request, "publish_answer": publish_answer}
+ACTION_HANDLERS_ENTRY_POINTS = "flotilla.action_handlers"
+BUILTIN_ACTION_HANDLERS: Mapping[str, Handler] = {
+    "echo": echo,
+    "http_request": http_request,
+    "publish_answer": publish_answer,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +26,17 @@ class ActionHandlerRegistry:
 
     handlers: Mapping[str, Handler]
 
-    async def run(self, context: ActionContext, action: str, args: JsonObject) -> JsonValue:
+    async def run_action_handler(self, context: ActionContext, action: str, args: JsonObject) -> JsonValue:
         """Run the action's handler.
 
         Raises:
             Invalid: no such action, or arguments that it does not take.
         """
-        check_args(action, args)
+        check_action_args(action, args)
         handler = self.handlers.get(action)
         if handler is None:
             raise Invalid(f"no handler for action {action!r}")
-        return await handler(context, from_builtins(args, action_argument_types()[action]))
+        return await handler(context, from_builtins(args, load_action_argument_types()[action]))
 
 
 def load_action_handlers() -> ActionHandlerRegistry:
@@ -41,10 +45,13 @@ def load_action_handlers() -> ActionHandlerRegistry:
     Raises:
         ConfigurationError: a handler can't be loaded, takes another's name or has no arguments; an action no handler.
     """
-    handlers = {**BUILTIN, **load_plugins(GROUP, taken=BUILTIN)}
-    if halves := handlers.keys() ^ action_argument_types().keys():
+    handlers = {
+        **BUILTIN_ACTION_HANDLERS,
+        **load_entry_point_objects(ACTION_HANDLERS_ENTRY_POINTS, taken=BUILTIN_ACTION_HANDLERS),
+    }
+    if halves := handlers.keys() ^ load_action_argument_types().keys():
         raise ConfigurationError(
             f"action {', '.join(sorted(halves))} needs two entry points: its arguments in {ARGUMENTS_GROUP}, "
-            f"its handler in {GROUP}"
+            f"its handler in {ACTION_HANDLERS_ENTRY_POINTS}"
         )
     return ActionHandlerRegistry(handlers)

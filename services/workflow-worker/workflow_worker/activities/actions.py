@@ -12,8 +12,8 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from flotilla.actions import ActionContext
-from flotilla.actions.arguments import normalized_args
-from flotilla.approvals.events import action_event, action_submitted_event
+from flotilla.actions.arguments import normalize_action_args
+from flotilla.approvals.events import action_submitted_event, make_action_event
 from flotilla.approvals.policy import PolicySource
 from flotilla.config.signing import Signer
 from flotilla.contracts.approvals import ApprovalRequirement, content_hash
@@ -37,8 +37,8 @@ from workflow_worker.activities.signatures.actions import (
     EXECUTE_ACTION,
     FINISH_ACTION,
     RISK_REVIEW_ATTEMPTS,
+    ActionExecution,
     CheckedVote,
-    Execution,
     ExecutionResult,
     FinishedAction,
     VoteCheck,
@@ -46,56 +46,56 @@ from workflow_worker.activities.signatures.actions import (
 from workflow_worker.activities.signed_votes import SignedVoteChecker
 from workflow_worker.risk_review import RiskReviewer
 
-HEARTBEAT_S = 3.0
+ACTIVITY_HEARTBEAT_S = 3.0
 log = structlog.get_logger(__name__)
 
-AGENTS = "/agents/"
+AGENT_SOURCE_PREFIX = "/agents/"
 # Who was given the task, by whom; tasks of former versions of the worker have no delegation on record.
-_DELEGATED_TO = """
+_SELECT_DELEGATION = """
 SELECT t.agent, t.session_id, coalesce(d.principal, '') AS principal, d.task_id IS NOT NULL AS is_on_record
 FROM flotilla.agent_tasks AS t LEFT JOIN flotilla.delegations AS d USING (tenant_id, task_id)
 WHERE t.tenant_id = $1 AND t.task_id = $2 ORDER BY d.attempt DESC NULLS LAST LIMIT 1
 """
 # For a workflow that was started without the gateway.
-_ADD = """
+_INSERT_ACTION = """
 INSERT INTO flotilla.actions (tenant_id, action_id, session_id, workflow_id, action, description, args, risk_level,
     requested_by, request)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING RETURNING action_id
 """
-_ANALYZED = """
+_STORE_ANALYSIS = """
 UPDATE flotilla.actions SET status = 'running', risk_level = $3, approval_status = $4, current_step = $5
 WHERE tenant_id = $1 AND action_id = $2 AND status = 'pending' RETURNING action_id
 """
-_APPROVED = """
+_SELECT_APPROVAL = """
 SELECT 1 FROM flotilla.approvals
 WHERE tenant_id = $1 AND approval_id = $2 AND status = 'approved' AND content_hash = $3
 """
 # Claims the execution; a repetition meets its own row.
-_BEGIN = """
+_INSERT_EXECUTION = """
 INSERT INTO flotilla.action_executions (tenant_id, idempotency_key, action_id, action, content_hash)
 VALUES ($1, $2, $2, $3, $4) ON CONFLICT DO NOTHING
 """
-_EXECUTION = """
+_SELECT_EXECUTION = """
 SELECT content_hash, result, finished_at FROM flotilla.action_executions WHERE tenant_id = $1 AND idempotency_key = $2
 """
-_EXECUTED = """
+_STORE_EXECUTION_RESULT = """
 UPDATE flotilla.action_executions SET result = $3, finished_at = now()
 WHERE tenant_id = $1 AND idempotency_key = $2 AND finished_at IS NULL
 """
-_EXECUTING = """
+_MARK_EXECUTING = """
 UPDATE flotilla.actions SET status = 'running', current_step = 'execute_action' WHERE tenant_id = $1 AND action_id = $2
 """
-_FINISH = """
+_FINISH_ACTION = """
 UPDATE flotilla.actions SET status = $3, current_step = 'finished', approval_status = $4, result = $5, error = $6,
     args = $7, finished_at = now()
 WHERE tenant_id = $1 AND action_id = $2 AND finished_at IS NULL RETURNING action_id
 """
-_CLOSE_LOST = """
+_CLOSE_LOST_ACTION = """
 UPDATE flotilla.actions SET status = 'cancelled', current_step = 'finished', finished_at = now(),
     approval_status = CASE WHEN approval_status = 'pending' THEN 'cancelled' ELSE approval_status END
 WHERE tenant_id = $1 AND action_id = $2 AND finished_at IS NULL RETURNING session_id
 """
-_STORE_ERROR = "UPDATE flotilla.actions SET error = $3 WHERE tenant_id = $1 AND action_id = $2"
+_STORE_ACTION_ERROR = "UPDATE flotilla.actions SET error = $3 WHERE tenant_id = $1 AND action_id = $2"
 _CLOSE_LOST_VOTE = """
 UPDATE flotilla.approvals SET status = 'cancelled', decided_at = now()
 WHERE tenant_id = $1 AND approval_id = $2 AND status = 'pending'
@@ -136,9 +136,9 @@ class ActionActivities:
         Raises:
             ApplicationError: `Invalid`: no such action, or arguments that it does not take.
         """
-        requirement = await self._assessed(request)
+        requirement = await self._assess_risk(request)
         async with tenant_transaction(self._pool, request.tenant_id) as connection:
-            await _check_origin(connection, request)
+            await _check_agent_may_request(connection, request)
             await _store_analysis(connection, replace(request, args=requirement.args or {}), requirement)
         return requirement
 
@@ -149,12 +149,12 @@ class ActionActivities:
         Raises:
             ApplicationError: `Invalid`: arguments that the action does not take.
         """
-        return await self._assessed(request)
+        return await self._assess_risk(request)
 
-    async def _assessed(self, request: ActionRequest) -> ApprovalRequirement:
+    async def _assess_risk(self, request: ActionRequest) -> ApprovalRequirement:
         if not request.task_id:
-            with _refusals_are_final():
-                request = replace(request, args=normalized_args(request.action, request.args))
+            with _make_refusals_non_retryable():
+                request = replace(request, args=normalize_action_args(request.action, request.args))
         policy = self._policy.current_policy
         assessment = policy.assess_risk(request.action, request.args, request.risk_level)
         if self._risk_review is not None:
@@ -168,30 +168,30 @@ class ActionActivities:
         return await self._votes.check_attempt(check)
 
     @activity.defn(name=CHECK_VOTES)
-    async def check_votes(self, execution: Execution) -> None:
+    async def check_votes(self, execution: ActionExecution) -> None:
         """Wait until the log has the signed votes that `execute_action` will ask for; changes nothing.
 
         Raises:
             ApplicationError: `NotApproved`: they do not hold.
             RetryLater: the log has not arrived yet.
         """
-        await self._check_votes(execution)
+        await self._check_signed_votes(execution)
 
-    async def _check_votes(self, execution: Execution) -> None:
+    async def _check_signed_votes(self, execution: ActionExecution) -> None:
         try:
             await self._votes.check_quorum(execution)
         except Unproven as error:
-            raise _not_approved(execution, str(error)) from error
+            raise _not_approved_error(execution, str(error)) from error
 
     @activity.defn(name=EXECUTE_ACTION)
-    async def execute_action(self, execution: Execution) -> ExecutionResult:
+    async def execute_action(self, execution: ActionExecution) -> ExecutionResult:
         """Runs the action's handler on exactly what was approved. Idempotency key: (tenant, action id).
 
         Raises:
             ApplicationError: `NotApproved`, or the handler's refusal: never retried.
             RetryLater: what the handler needs is away.
         """
-        stored = await self._begin(execution)
+        stored = await self._claim_execution(execution)
         if stored is not None:
             return stored
         context = ActionContext(
@@ -204,15 +204,15 @@ class ActionActivities:
             http=self._http,
             allowed_hosts=self._allowed_hosts,
         )
-        with _refusals_are_final():
-            async with _heartbeats():
-                value: JsonValue = await self._registry.run(context, execution.action, execution.args)
+        with _make_refusals_non_retryable():
+            async with _send_heartbeats():
+                value: JsonValue = await self._registry.run_action_handler(context, execution.action, execution.args)
         async with tenant_transaction(self._pool, execution.key.tenant_id) as connection:
             key = execution.key
             stored_value = await seal_columns(
                 connection, key.tenant_id, key.session_id, EXECUTIONS, key.action_id, result=to_json(value).decode()
             )
-            await connection.execute(_EXECUTED, key.tenant_id, key.action_id, stored_value["result"])
+            await connection.execute(_STORE_EXECUTION_RESULT, key.tenant_id, key.action_id, stored_value["result"])
         return ExecutionResult(value=value)
 
     @activity.defn(name=FINISH_ACTION)
@@ -232,7 +232,7 @@ class ActionActivities:
                 args=to_json(state.args).decode(),
             )
             closed = await connection.fetchval(
-                _FINISH,
+                _FINISH_ACTION,
                 key.tenant_id,
                 key.action_id,
                 state.status,
@@ -250,60 +250,64 @@ class ActionActivities:
             ):  # an agent's call: the vote's verdict is in the log, and the tool has not run
                 return
             details = {"status": state.status, "content_hash": state.content_hash, "error": state.error}
-            event = action_event(f"action_{state.status}", key.action_id, details)
+            event = make_action_event(f"action_{state.status}", key.action_id, details)
             await append(connection, key.tenant_id, key.session_id, [event])
         log.info("action_finished", action_id=key.action_id, status=state.status)
 
     async def close_lost_action(self, tenant_id: str, action_id: str, why: str) -> None:
         """Closes an action, and its vote, whose workflow is gone: nobody else will."""
         async with tenant_transaction(self._pool, tenant_id) as connection:
-            session_id = await connection.fetchval(_CLOSE_LOST, tenant_id, action_id)
+            session_id = await connection.fetchval(_CLOSE_LOST_ACTION, tenant_id, action_id)
             if session_id is None:
                 return
             error = to_json({"message": why}).decode()
             stored = await seal_columns(connection, tenant_id, session_id, ACTIONS, action_id, error=error)
-            await connection.execute(_STORE_ERROR, tenant_id, action_id, stored["error"])
+            await connection.execute(_STORE_ACTION_ERROR, tenant_id, action_id, stored["error"])
             await connection.execute(_CLOSE_LOST_VOTE, tenant_id, action_id)
             await connection.execute(_STOP_WEBHOOKS, tenant_id, action_id)
-            event = action_event("action_cancelled", action_id, {"status": "cancelled", "error": why})
+            event = make_action_event("action_cancelled", action_id, {"status": "cancelled", "error": why})
             await append(connection, tenant_id, session_id, [event])
 
-    async def _begin(self, execution: Execution) -> ExecutionResult | None:
+    async def _claim_execution(self, execution: ActionExecution) -> ExecutionResult | None:
         """Checks the approval against what would be executed, claims the execution; its result, if there is one."""
         key = execution.key
         if content_hash(execution.action, execution.args) != execution.content_hash:
-            raise _not_approved(execution, "what would be executed is not what was approved")
-        await self._check_votes(execution)
+            raise _not_approved_error(execution, "what would be executed is not what was approved")
+        await self._check_signed_votes(execution)
         async with tenant_transaction(self._pool, key.tenant_id) as connection:
             if execution.approval_required or self._votes.current_requirement(execution).required:
-                approved = await connection.fetchval(_APPROVED, key.tenant_id, key.action_id, execution.content_hash)
+                approved = await connection.fetchval(
+                    _SELECT_APPROVAL, key.tenant_id, key.action_id, execution.content_hash
+                )
                 if approved is None:
-                    raise _not_approved(execution, "no approval of exactly this is stored")
-            await connection.execute(_EXECUTING, key.tenant_id, key.action_id)
-            await connection.execute(_BEGIN, key.tenant_id, key.action_id, execution.action, execution.content_hash)
-            found = await connection.fetchrow(_EXECUTION, key.tenant_id, key.action_id)
+                    raise _not_approved_error(execution, "no approval of exactly this is stored")
+            await connection.execute(_MARK_EXECUTING, key.tenant_id, key.action_id)
+            await connection.execute(
+                _INSERT_EXECUTION, key.tenant_id, key.action_id, execution.action, execution.content_hash
+            )
+            found = await connection.fetchrow(_SELECT_EXECUTION, key.tenant_id, key.action_id)
             named = found and {**found, "action_id": key.action_id, "session_id": key.session_id}
             row = named and await open_row(connection, key.tenant_id, EXECUTIONS, named)
         if row is None or row["content_hash"] != execution.content_hash:
-            raise _not_approved(execution, "this action's id has executed something else")
+            raise _not_approved_error(execution, "this action's id has executed something else")
         return ExecutionResult(value=json.loads(row["result"])) if row["finished_at"] else None
 
 
-async def _check_origin(connection: Connection, request: ActionRequest) -> None:
+async def _check_agent_may_request(connection: Connection, request: ActionRequest) -> None:
     """An agent asks for its own gated tools, in a task that was delegated to it; for nothing else."""
-    agent = request.requested_by.removeprefix(AGENTS)
+    agent = request.requested_by.removeprefix(AGENT_SOURCE_PREFIX)
     if not request.task_id:
         if agent != request.requested_by:
-            raise _not_its_own(request, "it belongs to no task")
+            raise _foreign_tool_error(request, "it belongs to no task")
         return
-    row = await connection.fetchrow(_DELEGATED_TO, request.tenant_id, request.task_id)
+    row = await connection.fetchrow(_SELECT_DELEGATION, request.tenant_id, request.task_id)
     if row is None or row["agent"] != agent or not request.action.startswith(f"{agent}."):
-        raise _not_its_own(request, "neither the task nor the tool is the agent's")
+        raise _foreign_tool_error(request, "neither the task nor the tool is the agent's")
     if row["session_id"] != request.session_id or (row["is_on_record"] and row["principal"] != request.on_behalf_of):
-        raise _not_its_own(request, "the task has another session, or works for somebody else")
+        raise _foreign_tool_error(request, "the task has another session, or works for somebody else")
 
 
-def _not_its_own(request: ActionRequest, why: str) -> ApplicationError:
+def _foreign_tool_error(request: ActionRequest, why: str) -> ApplicationError:
     message = f"action {request.action_id}: {request.requested_by} may not ask for {request.action}: {why}"
     return ApplicationError(message, type="Forbidden", non_retryable=True)
 
@@ -323,7 +327,7 @@ async def _store_analysis(connection: Connection, request: ActionRequest, requir
         request=to_json(request).decode(),
     )
     added = await connection.fetchval(
-        _ADD,
+        _INSERT_ACTION,
         tenant_id,
         action_id,
         request.session_id,
@@ -338,7 +342,7 @@ async def _store_analysis(connection: Connection, request: ActionRequest, requir
     approval, step = (
         ("pending", "send_approval_request") if requirement.required else ("not_required", "execute_action")
     )
-    first = await connection.fetchval(_ANALYZED, tenant_id, action_id, requirement.risk_level, approval, step)
+    first = await connection.fetchval(_STORE_ANALYSIS, tenant_id, action_id, requirement.risk_level, approval, step)
     if first is None:
         return
     details = {
@@ -349,16 +353,16 @@ async def _store_analysis(connection: Connection, request: ActionRequest, requir
         "policy_version": requirement.policy_version,
     }
     events = [action_submitted_event(request, requirement.risk_level)] if added else []
-    events.append(action_event("action_analyzed", action_id, details))
+    events.append(make_action_event("action_analyzed", action_id, details))
     await append(connection, tenant_id, request.session_id, events)
 
 
-def _not_approved(execution: Execution, why: str) -> ApplicationError:
+def _not_approved_error(execution: ActionExecution, why: str) -> ApplicationError:
     return ApplicationError(f"action {execution.key.action_id}: {why}", type="NotApproved", non_retryable=True)
 
 
 @contextmanager
-def _refusals_are_final() -> Iterator[None]:
+def _make_refusals_non_retryable() -> Iterator[None]:
     """Turns an error that no repetition can fix into one that Temporal does not retry."""
     try:
         yield
@@ -367,11 +371,11 @@ def _refusals_are_final() -> Iterator[None]:
 
 
 @asynccontextmanager
-async def _heartbeats() -> AsyncIterator[None]:
+async def _send_heartbeats() -> AsyncIterator[None]:
     async def beat() -> None:
         while True:
             activity.heartbeat()
-            await asyncio.sleep(HEARTBEAT_S)
+            await asyncio.sleep(ACTIVITY_HEARTBEAT_S)
 
     task = asyncio.create_task(beat(), name="heartbeats")
     try:

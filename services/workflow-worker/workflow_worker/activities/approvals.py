@@ -7,7 +7,7 @@ from temporalio import activity
 from flotilla.approvals.ballot import Ballot
 from flotilla.approvals.events import (
     WORKFLOW_SOURCE,
-    action_event,
+    make_action_event,
     vote_attempted_event,
     vote_counted_events,
     vote_ended_event,
@@ -27,40 +27,40 @@ from workflow_worker.activities.signatures.actions import (
     RECORD_VERDICT,
     REMIND,
     SEND_APPROVAL_REQUEST,
-    ActionRef,
+    ActionReference,
     ApprovalRequest,
     CountedDecision,
     RefusedDecision,
-    Reviewer,
     ReviewerQuery,
+    ReviewerRoles,
     VoteClosure,
     WebhookBatch,
 )
 from workflow_worker.activities.webhooks import queue_webhooks
 
-_ADD = """
+_INSERT_APPROVAL = """
 INSERT INTO flotilla.approvals (
     tenant_id, approval_id, session_id, workflow_id, run_id, task_id, action, description, args, content_hash,
     risk_level, reasons, requested_by, on_behalf_of, requirement, policy_version, quorum, deadline_at, reminder_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
 ON CONFLICT DO NOTHING RETURNING approval_id
 """
-_AWAIT = """
+_MARK_AWAITING_APPROVAL = """
 UPDATE flotilla.actions SET status = 'awaiting_approval', current_step = 'wait_for_approval',
     approval_status = 'pending'
 WHERE tenant_id = $1 AND action_id = $2 AND finished_at IS NULL
 """
-_REMINDED = """
+_MARK_REMINDED = """
 UPDATE flotilla.approvals SET reminded_at = now()
 WHERE tenant_id = $1 AND approval_id = $2 AND status = 'pending' AND reminded_at IS NULL RETURNING deadline_at
 """
 # Where in the log the vote is.
-_PLACE = """
+_STORE_DECISION_EVENT_SEQ = """
 UPDATE flotilla.approval_decisions SET event_seq = $4 WHERE tenant_id = $1 AND approval_id = $2 AND attempt_id = $3
 """
-_PERSON = "SELECT roles FROM flotilla.people WHERE tenant_id = $1 AND subject = $2"
+_SELECT_PERSON_ROLES = "SELECT roles FROM flotilla.people WHERE tenant_id = $1 AND subject = $2"
 # The attempt's row comes from the gateway, or is made here for a signal. A decision counts once.
-_COUNT = """
+_INSERT_COUNTED_DECISION = """
 INSERT INTO flotilla.approval_decisions AS d (
     tenant_id, approval_id, attempt_id, update_id, subject, decision, content_hash, reason, args, authenticated,
     policy_version, outcome, answer)
@@ -69,7 +69,7 @@ ON CONFLICT (tenant_id, approval_id, attempt_id) DO UPDATE SET outcome = 'counte
     WHERE d.outcome = 'attempted'
 RETURNING attempt_id
 """
-_REFUSE = """
+_INSERT_REFUSED_DECISION = """
 INSERT INTO flotilla.approval_decisions (
     tenant_id, approval_id, attempt_id, update_id, subject, decision, content_hash, reason, args, authenticated,
     policy_version, outcome, refusal)
@@ -77,13 +77,13 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'refused', $12)
 ON CONFLICT DO NOTHING RETURNING attempt_id
 """
 # What the inbox shows of the vote.
-_SHOW = """
+_UPDATE_APPROVAL = """
 UPDATE flotilla.approvals SET status = $3, args = $4, content_hash = $5, votes = $6, requirement = $7, quorum = $8,
     risk_level = $9, reasons = $10,
     decided_at = CASE WHEN $3 = 'pending' THEN NULL ELSE now() END
 WHERE tenant_id = $1 AND approval_id = $2 AND status = 'pending' RETURNING approval_id
 """
-_SHOW_ACTION = """
+_UPDATE_ACTION_APPROVAL_STATUS = """
 UPDATE flotilla.actions SET approval_status = $3 WHERE tenant_id = $1 AND action_id = $2
 """
 
@@ -99,36 +99,38 @@ class ApprovalActivities:
     async def send_approval_request(self, request: ApprovalRequest) -> WebhookBatch:
         """Puts the action into the inbox and queues its webhooks. Idempotency key: (tenant, action id)."""
         action = request.action
-        key = ActionRef(tenant_id=action.tenant_id, action_id=action.action_id, session_id=action.session_id)
+        key = ActionReference(tenant_id=action.tenant_id, action_id=action.action_id, session_id=action.session_id)
         async with tenant_transaction(self._pool, key.tenant_id) as connection:
-            added = await connection.fetchval(_ADD, *await _columns(connection, request))
-            ids = await self._queue(connection, key, "approval.requested", _public(request))
+            added = await connection.fetchval(_INSERT_APPROVAL, *await _approval_columns(connection, request))
+            ids = await self._queue_webhooks(connection, key, "approval.requested", _approval_as_published(request))
             if added is not None:
-                await connection.execute(_AWAIT, key.tenant_id, key.action_id)
-                await _append(connection, key, [action_event("approval_requested", key.action_id, _terms(request))])
+                await connection.execute(_MARK_AWAITING_APPROVAL, key.tenant_id, key.action_id)
+                await _append_events(
+                    connection, key, [make_action_event("approval_requested", key.action_id, _approval_terms(request))]
+                )
         return WebhookBatch(key=key, delivery_ids=ids)
 
     @activity.defn(name=REMIND)
-    async def remind(self, key: ActionRef) -> WebhookBatch:
+    async def remind(self, key: ActionReference) -> WebhookBatch:
         """Reminds, if the vote is still open. Idempotency key: (tenant, action id)."""
         ids: list[str] = []
         async with tenant_transaction(self._pool, key.tenant_id) as connection:
-            deadline: datetime | None = await connection.fetchval(_REMINDED, key.tenant_id, key.action_id)
+            deadline: datetime | None = await connection.fetchval(_MARK_REMINDED, key.tenant_id, key.action_id)
             if deadline is not None:
-                ids = await self._queue(
+                ids = await self._queue_webhooks(
                     connection, key, "approval.reminder", {"approval_id": key.action_id, "deadline": deadline}
                 )
-                await _append(
-                    connection, key, [action_event("approval_reminded", key.action_id, {"deadline": deadline})]
+                await _append_events(
+                    connection, key, [make_action_event("approval_reminded", key.action_id, {"deadline": deadline})]
                 )
         return WebhookBatch(key=key, delivery_ids=ids)
 
     @activity.defn(name=LOOK_UP_REVIEWER)
-    async def look_up_reviewer(self, query: ReviewerQuery) -> Reviewer:
+    async def look_up_reviewer(self, query: ReviewerQuery) -> ReviewerRoles:
         """The roles of the person a signal names: the signal itself proves nothing."""
         async with tenant_transaction(self._pool, query.tenant_id) as connection:
-            roles = await connection.fetchval(_PERSON, query.tenant_id, query.subject)
-        return Reviewer(is_person=roles is not None, roles=list(roles or []))
+            roles = await connection.fetchval(_SELECT_PERSON_ROLES, query.tenant_id, query.subject)
+        return ReviewerRoles(is_person=roles is not None, roles=list(roles or []))
 
     @activity.defn(name=RECORD_DECISION)
     async def record_decision(self, decision: CountedDecision) -> None:
@@ -137,16 +139,16 @@ class ApprovalActivities:
         version = ballot.requirement.policy_version
         answer = to_json(ballot.answer_to_voter(attempt)).decode()
         async with tenant_transaction(self._pool, key.tenant_id) as connection:
-            columns = await _columns_of_attempt(connection, key, attempt, decision.update_id, version)
-            if await connection.fetchval(_COUNT, *columns, answer) is None:
+            columns = await _decision_columns(connection, key, attempt, decision.update_id, version)
+            if await connection.fetchval(_INSERT_COUNTED_DECISION, *columns, answer) is None:
                 return
-            await _show(connection, key, ballot)
+            await _update_approval_row(connection, key, ballot)
             # A signal has no gateway that recorded the attempt before.
             attempted = [] if attempt.authenticated else [vote_attempted_event(attempt, version, WORKFLOW_SOURCE)]
             events = [*attempted, *vote_counted_events(attempt, ballot)]
             appended = await append(connection, key.tenant_id, key.session_id, events)
             seq = appended.first_seq + len(attempted)
-            await connection.execute(_PLACE, key.tenant_id, key.action_id, attempt.attempt_id, seq)
+            await connection.execute(_STORE_DECISION_EVENT_SEQ, key.tenant_id, key.action_id, attempt.attempt_id, seq)
         metrics.APPROVAL_DECISIONS.labels(attempt.decision).inc()
 
     @activity.defn(name=RECORD_REFUSAL)
@@ -154,27 +156,27 @@ class ApprovalActivities:
         """Stores an attempt by signal that did not count. Idempotency key: (tenant, approval id, attempt id)."""
         key, attempt, version = refused.key, refused.attempt, refused.policy_version
         async with tenant_transaction(self._pool, key.tenant_id) as connection:
-            columns = await _columns_of_attempt(connection, key, attempt, refused.update_id, version)
-            if await connection.fetchval(_REFUSE, *columns, refused.refusal.type) is not None:
+            columns = await _decision_columns(connection, key, attempt, refused.update_id, version)
+            if await connection.fetchval(_INSERT_REFUSED_DECISION, *columns, refused.refusal.type) is not None:
                 events = [
                     vote_attempted_event(attempt, version, WORKFLOW_SOURCE),
                     vote_refused_event(attempt, refused.refusal, version, WORKFLOW_SOURCE),
                 ]
-                await _append(connection, key, events)
+                await _append_events(connection, key, events)
 
     @activity.defn(name=RECORD_VERDICT)
     async def record_verdict(self, verdict: VoteClosure) -> None:
         """Closes a vote that ended by its deadline or a cancellation. Idempotency key: (tenant, approval id)."""
         async with tenant_transaction(self._pool, verdict.key.tenant_id) as connection:
-            if await _show(connection, verdict.key, verdict.ballot):
-                await _append(connection, verdict.key, [vote_ended_event(verdict.ballot)])
+            if await _update_approval_row(connection, verdict.key, verdict.ballot):
+                await _append_events(connection, verdict.key, [vote_ended_event(verdict.ballot)])
 
-    async def _queue(self, connection: Connection, key: ActionRef, kind: str, data: object) -> list[str]:
+    async def _queue_webhooks(self, connection: Connection, key: ActionReference, kind: str, data: object) -> list[str]:
         body = to_json({"type": kind, "data": data})
         return await queue_webhooks(connection, key, kind, self._webhook_urls, body)
 
 
-async def _show(connection: Connection, key: ActionRef, ballot: Ballot) -> bool:
+async def _update_approval_row(connection: Connection, key: ActionReference, ballot: Ballot) -> bool:
     stored = await seal_columns(
         connection,
         key.tenant_id,
@@ -187,7 +189,7 @@ async def _show(connection: Connection, key: ActionRef, ballot: Ballot) -> bool:
         reasons=ballot.requirement.reasons,
     )
     shown = await connection.fetchval(
-        _SHOW,
+        _UPDATE_APPROVAL,
         key.tenant_id,
         key.action_id,
         ballot.status,
@@ -199,35 +201,35 @@ async def _show(connection: Connection, key: ActionRef, ballot: Ballot) -> bool:
         ballot.requirement.risk_level,
         stored["reasons"],
     )
-    await connection.execute(_SHOW_ACTION, key.tenant_id, key.action_id, ballot.status)
+    await connection.execute(_UPDATE_ACTION_APPROVAL_STATUS, key.tenant_id, key.action_id, ballot.status)
     return shown is not None
 
 
-async def _append(connection: Connection, key: ActionRef, events: list[AgentStateEvent]) -> None:
+async def _append_events(connection: Connection, key: ActionReference, events: list[AgentStateEvent]) -> None:
     await append(connection, key.tenant_id, key.session_id, events)
 
 
-def _hash(request: ApprovalRequest) -> str:
+def _content_hash_of(request: ApprovalRequest) -> str:
     return content_hash(request.action.action, request.action.args)
 
 
-def _terms(request: ApprovalRequest) -> dict[str, object]:
+def _approval_terms(request: ApprovalRequest) -> dict[str, object]:
     return {
-        "content_hash": _hash(request),
+        "content_hash": _content_hash_of(request),
         "risk_level": request.requirement.risk_level,
         "deadline": request.deadline,
         "policy_version": request.requirement.policy_version,
     }
 
 
-def _public(request: ApprovalRequest) -> dict[str, object]:
+def _approval_as_published(request: ApprovalRequest) -> dict[str, object]:
     action, requirement = request.action, request.requirement
     return {
         "approval_id": action.action_id,
         "action": action.action,
         "description": action.description,
         "args": action.args,
-        "content_hash": _hash(request),
+        "content_hash": _content_hash_of(request),
         "risk_level": requirement.risk_level,
         "reasons": requirement.reasons,
         "requested_by": action.requested_by,
@@ -237,7 +239,7 @@ def _public(request: ApprovalRequest) -> dict[str, object]:
     }
 
 
-async def _columns(connection: Connection, request: ApprovalRequest) -> tuple[object, ...]:
+async def _approval_columns(connection: Connection, request: ApprovalRequest) -> tuple[object, ...]:
     action, requirement = request.action, request.requirement
     stored = await seal_columns(
         connection,
@@ -260,7 +262,7 @@ async def _columns(connection: Connection, request: ApprovalRequest) -> tuple[ob
         action.action,
         stored["description"],
         stored["args"],
-        _hash(request),
+        _content_hash_of(request),
         requirement.risk_level,
         stored["reasons"],
         action.requested_by,
@@ -273,8 +275,8 @@ async def _columns(connection: Connection, request: ApprovalRequest) -> tuple[ob
     )
 
 
-async def _columns_of_attempt(
-    connection: Connection, key: ActionRef, attempt: DecisionRequest, update_id: str, policy_version: str
+async def _decision_columns(
+    connection: Connection, key: ActionReference, attempt: DecisionRequest, update_id: str, policy_version: str
 ) -> tuple[object, ...]:
     stored = await seal_columns(
         connection,

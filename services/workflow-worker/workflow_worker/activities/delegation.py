@@ -30,25 +30,25 @@ from flotilla.workflows.calls.delegation import (
     TaskOutcome,
 )
 from workflow_worker.delegations import (
-    Hop,
-    OpenedHop,
-    TaskPublisher,
+    HopPublisher,
+    PublishableHop,
+    SlipHop,
     find_next_open_hop,
-    load_opened_hop,
-    open_first_hop,
-    open_hop,
+    insert_first_hop,
+    insert_hop,
+    load_publishable_hop,
 )
 from workflow_worker.settlement import ReplyRefused, check_requested_calls
 
-CANCELLED_KEY_TTL_S = 3600
-MAX_TYPE_CHARS = 200
+CANCEL_KEY_TTL_S = 3600
+MAX_FAILURE_TYPE_CHARS = 200
 """Of a failure's type: an agent may send any."""
 
 
-class Delegation:
+class DelegationActivities:
     """The activities around a delegated task."""
 
-    def __init__(self, pool: Pool, redis: Redis, publisher: TaskPublisher, signer: Signer, agents: KnownAgents) -> None:
+    def __init__(self, pool: Pool, redis: Redis, publisher: HopPublisher, signer: Signer, agents: KnownAgents) -> None:
         self._pool = pool
         self._redis = redis
         self._publisher = publisher
@@ -69,21 +69,21 @@ class Delegation:
             ApplicationError: `TenantSuspended`: the tenant is suspended, so nothing is given out.
         """
         if activity.info().attempt == 1:  # what was given out before is waited for
-            await self._check_active(task.tenant_id)
-        await self._agents.check_agent_is_known((task.agent, *task.slip))
-        opened = await self._open(await self._sealed(task))
-        if isinstance(opened, OpenedHop):
-            await self._publisher.publish(opened)
+            await self._check_tenant_active(task.tenant_id)
+        await self._agents.check_agents_are_known((task.agent, *task.slip))
+        opened = await self._open_hop_or_stored_answer(await self._encrypt_task_input(task))
+        if isinstance(opened, PublishableHop):
+            await self._publisher.publish_hop(opened)
             activity.raise_complete_async()
         return opened
 
-    async def _check_active(self, tenant_id: str) -> None:
+    async def _check_tenant_active(self, tenant_id: str) -> None:
         try:
             await self._tenants.check_active(tenant_id)
         except TenantSuspended as error:
             raise ApplicationError(str(error), type=SUSPENDED, non_retryable=True) from error
 
-    async def _sealed(self, task: AgentTask) -> AgentTask:
+    async def _encrypt_task_input(self, task: AgentTask) -> AgentTask:
         """The task with its input encrypted, where all who get it can open it."""
         async with self._pool.acquire() as connection:
             cipher = await session_cipher(connection, task.tenant_id, task.session_id)
@@ -91,9 +91,11 @@ class Delegation:
             cipher = None
         return sealed_task(cipher, task)
 
-    async def _open(self, task: AgentTask) -> TaskOutcome | OpenedHop:
+    async def _open_hop_or_stored_answer(self, task: AgentTask) -> TaskOutcome | PublishableHop:
         if task.attempt == 1:  # nearly always nothing is on record yet: to look first would be a round trip for nothing
-            first = await open_first_hop(self._pool, task, _waiting(), _deadline(), self._signer)
+            first = await insert_first_hop(
+                self._pool, task, _waiting_activity_address(), _attempt_deadline(), self._signer
+            )
             if first is not None:
                 return first
         # Not durable, so that nobody waits for the disk: a row that a crash of PostgreSQL takes away is opened again by
@@ -102,11 +104,13 @@ class Delegation:
             hop = await find_next_open_hop(connection, task)
             if hop.stored is not None and hop.stored["status"] == "done":
                 return outcome_from_result(hop.task.task_id, hop.stored["result"])
-            _refuse_what_is_over(hop)
+            _raise_if_task_over(hop)
             opened = None
             if hop.stored is not None:
-                opened = await load_opened_hop(connection, task.tenant_id, hop.task.task_id, task.attempt)
-            return opened or await open_hop(connection, hop.task, _waiting(), _deadline(), self._signer)
+                opened = await load_publishable_hop(connection, task.tenant_id, hop.task.task_id, task.attempt)
+            return opened or await insert_hop(
+                connection, hop.task, _waiting_activity_address(), _attempt_deadline(), self._signer
+            )
 
     @activity.defn(name=TELL_AGENT_CANCELLED)
     async def tell_agent_cancelled(self, task: CancelledTask) -> None:
@@ -116,10 +120,10 @@ class Delegation:
 
 async def set_cancelled_key(redis: Redis, task_id: str) -> None:
     """Tell the agent that works on `task_id` to stop."""
-    await redis.set(cancelled_key(task_id), "1", ex=CANCELLED_KEY_TTL_S)
+    await redis.set(cancelled_key(task_id), "1", ex=CANCEL_KEY_TTL_S)
 
 
-def _refuse_what_is_over(hop: Hop) -> None:
+def _raise_if_task_over(hop: SlipHop) -> None:
     task, row = hop.task, hop.stored
     if row is None:
         return
@@ -131,11 +135,11 @@ def _refuse_what_is_over(hop: Hop) -> None:
         )
     if row["attempt"] == task.attempt and row["failure"] is not None:
         raise failure_as_application_error(
-            task.task_id, task.agent, task.attempt, _checked(task, from_json(row["failure"], Failure))
+            task.task_id, task.agent, task.attempt, _check_stored_failure(task, from_json(row["failure"], Failure))
         )
 
 
-def _checked(task: AgentTask, failure: Failure) -> Failure:
+def _check_stored_failure(task: AgentTask, failure: Failure) -> Failure:
     """Return a stored failure; an agent that stored one and never replied is held to what it may ask for, too."""
     try:
         check_requested_calls(task.agent, task, failure)
@@ -164,11 +168,11 @@ def failure_as_application_error(task_id: str, agent: str, attempt: int, failure
         calls=failure.calls,
         retry_after_s=failure.retry_after_s,
     )
-    message, kind = failure.message[:MAX_REASON_CHARS], failure.type[:MAX_TYPE_CHARS]
+    message, kind = failure.message[:MAX_REASON_CHARS], failure.type[:MAX_FAILURE_TYPE_CHARS]
     return ApplicationError(message, details, type=kind, non_retryable=True)
 
 
-def _waiting() -> ReplyAddress:
+def _waiting_activity_address() -> ReplyAddress:
     """This activity's address."""
     info = activity.info()
     return ReplyAddress(
@@ -178,7 +182,7 @@ def _waiting() -> ReplyAddress:
     )
 
 
-def _deadline() -> datetime:
+def _attempt_deadline() -> datetime:
     """When this try is over."""
     info = activity.info()
     return info.scheduled_time + (info.schedule_to_close_timeout or timedelta(minutes=30))

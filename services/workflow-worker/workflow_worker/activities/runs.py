@@ -26,7 +26,7 @@ from flotilla.contracts.session_events import AgentStateEvent, ErrorRaised, Mess
 from flotilla.contracts.tasks import WriteResult
 from flotilla.contracts.values import to_storable
 from flotilla.encryption.tables import AGENT_TASKS, INTERACTIONS, RUNS
-from flotilla.eventstore.turns import earlier_turns
+from flotilla.eventstore.turns import load_earlier_turns
 from flotilla.outbox import append
 from flotilla.postgres import UNSTORABLE, Connection, Pool, open_row, seal_columns, tenant_transaction
 from flotilla.telemetry import metrics
@@ -45,23 +45,23 @@ from flotilla.workflows.calls.runs import (
 from workflow_worker.activities.questions import close_questions
 from workflow_worker.adopted_runs import adopt_child_run, run_closed_error
 from workflow_worker.delegates import load_agent_time_limits
-from workflow_worker.delegations import close_tries_of_run
-from workflow_worker.notices import queue_notice
+from workflow_worker.delegations import close_open_hops_of_run
+from workflow_worker.notices import queue_run_notice
 from workflow_worker.queued_runs import open_next_run
-from workflow_worker.routes import routed_versions_of_run
+from workflow_worker.routes import load_routed_versions_of_run
 
-WRITER = "write"
+WRITER_AGENT = "write"
 """The agent whose results are answers, or wrong."""
 log = structlog.get_logger(__name__)
 
 # The run is being worked on from now.
-_MARK_RUNNING = """
+_MARK_RUN_RUNNING = """
 UPDATE flotilla.runs SET status = 'running', started_at = coalesce(started_at, now())
 WHERE tenant_id = $1 AND run_id = $2 AND status IN ('pending', 'running', 'interrupted')
 RETURNING live_key
 """
 # With an action's id the run pauses only if people are asked about that action. It goes on unless a question is open.
-_PAUSE = """
+_SET_RUN_INTERRUPTED = """
 UPDATE flotilla.runs SET status = CASE WHEN $3 THEN 'interrupted' ELSE 'running' END
 WHERE tenant_id = $1 AND run_id = $2 AND status = CASE WHEN $3 THEN 'running' ELSE 'interrupted' END
 AND (NOT $3 OR $4 = '' OR EXISTS (
@@ -70,21 +70,21 @@ AND ($3 OR NOT EXISTS (
     SELECT FROM flotilla.questions AS q WHERE q.tenant_id = $1 AND q.run_id = $2 AND q.status = 'open'))
 RETURNING $3
 """
-_STATUS = "SELECT run_id, session_id, status, result FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
+_SELECT_RUN_STATUS = "SELECT run_id, session_id, status, result FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
 # Ends the run, unless it has ended. The row lock makes a second attempt wait and then find nothing to do.
-_FINISH = """
+_FINISH_RUN = """
 UPDATE flotilla.runs SET status = $3, finished_at = now()
 WHERE tenant_id = $1 AND run_id = $2 AND status IN ('pending', 'running', 'interrupted')
 RETURNING run_id, session_id, user_id, query, created_at, finished_at, live_key, workflow,
     EXISTS (SELECT FROM flotilla.questions AS q WHERE q.tenant_id = $1 AND q.run_id = $2 AND q.status = 'open') AS asks
 """
 # What the run came to: encrypted with the key of the session that the statement before names.
-_STORE_END = "UPDATE flotilla.runs SET result = $3, error = $4, output = $5 WHERE tenant_id = $1 AND run_id = $2"
-_TASK_RESULT = """
+_STORE_RUN_END = "UPDATE flotilla.runs SET result = $3, error = $4, output = $5 WHERE tenant_id = $1 AND run_id = $2"
+_SELECT_TASK_RESULT = """
 SELECT task_id, session_id, result, agent FROM flotilla.agent_tasks
 WHERE tenant_id = $1 AND task_id = $2 AND status = 'done'
 """
-_ADD_INTERACTION = """
+_INSERT_INTERACTION = """
 INSERT INTO flotilla.interactions
     (tenant_id, interaction_id, user_id, session_id, run_id, query, answer, sources, message_seq)
 VALUES ($1, $2, $3, $4, $2, $5, $6, $7, $8)
@@ -92,7 +92,7 @@ VALUES ($1, $2, $3, $4, $2, $5, $6, $7, $8)
 
 
 @dataclass(frozen=True, slots=True)
-class _End:
+class _RunEnd:
     """How a run ends: with an answer, with something else that it returned, or without."""
 
     status: RunStatus
@@ -102,7 +102,7 @@ class _End:
 
 
 @dataclass(frozen=True, slots=True)
-class _Finished:
+class _FinishedRun:
     session_id: str
     duration_s: float
     live_key: str
@@ -126,17 +126,17 @@ class RunActivities:
         Raises:
             ApplicationError: `RunClosed`: the run has ended. `RunInProgress`: the session has another active run.
         """
-        return await self._begin(request)
+        return await self._begin_or_adopt_run(request)
 
     @activity.defn(name=BEGIN_WORKFLOW)
     async def begin_workflow(self, request: WorkflowRequest) -> BegunRun:
         """The same for a run of an installed workflow."""
-        return await self._begin(request)
+        return await self._begin_or_adopt_run(request)
 
-    async def _begin(self, request: RAGRequest | WorkflowRequest) -> BegunRun:
+    async def _begin_or_adopt_run(self, request: RAGRequest | WorkflowRequest) -> BegunRun:
         try:
             async with tenant_transaction(self._pool, request.tenant_id) as connection:
-                live_key = await connection.fetchval(_MARK_RUNNING, request.tenant_id, request.run_id)
+                live_key = await connection.fetchval(_MARK_RUN_RUNNING, request.tenant_id, request.run_id)
                 if live_key is None:
                     live_key = await adopt_child_run(connection, request, activity.info().workflow_id, self._limits)
                 limits_s = await load_agent_time_limits(connection)
@@ -147,7 +147,7 @@ class RunActivities:
         if live_key is None:
             raise run_closed_error(request.run_id, "queued")
         given = request.history if isinstance(request, RAGRequest) else []
-        history = given or await earlier_turns(self._pool, request.tenant_id, request.session_id)
+        history = given or await load_earlier_turns(self._pool, request.tenant_id, request.session_id)
         return BegunRun(history=history, limits_s=limits_s, live=run_stream(request.run_id, live_key))
 
     @activity.defn(name=PAUSE_RUN)
@@ -155,10 +155,10 @@ class RunActivities:
         """Shows whether the run waits for people. Idempotency key: (tenant, run id)."""
         async with tenant_transaction(self._pool, pause.run.tenant_id) as connection:
             pauses = await connection.fetchval(
-                _PAUSE, pause.run.tenant_id, pause.run.run_id, pause.paused, pause.action_id
+                _SET_RUN_INTERRUPTED, pause.run.tenant_id, pause.run.run_id, pause.paused, pause.action_id
             )
             if pauses:
-                await queue_notice(connection, pause.run.tenant_id, pause.run.run_id, "run.interrupted")
+                await queue_run_notice(connection, pause.run.tenant_id, pause.run.run_id, "run.interrupted")
 
     @activity.defn(name=SAVE_TO_DATABASE)
     async def save_to_database(self, answer: SaveAnswer) -> RAGResponse | None:
@@ -172,13 +172,13 @@ class RunActivities:
         """
         try:
             async with tenant_transaction(self._pool, answer.run.tenant_id) as connection:
-                end = await _end_with(connection, answer)
-                finished = await _finish(connection, answer.run, end)
+                end = await _run_end_from_task_result(connection, answer)
+                finished = await _finish_run_row(connection, answer.run, end)
         except (Refused, Undecodable, *UNSTORABLE) as error:
             raise ApplicationError(str(error), type=type(error).__name__, non_retryable=True) from error
         if finished is None:
-            return await self._stored(answer.run)
-        await self._announce(answer.run, "success", finished)
+            return await self._load_stored_answer(answer.run)
+        await self._announce_run_end(answer.run, "success", finished)
         return end.response
 
     @activity.defn(name=FINISH_WORKFLOW)
@@ -190,40 +190,42 @@ class RunActivities:
         """
         try:
             async with tenant_transaction(self._pool, end.run.tenant_id) as connection:
-                finished = await _finish(connection, end.run, _End("success", output=to_storable(end.output).value))
+                finished = await _finish_run_row(
+                    connection, end.run, _RunEnd("success", output=to_storable(end.output).value)
+                )
         except (Refused, *UNSTORABLE) as error:
             raise ApplicationError(str(error), type=type(error).__name__, non_retryable=True) from error
         if finished is None:
-            await self._stored(end.run)
+            await self._load_stored_answer(end.run)
         else:
-            await self._announce(end.run, "success", finished)
+            await self._announce_run_end(end.run, "success", finished)
 
     @activity.defn(name=CLOSE_RUN)
     async def close_run(self, end: CloseRun) -> None:
         """Ends a run without an answer; does nothing if it has ended. Idempotency key: (tenant, run id)."""
         async with tenant_transaction(self._pool, end.run.tenant_id) as connection:
-            finished = await _finish(connection, end.run, _End(end.status, error=end.error))
+            finished = await _finish_run_row(connection, end.run, _RunEnd(end.status, error=end.error))
         if finished is not None:
-            await self._announce(end.run, end.status, finished)
+            await self._announce_run_end(end.run, end.status, finished)
 
-    async def _stored(self, run: RunKey) -> RAGResponse | None:
+    async def _load_stored_answer(self, run: RunKey) -> RAGResponse | None:
         async with tenant_transaction(self._pool, run.tenant_id) as connection:
-            row = await connection.fetchrow(_STATUS, run.tenant_id, run.run_id)
+            row = await connection.fetchrow(_SELECT_RUN_STATUS, run.tenant_id, run.run_id)
             if row is None or row["status"] != "success":
                 raise run_closed_error(run.run_id, row["status"] if row else "unknown")
             result = (await open_row(connection, run.tenant_id, RUNS, row))["result"]
         return from_json(result, RAGResponse) if result else None
 
-    async def _announce(self, run: RunKey, status: RunStatus, finished: _Finished) -> None:
+    async def _announce_run_end(self, run: RunKey, status: RunStatus, finished: _FinishedRun) -> None:
         metrics.RUNS.labels(status).inc()
         metrics.RUN_DURATION.observe(finished.duration_s)
         log.info("run_finished", run_id=run.run_id, session_id=finished.session_id, status=status)
-        await self._feed.done(run_stream(run.run_id, finished.live_key), status)
+        await self._feed.write_run_ended(run_stream(run.run_id, finished.live_key), status)
 
 
-async def _end_with(connection: Connection, answer: SaveAnswer) -> _End:
+async def _run_end_from_task_result(connection: Connection, answer: SaveAnswer) -> _RunEnd:
     """The answer that the task's result is, or the output where its agent writes no answers."""
-    row = await connection.fetchrow(_TASK_RESULT, answer.run.tenant_id, answer.task_id)
+    row = await connection.fetchrow(_SELECT_TASK_RESULT, answer.run.tenant_id, answer.task_id)
     if row is None or row["result"] is None:
         raise ApplicationError(f"task {answer.task_id} has no stored result", type="NotFound", non_retryable=True)
     opened = await open_row(connection, answer.run.tenant_id, AGENT_TASKS, row)
@@ -231,9 +233,9 @@ async def _end_with(connection: Connection, answer: SaveAnswer) -> _End:
     try:
         written = from_builtins(result, WriteResult)
     except Undecodable:
-        if row["agent"] == WRITER:
+        if row["agent"] == WRITER_AGENT:
             raise
-        return _End("success", output=result)
+        return _RunEnd("success", output=result)
     response = RAGResponse(
         answer=written.answer,
         sources=written.sources,
@@ -248,11 +250,11 @@ async def _end_with(connection: Connection, answer: SaveAnswer) -> _End:
         dropped_citations=written.dropped_citations,
         features=written.features,
     )
-    return _End("success", response=response)
+    return _RunEnd("success", response=response)
 
 
-async def _finish(connection: Connection, run: RunKey, end: _End) -> _Finished | None:
-    row = await connection.fetchrow(_FINISH, run.tenant_id, run.run_id, end.status)
+async def _finish_run_row(connection: Connection, run: RunKey, end: _RunEnd) -> _FinishedRun | None:
+    row = await connection.fetchrow(_FINISH_RUN, run.tenant_id, run.run_id, end.status)
     if row is None:
         return None
     stored = await seal_columns(
@@ -261,32 +263,34 @@ async def _finish(connection: Connection, run: RunKey, end: _End) -> _Finished |
         row["session_id"],
         RUNS,
         run.run_id,
-        result=_jsonb(end.response),
-        error=_jsonb(end.error),
-        output=_jsonb(end.output),
+        result=_to_jsonb(end.response),
+        error=_to_jsonb(end.error),
+        output=_to_jsonb(end.output),
     )
-    await connection.execute(_STORE_END, run.tenant_id, run.run_id, stored["result"], stored["error"], stored["output"])
+    await connection.execute(
+        _STORE_RUN_END, run.tenant_id, run.run_id, stored["result"], stored["error"], stored["output"]
+    )
     if row["asks"]:
         await close_questions(connection, run, "cancelled")
     if end.status != "success":
-        await close_tries_of_run(connection, run.tenant_id, run.run_id)
+        await close_open_hops_of_run(connection, run.tenant_id, run.run_id)
     # The steps of other workflows say it themselves.
     is_question = row["workflow"] == QUESTION
-    versions = await routed_versions_of_run(connection, run.tenant_id, run.run_id) if is_question else {}
-    events = _closing_events(run, end, workflow_source(row["workflow"]), versions)
+    versions = await load_routed_versions_of_run(connection, run.tenant_id, run.run_id) if is_question else {}
+    events = _run_closing_events(run, end, workflow_source(row["workflow"]), versions)
     appended = await append(connection, run.tenant_id, row["session_id"], events)
     if end.response is not None:
-        await _add_interaction(connection, run, row, end.response, appended.first_seq)
-    await queue_notice(connection, run.tenant_id, run.run_id, "run.finished")
+        await _insert_interaction(connection, run, row, end.response, appended.first_seq)
+    await queue_run_notice(connection, run.tenant_id, run.run_id, "run.finished")
     await open_next_run(connection, run.tenant_id, row["session_id"])
-    return _Finished(row["session_id"], _seconds_since(row["created_at"]), row["live_key"])
+    return _FinishedRun(row["session_id"], _seconds_since(row["created_at"]), row["live_key"])
 
 
-def _jsonb(value: object) -> str | None:
+def _to_jsonb(value: object) -> str | None:
     return None if value is None else to_json(value).decode()
 
 
-def _closing_events(run: RunKey, end: _End, source: str, versions: JsonObject) -> list[AgentStateEvent]:
+def _run_closing_events(run: RunKey, end: _RunEnd, source: str, versions: JsonObject) -> list[AgentStateEvent]:
     events = []
     if end.response is not None:
         message = Message(role="assistant", content=end.response.answer, sources=end.response.sources)
@@ -296,7 +300,7 @@ def _closing_events(run: RunKey, end: _End, source: str, versions: JsonObject) -
     return [*events, run_finished_event(run.run_id, end.status, source, end.output, versions)]
 
 
-async def _add_interaction(
+async def _insert_interaction(
     connection: Connection, run: RunKey, row: asyncpg.Record, response: RAGResponse, message_seq: int
 ) -> None:
     asked = await open_row(connection, run.tenant_id, RUNS, row)
@@ -311,7 +315,7 @@ async def _add_interaction(
         sources=to_json(response.sources).decode(),
     )
     await connection.execute(
-        _ADD_INTERACTION,
+        _INSERT_INTERACTION,
         run.tenant_id,
         run.run_id,
         row["user_id"],

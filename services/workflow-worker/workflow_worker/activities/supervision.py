@@ -7,16 +7,16 @@ from pydantic import TypeAdapter
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from flotilla.actions.arguments import action_argument_types
+from flotilla.actions.arguments import load_action_argument_types
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.mcp import MCP_AGENT
 from flotilla.contracts.planning import PLANNER_AGENT, OfferedTool
 from flotilla.postgres import Pool
 from flotilla.workflows.calls.supervision import OFFER_TOOLS, Offer, OfferTools
 
-MAX_DESCRIPTION = 1000
+MAX_TOOL_DESCRIPTION_CHARS = 1000
 # Each agent as the instance that started last has it. One that was not seen for a quarter of an hour answers nothing.
-_AGENTS = """
+_SELECT_LIVE_AGENTS = """
 SELECT DISTINCT ON (name) name, input_schema FROM flotilla_ops.agents
 WHERE last_seen > now() - interval '15 minutes' ORDER BY name, started_at DESC, instance
 """
@@ -35,10 +35,12 @@ class SupervisionActivities:
         Raises:
             ApplicationError: `Invalid`: one that was named is not there.
         """
-        found = {row["name"]: _agent(row) for row in await self._pool.fetch(_AGENTS)}
+        found = {row["name"]: _offered_agent(row) for row in await self._pool.fetch(_SELECT_LIVE_AGENTS)}
         planner = found.pop(PLANNER_AGENT, None)
         actions = {
-            name: _action(name, kind) for name, kind in action_argument_types().items() if name in wanted.actions
+            name: _offered_action(name, kind)
+            for name, kind in load_action_argument_types().items()
+            if name in wanted.actions
         }
         missing = [*(set(wanted.agents) - found.keys()), *(set(wanted.actions) - actions.keys())]
         if missing:
@@ -51,15 +53,15 @@ class SupervisionActivities:
         return Offer(tools=list({**offered, **actions}.values()), planner=planner is not None)
 
 
-def _agent(row: asyncpg.Record) -> OfferedTool:
+def _offered_agent(row: asyncpg.Record) -> OfferedTool:
     schema: JsonObject = json.loads(row["input_schema"])
-    return _tool(row["name"], "agent", schema)
+    return _offered_tool(row["name"], "agent", schema)
 
 
-def _action(name: str, kind: type) -> OfferedTool:
-    return _tool(name, "action", TypeAdapter(kind).json_schema())
+def _offered_action(name: str, kind: type) -> OfferedTool:
+    return _offered_tool(name, "action", TypeAdapter(kind).json_schema())
 
 
-def _tool(name: str, kind: str, schema: JsonObject) -> OfferedTool:
-    description = str(schema.get("description") or f"The {kind} {name}.")[:MAX_DESCRIPTION]
+def _offered_tool(name: str, kind: str, schema: JsonObject) -> OfferedTool:
+    description = str(schema.get("description") or f"The {kind} {name}.")[:MAX_TOOL_DESCRIPTION_CHARS]
     return OfferedTool(name=name, kind="agent" if kind == "agent" else "action", description=description, schema=schema)

@@ -14,10 +14,10 @@ with workflow.unsafe.imports_passed_through():
     from flotilla.contracts.json_types import JsonObject
     from workflow_worker.activities.signatures import actions as call
 
-from flotilla.workflows.delegation import ATTEMPT_TIMEOUT, PATIENT
+from flotilla.workflows.delegation import ATTEMPT_TIMEOUT, UNLIMITED_RETRIES
 
 T = TypeVar("T")
-_DELIVERY = RetryPolicy(
+_DELIVERY_RETRIES = RetryPolicy(
     initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=5), maximum_attempts=12
 )
 
@@ -49,10 +49,10 @@ def update_id_of_handler() -> str:
     return info.id
 
 
-async def try_to_deliver(delivery: "call.WebhookDelivery") -> None:
+async def try_to_deliver_webhook(delivery: "call.WebhookDelivery") -> None:
     """Best effort: a receiver that stays away must not hold the vote up; its row records it."""
     try:
-        await run_activity(call.DELIVER_WEBHOOK, delivery, None, retries=_DELIVERY)
+        await run_activity(call.DELIVER_WEBHOOK, delivery, None, retries=_DELIVERY_RETRIES)
     except ActivityError as error:
         workflow.logger.warning("webhook %s was not delivered: %s", delivery.delivery_id, error.cause)
 
@@ -64,7 +64,7 @@ async def run_activity(
     *,
     timeout: timedelta = ATTEMPT_TIMEOUT,
     heartbeat: timedelta | None = None,
-    retries: RetryPolicy = PATIENT,
+    retries: RetryPolicy = UNLIMITED_RETRIES,
 ) -> T:
     """Run an activity and return its result."""
     work: Coroutine[Any, Any, Any] = workflow.execute_activity(

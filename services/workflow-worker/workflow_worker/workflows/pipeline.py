@@ -17,8 +17,8 @@ with workflow.unsafe.imports_passed_through():
 from flotilla.workflows.delegation import (
     ANSWER_TIMEOUT,
     ATTEMPT_TIMEOUT,
-    PATIENT,
-    Trouble,
+    UNLIMITED_RETRIES,
+    StepTrouble,
     delegate,
     run_status_for,
 )
@@ -44,22 +44,22 @@ class PipelineWorkflow:
         key = call.PipelineReference(tenant_id=request.tenant_id, task_id=request.task_id)
 
         async def complete(outcome: TaskOutcome) -> TaskOutcome:
-            await _finish(key, "success")
+            await _finish_pipeline(key, "success")
             return outcome
 
-        async def close(trouble: Trouble) -> None:
-            await _finish(key, run_status_for(trouble), _error_of(trouble))
+        async def close(trouble: StepTrouble) -> None:
+            await _finish_pipeline(key, run_status_for(trouble), _error_from_trouble(trouble))
 
-        return await run_to_completion(self._work(request, key), complete, close)
+        return await run_to_completion(self._delegate_slip(request, key), complete, close)
 
-    async def _work(self, request: PipelineRequest, key: "call.PipelineReference") -> TaskOutcome:
+    async def _delegate_slip(self, request: PipelineRequest, key: "call.PipelineReference") -> TaskOutcome:
         if not request.steps:
             raise ApplicationError("a pipeline needs at least one step", type="ValueError", non_retryable=True)
-        begun = await _begin(key) if workflow.patched(KEEPS_ITS_ROW) else None
-        return await delegate(_first_task(request), limits_s=begun.limits_s if begun else {})
+        begun = await _begin_pipeline(key) if workflow.patched(KEEPS_ITS_ROW) else None
+        return await delegate(_make_first_task(request), limits_s=begun.limits_s if begun else {})
 
 
-async def _begin(key: "call.PipelineReference") -> "call.BegunPipeline | None":
+async def _begin_pipeline(key: "call.PipelineReference") -> "call.BegunPipeline | None":
     """None where the history is from before `begin_pipeline` gave anything."""
     begun = await workflow.execute_local_activity(
         call.BEGIN_PIPELINE,
@@ -67,27 +67,27 @@ async def _begin(key: "call.PipelineReference") -> "call.BegunPipeline | None":
         result_type=call.BegunPipeline | None,  # type: ignore[arg-type]
         start_to_close_timeout=ATTEMPT_TIMEOUT,
         schedule_to_close_timeout=ANSWER_TIMEOUT,
-        retry_policy=PATIENT,
+        retry_policy=UNLIMITED_RETRIES,
     )
     return cast("call.BegunPipeline | None", begun)
 
 
-def _error_of(trouble: Trouble) -> ErrorRaised:
+def _error_from_trouble(trouble: StepTrouble) -> ErrorRaised:
     return ErrorRaised(type=trouble.type, message=trouble.message, where="pipeline", retryable=trouble.retryable)
 
 
-async def _finish(key: "call.PipelineReference", status: RunStatus, error: ErrorRaised | None = None) -> None:
+async def _finish_pipeline(key: "call.PipelineReference", status: RunStatus, error: ErrorRaised | None = None) -> None:
     if not workflow.patched(KEEPS_ITS_ROW):
         return
     await workflow.execute_activity(
         call.FINISH_PIPELINE,
         call.FinishedPipeline(key=key, status=status, error=error),
         start_to_close_timeout=ATTEMPT_TIMEOUT,
-        retry_policy=PATIENT,
+        retry_policy=UNLIMITED_RETRIES,
     )
 
 
-def _first_task(request: PipelineRequest) -> AgentTask:
+def _make_first_task(request: PipelineRequest) -> AgentTask:
     return AgentTask(
         task_id=request.task_id,
         agent=request.steps[0],

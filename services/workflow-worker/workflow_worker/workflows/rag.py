@@ -22,15 +22,15 @@ from flotilla.workflows.delegation import (
     ANSWER_TIMEOUT,
     ATTEMPT_TIMEOUT,
     DATABASE_RETRIES,
-    PATIENT,
-    Trouble,
+    UNLIMITED_RETRIES,
+    StepTrouble,
     run_status_for,
 )
 from flotilla.workflows.lifecycle import run_to_completion
 from flotilla.workflows.run import Run
 
-_SAVE_ROUNDS = 60
-_SAVE_PAUSE = timedelta(seconds=60)
+_MAX_SAVE_ROUNDS = 60
+_PAUSE_BETWEEN_SAVE_ROUNDS = timedelta(seconds=60)
 
 
 @workflow.defn(name=RAG_WORKFLOW)
@@ -55,10 +55,10 @@ class RagAgentWorkflow:
         if not request.session_id:
             request = replace(request, session_id=request.run_id)
         return await run_to_completion(
-            self._answer(request), partial(self._save, request), partial(self._close, request)
+            self._research_and_write(request), partial(self._save_answer, request), partial(self._close_run, request)
         )
 
-    async def _answer(self, request: RAGRequest) -> str:
+    async def _research_and_write(self, request: RAGRequest) -> str:
         """The id of the task whose stored result is the answer."""
         begun = cast(
             "call.BegunRun",
@@ -68,20 +68,20 @@ class RagAgentWorkflow:
                 result_type=call.BegunRun,
                 start_to_close_timeout=ATTEMPT_TIMEOUT,
                 schedule_to_close_timeout=ANSWER_TIMEOUT,
-                retry_policy=PATIENT,
+                retry_policy=UNLIMITED_RETRIES,
             ),
         )
-        run = Run(_context(request, begun))
+        run = Run(_run_context(request, begun))
         if request.steps:
-            return (await run.ask(request.steps, _input(request, begun.history), step="pipeline")).task_id
-        research = await run.ask("research", _input(request, begun.history))
-        return (await run.ask("write", _input(request, begun.history), input_from=research)).task_id
+            return (await run.ask(request.steps, _research_input(request, begun.history), step="pipeline")).task_id
+        research = await run.ask("research", _research_input(request, begun.history))
+        return (await run.ask("write", _research_input(request, begun.history), input_from=research)).task_id
 
-    async def _save(self, request: RAGRequest, task_id: str) -> RAGResponse | None:
+    async def _save_answer(self, request: RAGRequest, task_id: str) -> RAGResponse | None:
         """Save under the database's retry policy; while it is down, again a minute later: the answer is paid for."""
         self._where = "save"
-        answer = call.SaveAnswer(run=_key(request), task_id=task_id)
-        for round_ in range(1, _SAVE_ROUNDS + 1):
+        answer = call.SaveAnswer(run=_run_key(request), task_id=task_id)
+        for round_ in range(1, _MAX_SAVE_ROUNDS + 1):
             try:
                 return cast(
                     "RAGResponse | None",
@@ -94,12 +94,12 @@ class RagAgentWorkflow:
                     ),
                 )
             except ActivityError as error:
-                if round_ == _SAVE_ROUNDS or _is_final(error):
+                if round_ == _MAX_SAVE_ROUNDS or _is_non_retryable_error(error):
                     raise
-                await workflow.sleep(_SAVE_PAUSE, summary="until the database is back")
+                await workflow.sleep(_PAUSE_BETWEEN_SAVE_ROUNDS, summary="until the database is back")
         raise AssertionError("unreachable: the last round returns or raises")
 
-    async def _close(self, request: RAGRequest, trouble: Trouble) -> None:
+    async def _close_run(self, request: RAGRequest, trouble: StepTrouble) -> None:
         if trouble.type == call.RUN_CLOSED:
             return
         where = trouble.step or self._where
@@ -107,23 +107,23 @@ class RagAgentWorkflow:
         await workflow.execute_activity(
             call.CLOSE_RUN,
             call.CloseRun(
-                run=_key(request), status=run_status_for(trouble), error=None if trouble.cancelled else error
+                run=_run_key(request), status=run_status_for(trouble), error=None if trouble.cancelled else error
             ),
             start_to_close_timeout=ATTEMPT_TIMEOUT,
-            retry_policy=PATIENT,
+            retry_policy=UNLIMITED_RETRIES,
         )
 
 
-def _input(request: RAGRequest, history: list[Turn]) -> JsonObject:
+def _research_input(request: RAGRequest, history: list[Turn]) -> JsonObject:
     data: dict[str, object] = {"query": request.query, "top_k": request.top_k}
     if history:
         data["history"] = to_builtins(history)
     return cast("JsonObject", data)
 
 
-def _context(request: RAGRequest, begun: "call.BegunRun") -> RunContext:
+def _run_context(request: RAGRequest, begun: "call.BegunRun") -> RunContext:
     return RunContext(
-        key=_key(request),
+        key=_run_key(request),
         session_id=request.session_id,
         user_id=request.user_id,
         limits_s=begun.limits_s,
@@ -132,9 +132,9 @@ def _context(request: RAGRequest, begun: "call.BegunRun") -> RunContext:
     )
 
 
-def _key(request: RAGRequest) -> call.RunKey:
+def _run_key(request: RAGRequest) -> call.RunKey:
     return call.RunKey(tenant_id=request.tenant_id, run_id=request.run_id)
 
 
-def _is_final(error: ActivityError) -> bool:
+def _is_non_retryable_error(error: ActivityError) -> bool:
     return isinstance(error.cause, ApplicationError) and error.cause.non_retryable

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flotilla.audit.export_lines import NotAnExport, read_lines
-from flotilla.audit.export_trees import ANY_TREE, WitnessPolicy
+from flotilla.audit.export_lines import NotAnExport, read_export_lines
+from flotilla.audit.export_trees import NO_WITNESSES_NEEDED, WitnessPolicy
 from flotilla.audit.verify_export import read_signers
 from flotilla.config.signing import PublicKeys, load_public_keys
 from flotilla.contracts.errors import ConfigurationError
@@ -24,7 +24,7 @@ class ProofPolicy:
     """What convinces: whose checkpoints, and how many witnesses."""
 
     keys: PublicKeys
-    witnesses: WitnessPolicy = ANY_TREE
+    witnesses: WitnessPolicy = NO_WITNESSES_NEEDED
 
 
 def read_proof_policy(
@@ -36,8 +36,8 @@ def read_proof_policy(
         Misuse: the public key can't be read, or the witnesses can't be asked for.
     """
     try:
-        policy = ProofPolicy(load_public_keys(public_key), WitnessPolicy.of(witnesses, needed, origin))
-        policy.witnesses.check()
+        policy = ProofPolicy(load_public_keys(public_key), WitnessPolicy.from_options(witnesses, needed, origin))
+        policy.witnesses.check_policy()
     except ConfigurationError as error:
         hint = "--public-key takes the audit consumer's public key, PEM; --witness NAME+ID+KEY, with --origin"
         raise Misuse(str(error), hint) from error
@@ -73,14 +73,14 @@ def _look(gateway: GatewayClient, fingerprint: str, policy: ProofPolicy) -> dict
         export.writelines(gateway.download_chunks("/audit/export", session_id=AUDIT_SESSION))
         export.seek(0)
         try:
-            verdict, signers = read_signers(read_lines(export), policy.keys, policy.witnesses)
+            verdict, signers = read_signers(read_export_lines(export), policy.keys, policy.witnesses)
         except (NotAnExport, ConfigurationError) as error:
             raise _NotProven(str(error)) from error
     if verdict.problems:
         raise _NotProven(f"the export is BAD: {verdict.problems[0].detail}")
     if signers.tenant_id != tenant:
         raise _NotProven(f"the export is of tenant {signers.tenant_id}, not of {tenant}")
-    place = signers.history.revocation_seq(fingerprint)
+    place = signers.history.key_revocation_seq(fingerprint)
     if place is None or place > verdict.anchored_seq:
         raise _NotProven(f"it is not among the {verdict.anchored_seq} events that are signed")
     if verdict.unwitnessed:

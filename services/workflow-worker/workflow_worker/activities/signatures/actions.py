@@ -27,7 +27,7 @@ RISK_REVIEW_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ActionRef:
+class ActionReference:
     """Which action, and in whose session its events stand."""
 
     tenant_id: str
@@ -55,7 +55,7 @@ class ReviewerQuery:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reviewer:
+class ReviewerRoles:
     """A person's roles; no person, no roles."""
 
     is_person: bool
@@ -66,7 +66,7 @@ class Reviewer:
 class CountedDecision:
     """A decision that the workflow has counted, with the ballot after it."""
 
-    key: ActionRef
+    key: ActionReference
     attempt: DecisionRequest
     update_id: str
     ballot: Ballot
@@ -76,7 +76,7 @@ class CountedDecision:
 class RefusedDecision:
     """An attempt that the workflow refused where the gateway could not see it: a signal."""
 
-    key: ActionRef
+    key: ActionReference
     attempt: DecisionRequest
     update_id: str
     refusal: VoteRefusal
@@ -87,7 +87,7 @@ class RefusedDecision:
 class VoteClosure:
     """The end of a vote that no voter brought about: deadline or cancellation."""
 
-    key: ActionRef
+    key: ActionReference
     ballot: Ballot
 
 
@@ -95,7 +95,7 @@ class VoteClosure:
 class WebhookBatch:
     """Deliveries that wait for their receivers."""
 
-    key: ActionRef
+    key: ActionReference
     delivery_ids: list[str]
 
 
@@ -103,15 +103,15 @@ class WebhookBatch:
 class WebhookDelivery:
     """One delivery to one receiver."""
 
-    key: ActionRef
+    key: ActionReference
     delivery_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Execution:
+class ActionExecution:
     """Exactly what was approved (or needs no approval)."""
 
-    key: ActionRef
+    key: ActionReference
     action: str
     args: JsonObject
     content_hash: str
@@ -126,7 +126,7 @@ class Execution:
 class VoteCheck:
     """An attempt to approve or reject, and what it is about."""
 
-    execution: Execution
+    execution: ActionExecution
     attempt: DecisionRequest
 
 
@@ -151,5 +151,5 @@ class ExecutionResult:
 class FinishedAction:
     """How an action ended."""
 
-    key: ActionRef
+    key: ActionReference
     state: ActionState

@@ -46,8 +46,8 @@ async def check_postgres(dsn: str) -> str:
 
 async def check_redis(url: str) -> str:
     """Answers, takes writes, is new enough, and never evicts."""
-    from flotilla.bus.connection import ask, connect_redis
     from flotilla.bus.connection import check_redis as check_primary
+    from flotilla.bus.connection import connect_redis, execute_redis_command
     from flotilla.contracts.errors import RetryLater
 
     async with connect_redis(url, name="flotilla-doctor") as redis:
@@ -57,7 +57,7 @@ async def check_redis(url: str) -> str:
             raise CliError(
                 str(error), hint_for_error(error, _REDIS) or "check FLOTILLA_REDIS_URL and its user"
             ) from error
-        info: dict[str, Any] = await ask(redis, "INFO")
+        info: dict[str, Any] = await execute_redis_command(redis, "INFO")
     version = str(info["redis_version"])
     if tuple(int(part) for part in version.split(".")[:2]) < _MIN_REDIS:
         raise CliError(f"Redis {version} is too old", "install Redis 7.0 or newer, or Valkey")
@@ -72,7 +72,7 @@ async def check_kafka(bootstrap_servers: str) -> str:
     """Answers, and has the topics of the permanent log, which keep everything indefinitely."""
     from flotilla.config import KafkaSettings, load_settings
     from flotilla.contracts.errors import RetryLater
-    from flotilla.kafka.topics import check_topics, topic_specs
+    from flotilla.kafka.topics import check_topics, log_topic_specs
 
     settings = load_settings(KafkaSettings, kafka_bootstrap_servers=bootstrap_servers)
     check_client_certificate(settings.kafka_cert_file, "FLOTILLA_KAFKA_CERT_FILE")
@@ -81,7 +81,7 @@ async def check_kafka(bootstrap_servers: str) -> str:
     except RetryLater as error:
         raise CliError(str(error), hint_for_error(error, _KAFKA) or _hint_of_kafka(str(error))) from error
     return ", ".join(
-        f"{topic.name} ({topic.partitions} partitions, kept indefinitely)" for topic in topic_specs(settings)
+        f"{topic.name} ({topic.partitions} partitions, kept indefinitely)" for topic in log_topic_specs(settings)
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from flotilla.config import KafkaSettings
 from flotilla.contracts.envelope import decode_event
 from flotilla.contracts.names import SESSION_EVENTS_TOPIC
-from flotilla.kafka.lanes import lane_of
+from flotilla.kafka.lanes import lane_of_session
 from flotilla.kafka.session_log import open_kafka_log
 from flotilla.postgres import ITSELF, Pool, acting_as, open_pool, tenant_transaction
 from flotilla_cli.errors import CliError
@@ -83,9 +83,9 @@ async def _read(dsn: str, kafka: str, session_id: str, head_seq: int) -> StoredE
         with acting_as(ITSELF):  # the owner of the local stack sees every session
             projected = await _projected_up_to(pool, session_id, head_seq)
             waiting = await _left_waiting(pool, session_id)
-        logged = await log.read(TENANT, session_id)
+        logged = await log.read_session_events(TENANT, session_id)
     return StoredEventCopies(
-        lane_of(TENANT, session_id), waiting, {event.seq: event.body for event in logged}, projected
+        lane_of_session(TENANT, session_id), waiting, {event.seq: event.body for event in logged}, projected
     )
 
 

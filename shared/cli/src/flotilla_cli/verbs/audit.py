@@ -109,7 +109,7 @@ def _verify_export(
     cosigned: tuple[list[str], int | None, str | None],
 ) -> dict[str, Any]:
     """The verdict on an export, in the shape of the gateway's."""
-    from flotilla.audit.export_lines import NotAnExport, open_export, read_lines
+    from flotilla.audit.export_lines import NotAnExport, open_export_file, read_export_lines
     from flotilla.audit.export_trees import WitnessPolicy
     from flotilla.audit.verify_export import load_signers, verify_exports
     from flotilla.config.signing import load_public_keys
@@ -118,12 +118,12 @@ def _verify_export(
 
     keys_file = find_checkpoint_key_file(public_key)
     try:
-        with open_export(file) as opened:
+        with open_export_file(file) as opened:
             roots = read_vote_roots(vote_roots) if vote_roots else None
             keys = load_public_keys(keys_file)
-            policy = WitnessPolicy.of(*cosigned)
+            policy = WitnessPolicy.from_options(*cosigned)
             signers = load_signers(audit_session, keys, policy) if audit_session else None
-            found = list(verify_exports(read_lines(opened), keys, roots, signers, policy))
+            found = list(verify_exports(read_export_lines(opened), keys, roots, signers, policy))
     except OSError as error:
         raise Misuse(f"{error.filename}: {error.strerror}", "give what flotilla audit export wrote") from error
     except NotAnExport as error:
@@ -147,7 +147,7 @@ def log_keys(
 
     They are computed from the public key, without a server. With two public keys in the file, each tree has two.
     """
-    from flotilla.audit.notes import log_keys as keys_of
+    from flotilla.audit.notes import partition_log_keys as keys_of
     from flotilla.config.signing import load_public_keys
     from flotilla.contracts.errors import ConfigurationError
 

@@ -184,14 +184,14 @@ class _Archiver:
 
     def _add(self, session: dict[str, Any], export: Path, written: IO[bytes]) -> int | None:
         """Add the session's export to the file once it is checked; return how many events it has, None if it stays."""
-        from flotilla.audit.export_lines import read_lines
+        from flotilla.audit.export_lines import read_export_lines
         from flotilla.audit.verify_export import verify_export
 
         name = session["session_id"]
         with export.open("wb") as file:
             file.writelines(self.call.gateway.download_chunks("/audit/export", session_id=name))
         with export.open("rb") as file:
-            verdict = verify_export(read_lines(file), self.keys)
+            verdict = verify_export(read_export_lines(file), self.keys)
         if verdict.word == "BAD":
             raise CliError(f"the history of session {name} is not what was committed: {verdict.problems[0].detail}")
         if verdict.word != "GOOD" or verdict.last_seq != session["seq"]:
@@ -203,12 +203,12 @@ class _Archiver:
 
 
 def _check(file: Path, keys: "PublicKeys") -> None:
-    from flotilla.audit.export_lines import NotAnExport, open_export, read_lines
+    from flotilla.audit.export_lines import NotAnExport, open_export_file, read_export_lines
     from flotilla.audit.verify_export import verify_exports
 
     try:
-        with open_export(file) as opened:
-            for verdict in verify_exports(read_lines(opened), keys):
+        with open_export_file(file) as opened:
+            for verdict in verify_exports(read_export_lines(opened), keys):
                 if verdict.word != "GOOD":
                     why = [problem.detail for problem in verdict.problems] + verdict.unsigned
                     raise CliError(f"{file}: session {verdict.session_id} is {verdict.word}: {why[0]}")
@@ -220,18 +220,18 @@ def _check(file: Path, keys: "PublicKeys") -> None:
 
 def _own_events(file: Path) -> Iterator[tuple[str, Iterator[dict[str, Any]]]]:
     """Each session of a checked archive, with its own events; those of its parents are in files of theirs, too."""
-    from flotilla.audit.export_format import Event, Header, read_line
-    from flotilla.audit.export_lines import open_export, read_lines, split_exports
+    from flotilla.audit.export_format import Event, Header, decode_export_line
+    from flotilla.audit.export_lines import open_export_file, read_export_lines, split_exports
 
     def own(session_id: str, lines: Iterator[bytes]) -> Iterator[dict[str, Any]]:
         for raw in lines:
-            line = read_line(raw)
+            line = decode_export_line(raw)
             if type(line) is Event and line.session == session_id:
                 yield {"seq": line.seq, "body": line.body}
 
-    with open_export(file) as opened:
-        for lines in split_exports(read_lines(opened)):
-            header = read_line(next(lines))
+    with open_export_file(file) as opened:
+        for lines in split_exports(read_export_lines(opened)):
+            header = decode_export_line(next(lines))
             if isinstance(header, Header):
                 yield header.session, own(header.session, lines)
 

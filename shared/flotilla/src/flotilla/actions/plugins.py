@@ -7,7 +7,7 @@ from typing import Any
 from flotilla.contracts.errors import ConfigurationError
 
 
-def load_plugins(group: str, *, taken: Collection[str] = ()) -> dict[str, Any]:
+def load_entry_point_objects(group: str, *, taken: Collection[str] = ()) -> dict[str, Any]:
     """The objects of all entry points in `group`, by name.
 
     Raises:

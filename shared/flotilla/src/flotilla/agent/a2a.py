@@ -49,15 +49,15 @@ from flotilla.contracts.requests import RiskLevel
 from flotilla.contracts.tools import IdempotencyKey, OnUnknown
 from flotilla.runtime import Runtime, serve
 
-SETTING = "FLOTILLA_A2A_HOSTS"
-CARD_S = 60.0
+ALLOWED_HOSTS_SETTING = "FLOTILLA_A2A_HOSTS"
+CARD_TIMEOUT_S = 60.0
 """How long reading the card may take."""
-FIRST_POLL_S = 0.2
-LONGEST_POLL_S = 5.0
-CANCEL_S = 5.0
+FIRST_POLL_INTERVAL_S = 0.2
+LONGEST_POLL_INTERVAL_S = 5.0
+CANCEL_TIMEOUT_S = 5.0
 """How long asking a remote task to stop may take."""
-_OPEN = {TaskState.TASK_STATE_SUBMITTED, TaskState.TASK_STATE_WORKING}
-_PREFIX = "TASK_STATE_"
+_OPEN_TASK_STATES = {TaskState.TASK_STATE_SUBMITTED, TaskState.TASK_STATE_WORKING}
+_TASK_STATE_PREFIX = "TASK_STATE_"
 log = structlog.get_logger(__name__)
 
 
@@ -81,8 +81,8 @@ class RemoteAgentSettings(AgentSettings):
 
     @field_validator("a2a_hosts")
     @classmethod
-    def _are_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
-        return check_allowed_hosts(SETTING, hosts)
+    def _check_host_names(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        return check_allowed_hosts(ALLOWED_HOSTS_SETTING, hosts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,9 +114,9 @@ def remote_agent(settings: RemoteAgentSettings) -> Agent:
     @agent.tool(repeatable=True)
     async def find() -> list[str]:
         """Read the remote agent's card: where it is reached. Nothing was asked while that fails."""
-        async with _http(settings) as http:
+        async with _create_http_client(settings) as http:
             try:
-                async with asyncio.timeout(CARD_S):
+                async with asyncio.timeout(CARD_TIMEOUT_S):
                     card = await A2ACardResolver(http, settings.a2a_url).get_agent_card()
             except (A2AClientError, httpx.HTTPError, TimeoutError) as error:
                 raise RetryLater(f"the card of {settings.a2a_url} can't be read: {error}") from error
@@ -127,9 +127,9 @@ def remote_agent(settings: RemoteAgentSettings) -> Agent:
         ctx: TaskContext, text: str, data: dict[str, Any] | None, context_id: str, key: IdempotencyKey
     ) -> RemoteAnswer:
         """Send a message to the remote agent, and wait until its task is over. It is cancelled with this one."""
-        message = _message(RemoteQuestion(text=text, data=data, context_id=context_id), key)
-        async with asyncio.timeout(settings.a2a_wait_s), _http(settings) as http:
-            return await _answered(ctx, settings.a2a_url, http, message)
+        message = _build_question_message(RemoteQuestion(text=text, data=data, context_id=context_id), key)
+        async with asyncio.timeout(settings.a2a_wait_s), _create_http_client(settings) as http:
+            return await _ask_remote_agent(ctx, settings.a2a_url, http, message)
 
     @agent.task
     async def ask_remote(ctx: TaskContext, question: RemoteQuestion) -> RemoteAnswer:
@@ -146,7 +146,7 @@ def remote_agent(settings: RemoteAgentSettings) -> Agent:
     return agent
 
 
-async def _answered(ctx: TaskContext, url: str, http: httpx.AsyncClient, message: Message) -> RemoteAnswer:
+async def _ask_remote_agent(ctx: TaskContext, url: str, http: httpx.AsyncClient, message: Message) -> RemoteAnswer:
     bindings = ["JSONRPC", "HTTP+JSON"]
     config = ClientConfig(httpx_client=http, streaming=False, supported_protocol_bindings=bindings)
     client = await create_client(url, config)
@@ -154,44 +154,44 @@ async def _answered(ctx: TaskContext, url: str, http: httpx.AsyncClient, message
     request = SendMessageRequest(message=message, configuration=configuration)
     [first] = [response async for response in client.send_message(request)]
     if first.HasField("message"):
-        return _of_message(first)
+        return _answer_from_message(first)
     try:
-        return _of_task(await _ended(client, first.task))
+        return _answer_from_task(await _poll_until_task_ends(client, first.task))
     except asyncio.CancelledError:
         if ctx.cancelled:  # else this process stops, and another one asks again
-            await _cancel(client, first.task.id)
+            await _cancel_remote_task(client, first.task.id)
         raise
 
 
-async def _ended(client: Client, task: Task) -> Task:
-    pause_s = FIRST_POLL_S
-    while task.status.state in _OPEN:
+async def _poll_until_task_ends(client: Client, task: Task) -> Task:
+    pause_s = FIRST_POLL_INTERVAL_S
+    while task.status.state in _OPEN_TASK_STATES:
         await asyncio.sleep(pause_s)
-        pause_s = min(2 * pause_s, LONGEST_POLL_S)
+        pause_s = min(2 * pause_s, LONGEST_POLL_INTERVAL_S)
         task = await client.get_task(GetTaskRequest(id=task.id))
     return task
 
 
-async def _cancel(client: Client, task_id: str) -> None:
+async def _cancel_remote_task(client: Client, task_id: str) -> None:
     """Ask for the remote task to stop; one that does not is not waited for."""
     try:
-        async with asyncio.timeout(CANCEL_S):
+        async with asyncio.timeout(CANCEL_TIMEOUT_S):
             await client.cancel_task(CancelTaskRequest(id=task_id))
     except (A2AClientError, A2AError, httpx.HTTPError, TimeoutError) as error:
         log.warning("remote_task_not_cancelled", task_id=task_id, error=str(error) or type(error).__name__)
 
 
-def _of_message(response: StreamResponse) -> RemoteAnswer:
+def _answer_from_message(response: StreamResponse) -> RemoteAnswer:
     message = response.message
     return RemoteAnswer(
         text=get_message_text(message), data=get_data_parts(message.parts), context_id=message.context_id
     )
 
 
-def _of_task(task: Task) -> RemoteAnswer:
+def _answer_from_task(task: Task) -> RemoteAnswer:
     texts = [get_artifact_text(artifact) for artifact in task.artifacts]
     said = get_message_text(task.status.message)
-    state = TaskState.Name(task.status.state).removeprefix(_PREFIX).lower().replace("_", "-")
+    state = TaskState.Name(task.status.state).removeprefix(_TASK_STATE_PREFIX).lower().replace("_", "-")
     return RemoteAnswer(
         text="\n".join(text for text in texts if text) or said,
         data=[one for artifact in task.artifacts for one in get_data_parts(artifact.parts)],
@@ -201,7 +201,7 @@ def _of_task(task: Task) -> RemoteAnswer:
     )
 
 
-def _message(question: RemoteQuestion, key: str) -> Message:
+def _build_question_message(question: RemoteQuestion, key: str) -> Message:
     parts = [Part(text=question.text)] if question.text else []
     if question.data is not None:
         try:
@@ -211,11 +211,13 @@ def _message(question: RemoteQuestion, key: str) -> Message:
     return Message(message_id=key, context_id=question.context_id, role=Role.ROLE_USER, parts=parts)
 
 
-def _http(settings: RemoteAgentSettings) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=_ListedHosts(settings), timeout=60, follow_redirects=False, trust_env=False)
+def _create_http_client(settings: RemoteAgentSettings) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        transport=_ListedHostsTransport(settings), timeout=60, follow_redirects=False, trust_env=False
+    )
 
 
-class _ListedHosts(httpx.AsyncBaseTransport):
+class _ListedHostsTransport(httpx.AsyncBaseTransport):
     """Reaches listed hosts only, adds the token, which no answer repeats, and reads no more than it should."""
 
     def __init__(self, settings: RemoteAgentSettings) -> None:
@@ -223,14 +225,14 @@ class _ListedHosts(httpx.AsyncBaseTransport):
         self._inner = httpx.AsyncHTTPTransport()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        parse_allowed_url(str(request.url), self._settings.a2a_hosts, SETTING)
+        parse_allowed_url(str(request.url), self._settings.a2a_hosts, ALLOWED_HOSTS_SETTING)
         token = self._settings.a2a_token_file.read_text().strip() if self._settings.a2a_token_file else ""
         if token:
             request.headers["Authorization"] = f"Bearer {token}"
         request.headers["Accept-Encoding"] = "identity"
         response = await self._inner.handle_async_request(request)
         try:
-            body = await self._body(response)
+            body = await self._read_limited_body(response)
         finally:
             await response.aclose()
         if token:  # what an answer repeats goes into events and logs
@@ -238,7 +240,7 @@ class _ListedHosts(httpx.AsyncBaseTransport):
         headers = {"Content-Type": response.headers.get("Content-Type", "")}
         return httpx.Response(response.status_code, headers=headers, content=body)
 
-    async def _body(self, response: httpx.Response) -> bytes:
+    async def _read_limited_body(self, response: httpx.Response) -> bytes:
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise httpx.ReadError("the remote agent compressed its answer, against the request's Accept-Encoding")
         body = bytearray()
@@ -252,13 +254,13 @@ class _ListedHosts(httpx.AsyncBaseTransport):
         await self._inner.aclose()
 
 
-async def _run(settings: RemoteAgentSettings, runtime: Runtime) -> None:
+async def _run_remote_agent(settings: RemoteAgentSettings, runtime: Runtime) -> None:
     await run_agent(remote_agent(settings), settings, runtime)
 
 
 def main() -> int:
     """Run the agent until SIGTERM; return the exit code."""
-    return serve("a2a-agent", RemoteAgentSettings, _run)
+    return serve("a2a-agent", RemoteAgentSettings, _run_remote_agent)
 
 
 if __name__ == "__main__":

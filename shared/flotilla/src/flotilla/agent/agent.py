@@ -15,8 +15,8 @@ from flotilla.contracts.typed import Codec, is_object_type
 In = TypeVar("In")
 Out = TypeVar("Out")
 TF = TypeVar("TF", bound=ToolFunction)
-_TASK_PARAMETERS = 2
-MAX_TIMEOUT_S = 7 * 86_400
+_TASK_PARAMETER_COUNT = 2
+MAX_TASK_TIMEOUT_S = 7 * 86_400
 
 
 class Agent:
@@ -49,7 +49,7 @@ class Agent:
             raise ConfigurationError(f"agent name {name!r}: use letters, digits and . _ : -")
         if not is_valid_id(version):
             raise ConfigurationError(f"agent {name}: version {version!r}: use letters, digits and . _ : -")
-        if not 0 < timeout_s <= MAX_TIMEOUT_S:
+        if not 0 < timeout_s <= MAX_TASK_TIMEOUT_S:
             raise ConfigurationError(f"agent {name}: timeout_s is {timeout_s}; use more than 0 and at most a week")
         self.name = name
         self.version = version
@@ -96,7 +96,7 @@ class Agent:
             raise ConfigurationError(f"agent {self.name} has a task already: write a second agent for {function!r}")
         hints = get_type_hints(function)
         parameters = list(inspect.signature(function).parameters)
-        if len(parameters) != _TASK_PARAMETERS or not inspect.iscoroutinefunction(function):
+        if len(parameters) != _TASK_PARAMETER_COUNT or not inspect.iscoroutinefunction(function):
             raise ConfigurationError(f"agent {self.name}: a task is `async def task(ctx: TaskContext, task: Input)`")
         given, made = hints.get(parameters[1]), hints.get("return")
         if not is_object_type(given) or not is_object_type(made):

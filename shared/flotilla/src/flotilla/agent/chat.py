@@ -40,19 +40,19 @@ async def reply(ctx: TaskContext, conversation: Conversation) -> Reply:
     """
     if ctx.model_name == EXTRACTIVE_MODEL:
         raise Invalid("a conversation needs a language model: set FLOTILLA_LLM_MODEL of the agent chat")
-    request = parse_chat_request(_body(conversation))
+    request = parse_chat_request(_chat_request_body(conversation))
     completion = await ctx.llm(request, on_token=ctx.emit_token)
-    _check(conversation, completion, {tool.name for tool in request.tools})
+    _check_completion(conversation, completion, {tool.name for tool in request.tools})
     wanted = completion.tool_calls if conversation.parallel_tool_calls else completion.tool_calls[:1]
     return Reply(
         text=completion.text.strip(),
-        calls=[_proposed(ctx.task_id, number, call) for number, call in enumerate(wanted)],
+        calls=[_function_call_with_own_id(ctx.task_id, number, call) for number, call in enumerate(wanted)],
         finish_reason=completion.finish_reason,
         model=completion.model,
     )
 
 
-def _body(conversation: Conversation) -> dict[str, object]:
+def _chat_request_body(conversation: Conversation) -> dict[str, object]:
     messages = [{"role": "system", "content": INSTRUCTIONS}, *conversation.messages]
     body: dict[str, object] = {"messages": to_builtins(messages)}
     if conversation.tools:
@@ -66,7 +66,7 @@ def _body(conversation: Conversation) -> dict[str, object]:
     return body
 
 
-def _check(conversation: Conversation, completion: Completion, offered: set[str]) -> None:
+def _check_completion(conversation: Conversation, completion: Completion, offered: set[str]) -> None:
     calls = completion.tool_calls
     choice = conversation.tool_choice
     needed = choice == "required" or isinstance(choice, dict)
@@ -85,7 +85,7 @@ def _check(conversation: Conversation, completion: Completion, offered: set[str]
         raise Invalid(f"the arguments of the model's calls have {size} bytes, {MAX_ARGUMENTS_BYTES} are allowed")
 
 
-def _proposed(task_id: str, number: int, call: ToolRequest) -> ProposedCall:
+def _function_call_with_own_id(task_id: str, number: int, call: ToolRequest) -> ProposedCall:
     """The call under an id of our own: endpoints send empty ones, and the same one twice."""
     call_id = f"call_{hashlib.sha256(f'{task_id}:{number}'.encode()).hexdigest()[:24]}"
     return ProposedCall(call_id=call_id, name=call.name, arguments=call.arguments or "{}")

@@ -19,8 +19,8 @@ from flotilla.llm import BudgetSpent, Completion, CompletionRequest, ModelTimedO
 from flotilla.llm.chat_completion import completion_document, final_chunks, text_chunk
 from flotilla.llm.chat_request import DEFAULT_MODEL, parse_chat_request
 
-MAX_BODY_BYTES = 32_000_000
-_STATUS: tuple[tuple[type[FlotillaError], int, str, str], ...] = (
+MAX_CHAT_BODY_BYTES = 32_000_000
+_STATUS_BY_ERROR: tuple[tuple[type[FlotillaError], int, str, str], ...] = (
     (BudgetSpent, 429, "insufficient_quota", "insufficient_quota"),
     (NotFound, 404, "invalid_request_error", "model_not_found"),
     (Refused, 400, "invalid_request_error", "refused"),
@@ -29,7 +29,9 @@ _STATUS: tuple[tuple[type[FlotillaError], int, str, str], ...] = (
     (FlotillaError, 500, "server_error", "failed"),
 )
 """HTTP status, type and code, by kind of error; the first that fits."""
-_NO_SUCH_PATH = "not supported here: answers of chat completions alone are stored; use your framework's model for those"
+_UNSUPPORTED_PATH_MESSAGE = (
+    "not supported here: answers of chat completions alone are stored; use your framework's model for those"
+)
 
 
 class ModelCaller(Protocol):
@@ -39,7 +41,7 @@ class ModelCaller(Protocol):
     def model_name(self) -> str:
         """The model that answers."""
 
-    def check_goes_on(self) -> None:
+    def raise_if_approval_pending(self) -> None:
         """Raises ApprovalPending once the task waits for people."""
 
     async def llm(self, request: CompletionRequest, *, on_token: OnToken | None = None) -> Completion:
@@ -61,7 +63,7 @@ class ChatResponse:
     """The error that the document describes."""
 
 
-_Piece: TypeAlias = str | Completion | BaseException
+_AnswerPiece: TypeAlias = str | Completion | BaseException
 
 
 class ChatApi:
@@ -79,15 +81,18 @@ class ChatApi:
             ApprovalPending: the task waits for people, and goes no further in this run.
             TaskCancelled: it is not wanted any more.
         """
-        self._ctx.check_goes_on()
+        self._ctx.raise_if_approval_pending()
         routes: dict[tuple[str, str], Callable[[bytes], Awaitable[ChatResponse]]] = {
-            ("GET", "models"): self._models,
-            ("POST", "chat/completions"): self._complete,
+            ("GET", "models"): self._list_models,
+            ("POST", "chat/completions"): self._answer_chat_completion,
         }
         route = routes.get((method, path.strip("/")))
         if route is None:
             return openai_error_response(
-                404, "invalid_request_error", "unsupported", f"{method} /{path.strip('/')} is {_NO_SUCH_PATH}"
+                404,
+                "invalid_request_error",
+                "unsupported",
+                f"{method} /{path.strip('/')} is {_UNSUPPORTED_PATH_MESSAGE}",
             )
         try:
             return await route(body)
@@ -101,21 +106,21 @@ class ChatApi:
             stream.cancel()
         await asyncio.gather(*streams, return_exceptions=True)
 
-    async def _models(self, _body: bytes) -> ChatResponse:
+    async def _list_models(self, _body: bytes) -> ChatResponse:
         names = dict.fromkeys((DEFAULT_MODEL, self._ctx.model_name))
         models = [{"id": name, "object": "model", "created": 0, "owned_by": "flotilla"} for name in names]
         return ChatResponse(document={"object": "list", "data": models})
 
-    async def _complete(self, body: bytes) -> ChatResponse:
-        asked = _decoded(body)
+    async def _answer_chat_completion(self, body: bytes) -> ChatResponse:
+        asked = _decode_request_body(body)
         request = parse_chat_request(asked)
         self._check_model(asked.get("model"))
-        head = _head(request, asked["model"])
+        head = _make_completion_head(request, asked["model"])
         if not asked.get("stream"):
             return ChatResponse(document=completion_document(await self._ctx.llm(request), head))
         options = asked.get("stream_options")
         with_usage = isinstance(options, dict) and bool(options.get("include_usage"))
-        return await self._streamed(request, head, with_usage=with_usage)
+        return await self._stream_completion(request, head, with_usage=with_usage)
 
     def _check_model(self, name: object) -> None:
         if name not in (DEFAULT_MODEL, self._ctx.model_name):
@@ -124,18 +129,20 @@ class ChatApi:
                 "FLOTILLA_LLM_MODEL"
             )
 
-    async def _streamed(self, request: CompletionRequest, head: JsonObject, *, with_usage: bool) -> ChatResponse:
+    async def _stream_completion(
+        self, request: CompletionRequest, head: JsonObject, *, with_usage: bool
+    ) -> ChatResponse:
         """Wait for the beginning of the answer, so that a refusal is one; the rest follows as events."""
-        pieces: asyncio.Queue[_Piece] = asyncio.Queue()
-        work = asyncio.create_task(self._write(request, pieces))
+        pieces: asyncio.Queue[_AnswerPiece] = asyncio.Queue()
+        work = asyncio.create_task(self._queue_answer_pieces(request, pieces))
         self._streams.add(work)
         work.add_done_callback(self._streams.discard)
         first = await pieces.get()
         if isinstance(first, BaseException):
             raise first
-        return ChatResponse(events=_events(first, pieces, dict(head), with_usage=with_usage))
+        return ChatResponse(events=_completion_events(first, pieces, dict(head), with_usage=with_usage))
 
-    async def _write(self, request: CompletionRequest, pieces: "asyncio.Queue[_Piece]") -> None:
+    async def _queue_answer_pieces(self, request: CompletionRequest, pieces: "asyncio.Queue[_AnswerPiece]") -> None:
         async def write(text: str) -> None:
             if self._shows:
                 await self._ctx.emit_token(text)
@@ -147,8 +154,8 @@ class ChatApi:
             pieces.put_nowait(error)
 
 
-async def _events(
-    first: _Piece, pieces: "asyncio.Queue[_Piece]", head: dict[str, Any], *, with_usage: bool
+async def _completion_events(
+    first: _AnswerPiece, pieces: "asyncio.Queue[_AnswerPiece]", head: dict[str, Any], *, with_usage: bool
 ) -> AsyncIterator[bytes]:
     piece = first
     while not isinstance(piece, Completion):
@@ -162,7 +169,7 @@ async def _events(
 
 def error_response(error: FlotillaError) -> ChatResponse:
     """The answer that says what `error` says. Clients don't try again by themselves: retries are the workflow's."""
-    status, kind, code = next(found[1:] for found in _STATUS if isinstance(error, found[0]))
+    status, kind, code = next(found[1:] for found in _STATUS_BY_ERROR if isinstance(error, found[0]))
     return openai_error_response(status, kind, code, str(error), error)
 
 
@@ -178,9 +185,9 @@ def openai_error_response(
     return ChatResponse(status=status, document=document, headers=headers, cause=cause)
 
 
-def _decoded(body: bytes) -> dict[str, Any]:
-    if len(body) > MAX_BODY_BYTES:
-        raise Invalid(f"the body has {len(body)} bytes, {MAX_BODY_BYTES} are allowed")
+def _decode_request_body(body: bytes) -> dict[str, Any]:
+    if len(body) > MAX_CHAT_BODY_BYTES:
+        raise Invalid(f"the body has {len(body)} bytes, {MAX_CHAT_BODY_BYTES} are allowed")
     try:
         asked = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -190,6 +197,6 @@ def _decoded(body: bytes) -> dict[str, Any]:
     return asked
 
 
-def _head(request: CompletionRequest, model: object) -> dict[str, Any]:
+def _make_completion_head(request: CompletionRequest, model: object) -> dict[str, Any]:
     name = hashlib.sha256(to_json(request.body)).hexdigest()[:24]
     return {"id": f"chatcmpl-{name}", "created": int(time.time()), "model": model}

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from flotilla.agent.chat_api import ChatApi
 from flotilla.agent.framework_tools import Framework, tools_for
 from flotilla.agent.gates import ApprovalPending, GatedToolCalls
-from flotilla.agent.loopback import serving_model_api
-from flotilla.agent.mcp_tools import McpAnswer
+from flotilla.agent.loopback import serve_model_api
+from flotilla.agent.mcp_tools import McpCallOutcome
 from flotilla.agent.ports import LiveOutput, McpCaller, SessionHistory, TaskModel, ToolCallStore
-from flotilla.agent.recorded_run import REPLAY_ENDED, Recording
-from flotilla.agent.recording import EventRecorder
+from flotilla.agent.recorded_run import REPLAY_ENDED, RecordedRun
+from flotilla.agent.recording import TaskEventRecorder
 from flotilla.agent.tool_runner import ToolRunner
 from flotilla.agent.tools import AgentToolBox, CallableTool
 from flotilla.agent.wrapped_errors import TaskCancelled
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Effect: TypeAlias = Callable[[Connection], Awaitable[object]]
 """Writes on the connection it gets, whose transaction belongs to the caller and acts for the task's tenant."""
 
-_LOOK_FOR_CANCEL_EVERY_S = 0.5
+_CANCEL_CHECK_INTERVAL_S = 0.5
 
 
 class TaskContext:
@@ -49,7 +49,7 @@ class TaskContext:
         calls: ToolCallStore,
         make_id: IdMaker,
         gated: GatedToolCalls | None = None,
-        mcp_answers: Mapping[str, McpAnswer] | None = None,
+        mcp_answers: Mapping[str, McpCallOutcome] | None = None,
         mcp_caller: McpCaller | None = None,
     ) -> None:
         self.agent = agent
@@ -71,8 +71,8 @@ class TaskContext:
         self.cancelled = False
         self._live = live
         self._model = model
-        self._recorder = EventRecorder(agent, task)
-        self._recording = Recording(task.replay, agent) if task.replay else None
+        self._recorder = TaskEventRecorder(agent, task)
+        self._recording = RecordedRun(task.replay, agent) if task.replay else None
         self._runner = ToolRunner(
             task,
             calls,
@@ -87,7 +87,7 @@ class TaskContext:
         self._apis: list[ChatApi] = []
 
     @property
-    def recorded(self) -> EventRecorder:
+    def recorded(self) -> TaskEventRecorder:
         """The session events so far."""
         return self._recorder
 
@@ -111,7 +111,7 @@ class TaskContext:
         Raises:
             As `ctx.tool`, but for Forbidden.
         """
-        return await self._runner.run(self, tool, arguments)
+        return await self._runner.run_tool(self, tool, arguments)
 
     async def llm(self, request: CompletionRequest, *, on_token: OnToken | None = None) -> Completion:
         """Ask the language model; the answer is stored before it is used, so that a second run of this task does
@@ -122,12 +122,12 @@ class TaskContext:
             ModelRefused, ModelUnavailable, ModelTimedOut: as the model says.
             TaskCancelled: the task was cancelled meanwhile.
         """
-        model = self._language_model()
+        model = self._get_language_model()
 
         async def between_chunks(text: str) -> None:
             if on_token is not None:
                 await on_token(text)
-            await self._look_for_cancel_sometimes()
+            await self._raise_if_cancelled_when_due()
 
         answer = await model.complete(request, between_chunks)
         await self._live.flush_text()
@@ -140,9 +140,9 @@ class TaskContext:
         Raises:
             ConfigurationError: the package `openai` is missing, or the agent was started without a model.
         """
-        with _extra_named():
-            from flotilla.agent.openai_client import openai_client
-        return openai_client(self.chat_api(show=show))
+        with _name_missing_extra():
+            from flotilla.agent.openai_client import make_openai_client
+        return make_openai_client(self.chat_api(show=show))
 
     def openai_http_client(self, *, show: bool = True) -> "AsyncClient":
         """Return the HTTP client below `ctx.openai()`, for frameworks that make OpenAI's client themselves.
@@ -150,9 +150,9 @@ class TaskContext:
         Raises:
             ConfigurationError: as `ctx.openai()`.
         """
-        with _extra_named():
-            from flotilla.agent.openai_client import openai_http_client
-        return openai_http_client(self.chat_api(show=show))
+        with _name_missing_extra():
+            from flotilla.agent.openai_client import make_openai_http_client
+        return make_openai_http_client(self.chat_api(show=show))
 
     @asynccontextmanager
     async def model_endpoint(self, *, show: bool = True) -> AsyncIterator[dict[str, str]]:
@@ -163,7 +163,7 @@ class TaskContext:
         Raises:
             ConfigurationError: the agent was started without a model.
         """
-        async with serving_model_api(self.chat_api(show=show)) as environment:
+        async with serve_model_api(self.chat_api(show=show)) as environment:
             yield environment
 
     def chat_api(self, *, show: bool = True) -> ChatApi:
@@ -172,7 +172,7 @@ class TaskContext:
         Raises:
             ConfigurationError: the agent was started without a model.
         """
-        self._language_model()
+        self._get_language_model()
         self._apis.append(ChatApi(self, shows=show))
         return self._apis[-1]
 
@@ -192,15 +192,15 @@ class TaskContext:
         Raises:
             ConfigurationError: the agent was started without one.
         """
-        return self._language_model().name
+        return self._get_language_model().name
 
-    def check_goes_on(self) -> None:
+    def raise_if_approval_pending(self) -> None:
         """Go no further once a tool waits for people, even if a framework has caught that.
 
         Raises:
             ApprovalPending: one does.
         """
-        if self.gated.is_waiting:
+        if self.gated.must_pause:
             raise ApprovalPending(f"task {self.task_id} waits for people, or for a call of an MCP tool")
 
     async def close(self) -> None:
@@ -214,21 +214,21 @@ class TaskContext:
         Raises:
             Invalid: `data` is not what events of `kind` hold.
         """
-        self._recorder.record(kind, data)
+        self._recorder.record_event(kind, data)
 
     def in_transaction(self, effect: Effect) -> None:
         """Has `effect(connection)` run in the transaction that makes the task done: it happens exactly once. In a
         replay it does not happen."""
         if self._recording is not None:
-            self._recording.block_effect()
+            self._recording.count_blocked_effect()
         else:
             self.effects.append(effect)
 
     def prompt(self, own: str) -> str:
         """Return the agent's prompt: `own`, or what a replay tries in its place."""
-        return own if self._recording is None else self._recording.prompt(own)
+        return own if self._recording is None else self._recording.candidate_prompt_or(own)
 
-    def end_replay(self, *, succeeded: bool) -> None:
+    def record_replay_differences(self, *, succeeded: bool) -> None:
         """Record how a replay differed from its recording; does nothing in any other task.
 
         Raises:
@@ -236,7 +236,7 @@ class TaskContext:
         """
         if self._recording is None:
             return
-        self.record("state_change", StateChange(change=REPLAY_ENDED, details=self._recording.summary()))
+        self.record("state_change", StateChange(change=REPLAY_ENDED, details=self._recording.summarize_differences()))
         if succeeded:
             self._recording.check_prompt_used()
 
@@ -247,7 +247,7 @@ class TaskContext:
             TaskCancelled: it is not.
         """
         await self._live.report_progress(to_storable_text(text))
-        await self._look_for_cancel()
+        await self._raise_if_cancelled()
 
     async def emit_token(self, text: str) -> None:
         """Show a piece of the answer to clients that watch the run, and look, twice a second, whether it is wanted.
@@ -256,7 +256,7 @@ class TaskContext:
             TaskCancelled: it is not.
         """
         await self._live.show_text(to_storable_text(text))
-        await self._look_for_cancel_sometimes()
+        await self._raise_if_cancelled_when_due()
 
     async def discard_tokens(self) -> None:
         """Void what was shown of this task so far: what follows replaces it."""
@@ -266,25 +266,25 @@ class TaskContext:
         """Mark the task as no longer wanted, so that cancelling its function counts as that."""
         self.cancelled = True
 
-    def _language_model(self) -> TaskModel:
+    def _get_language_model(self) -> TaskModel:
         if self._model is None:
             raise ConfigurationError(
                 f"agent {self.agent} has no language model: make its settings LlmSettings or give run_agent a model"
             )
         return self._model
 
-    async def _look_for_cancel_sometimes(self) -> None:
-        if time.monotonic() - self._looked_for_cancel > _LOOK_FOR_CANCEL_EVERY_S:
-            await self._look_for_cancel()
+    async def _raise_if_cancelled_when_due(self) -> None:
+        if time.monotonic() - self._looked_for_cancel > _CANCEL_CHECK_INTERVAL_S:
+            await self._raise_if_cancelled()
 
-    async def _look_for_cancel(self) -> None:
+    async def _raise_if_cancelled(self) -> None:
         self._looked_for_cancel = time.monotonic()
         if await self._live.is_cancelled():
             raise TaskCancelled(self.task_id)
 
 
 @contextmanager
-def _extra_named() -> Iterator[None]:
+def _name_missing_extra() -> Iterator[None]:
     """Say which extra a missing package belongs to."""
     try:
         yield

@@ -14,8 +14,8 @@ import msgspec
 
 from flotilla.agent.context import Effect
 from flotilla.agent.execution import FunctionOutcome
-from flotilla.agent.ports import CallEnd, IdentifiedToolCall
-from flotilla.agent.tool_calls import unrecorded_call_events
+from flotilla.agent.ports import IdentifiedToolCall, ToolCallEnd
+from flotilla.agent.tool_calls import take_unrecorded_call_events
 from flotilla.contracts.envelope import from_builtins, to_json
 from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.event_rules import AGENT_PREFIX
@@ -37,13 +37,13 @@ from flotilla.postgres import (
 )
 
 # The outcome of the task's ticket, the answer to the task, if there is one, and the result that its input refers to.
-_TAKE = "SELECT * FROM flotilla.take_task($1, $2, $3, $4, $5)"
+_TAKE_TASK = "SELECT * FROM flotilla.take_task($1, $2, $3, $4, $5)"
 # Answers the held task, with what goes with an answer or alone.
-_FINISH = "SELECT flotilla.finish_task($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
+_FINISH_TASK = "SELECT flotilla.finish_task($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
 # The same for a call that the tool gateway makes at once, with what its tool returned.
 _END_CALL = "SELECT flotilla.end_call_at_once($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
-_WRITE = "SELECT flotilla.answer_task($1, $2, $3, $4, $5)"
-_ACTIONS = """
+_ANSWER_TASK = "SELECT flotilla.answer_task($1, $2, $3, $4, $5)"
+_INSERT_AGENT_ACTIONS = """
 INSERT INTO flotilla.agent_actions (tenant_id, agent_id, session_id, task_id, action_type, payload)
 SELECT $1, $2, $3, $4, a.action_type, a.payload
 FROM unnest($5::text[], $6::jsonb[]) WITH ORDINALITY AS a (action_type, payload, n) ORDER BY a.n
@@ -71,7 +71,7 @@ class ReceivedTask:
     """The stored result that the task's input refers to, if it is there."""
 
 
-class TaskOver(Exception):
+class TaskNoLongerOpen(Exception):
     """Nobody waits for this try of the task any more: it is closed, or another ticket took the place of this one."""
 
 
@@ -83,7 +83,7 @@ class _AnsweredAlready(Exception):
     """Rolls the transaction back."""
 
 
-class AnswerStore:
+class TaskAnswerStore:
     """Reads and writes the answers of one agent."""
 
     def __init__(self, pool: Pool, agent: str) -> None:
@@ -91,23 +91,23 @@ class AnswerStore:
         self._agent = agent
         self._source = f"{AGENT_PREFIX}{agent}"
 
-    async def take(self, task: AgentTask) -> ReceivedTask:
+    async def load_received_task(self, task: AgentTask) -> ReceivedTask:
         """Look up what is on record about `task`.
 
         Raises:
             TaskOver: there is no answer, and none is wanted.
             RetryLater: PostgreSQL is unavailable, or does not know the task (yet).
         """
-        with _staying_pending(task):
-            row = await self._pool.fetchrow(_TAKE, *_proof(task), task.input_from)
+        with _retry_task_if_unavailable(task):
+            row = await self._pool.fetchrow(_TAKE_TASK, *_encode_task_proof(task), task.input_from)
         assert row is not None  # noqa: S101 - the statement always gives one row
-        answer = _answer(row)
+        answer = _answer_from_row(row)
         if answer is None or (answer.status != "done" and answer.attempt < task.attempt):
             _check_ticket(task, row["ticket"])
             answer = None
-        return ReceivedTask(answer, await self._opened(task, row["input"]))
+        return ReceivedTask(answer, await self._load_referenced_result(task, row["input"]))
 
-    async def _opened(self, task: AgentTask, result: str | None) -> dict[str, Any] | None:
+    async def _load_referenced_result(self, task: AgentTask, result: str | None) -> dict[str, Any] | None:
         """The result that the task's input refers to."""
         if result is None:
             return None
@@ -115,7 +115,7 @@ class AnswerStore:
         opened = await open_stored_row(self._pool, task.tenant_id, AGENT_TASKS, row)
         return msgspec.json.decode(opened["result"], type=dict[str, Any])
 
-    async def commit(self, task: AgentTask, entry_id: str, outcome: FunctionOutcome) -> StoredAnswer:
+    async def commit_outcome(self, task: AgentTask, entry_id: str, outcome: FunctionOutcome) -> StoredAnswer:
         """Writes the outcome, or nothing if there is an answer already; returns the answer that stands.
 
         Raises:
@@ -126,36 +126,38 @@ class AnswerStore:
             Invalid, one of UNSTORABLE: a store refuses what the outcome holds.
         """
         try:
-            with _staying_pending(task):
-                stored = None if outcome.effects else await self._finish(task, entry_id, outcome)
+            with _retry_task_if_unavailable(task):
+                stored = None if outcome.effects else await self._commit_in_one_round_trip(task, entry_id, outcome)
                 if stored is None:
                     async with tenant_transaction(self._pool, task.tenant_id) as connection:
-                        stored = await self._write(connection, task, entry_id, outcome)
+                        stored = await self._write_outcome(connection, task, entry_id, outcome)
         except _AnsweredAlready:
-            earlier = (await self.take(task)).answer
+            earlier = (await self.load_received_task(task)).answer
             if earlier is None:
                 raise RetryLater(f"task {task.task_id} is being answered by another consumer") from None
             return earlier
         except asyncpg.InsufficientPrivilegeError as error:
-            raise TaskOver(
+            raise TaskNoLongerOpen(
                 f"task {task.task_id}, try {task.attempt}, is closed, so its answer is not wanted: {error}"
             ) from error
         return stored
 
-    async def _finish(self, task: AgentTask, entry_id: str, outcome: FunctionOutcome) -> StoredAnswer | None:
+    async def _commit_in_one_round_trip(
+        self, task: AgentTask, entry_id: str, outcome: FunctionOutcome
+    ) -> StoredAnswer | None:
         """Write the outcome in one round trip; None, and nothing is written, where earlier calls of tools are to be
         recorded with it."""
         events = outcome.events if outcome.is_recorded else []
         try:
             async with self._pool.acquire() as connection:
                 cipher = await session_cipher(connection, task.tenant_id, task.session_id)
-                written = _written(cipher, task, outcome)
+                written = _outcome_to_store(cipher, task, outcome)
                 prepared = prepare_events(task.tenant_id, task.session_id, events, source=self._source, cipher=cipher)
                 found = await connection.fetchval(
-                    _FINISH,
-                    *_proof(task),
+                    _FINISH_TASK,
+                    *_encode_task_proof(task),
                     *written.sql_arguments(entry_id),
-                    *_actions(cipher, task, outcome, events),
+                    *_agent_action_rows(cipher, task, outcome, events),
                     *prepared.sql_arguments,
                 )
         except asyncpg.NoDataFoundError as error:
@@ -164,8 +166,8 @@ class AnswerStore:
             raise _AnsweredAlready
         return written.answer if found == "done" else None
 
-    async def commit_call(
-        self, task: AgentTask, call: IdentifiedToolCall, ended: CallEnd, outcome: FunctionOutcome
+    async def commit_tool_call(
+        self, task: AgentTask, call: IdentifiedToolCall, ended: ToolCallEnd, outcome: FunctionOutcome
     ) -> bool:
         """Store what `call`, for which the task is, returned, and the task's outcome, all or nothing. False where
         another try has answered meanwhile; then that try finds what the call returned.
@@ -175,11 +177,11 @@ class AnswerStore:
             Invalid: an event is too large.
         """
         events = outcome.events
-        with _staying_pending(task):
+        with _retry_task_if_unavailable(task):
             async with self._pool.acquire() as connection:
                 cipher = await session_cipher(connection, task.tenant_id, task.session_id)
                 prepared = prepare_events(task.tenant_id, task.session_id, events, source=self._source, cipher=cipher)
-                returned = sealed_columns(cipher, TOOL_CALLS, ended.call_id, {"result": _jsonb(ended.result)})
+                returned = sealed_columns(cipher, TOOL_CALLS, ended.call_id, {"result": _to_jsonb(ended.result)})
                 return bool(
                     await connection.fetchval(
                         _END_CALL,
@@ -190,32 +192,32 @@ class AnswerStore:
                         call.args_hash,
                         returned["result"],
                         ended.escaped,
-                        _written(cipher, task, outcome).result,
+                        _outcome_to_store(cipher, task, outcome).result,
                         outcome.duration_ms,
-                        *_actions(cipher, task, outcome, events),
+                        *_agent_action_rows(cipher, task, outcome, events),
                         *prepared.sql_arguments,
                     )
                 )
 
-    async def _write(
+    async def _write_outcome(
         self, connection: Connection, task: AgentTask, entry_id: str, outcome: FunctionOutcome
     ) -> StoredAnswer:
         cipher = await writing_cipher(connection, task.tenant_id, task.session_id)
-        written = _written(cipher, task, outcome)
-        if not await connection.fetchval(_WRITE, *written.sql_arguments(entry_id)):
+        written = _outcome_to_store(cipher, task, outcome)
+        if not await connection.fetchval(_ANSWER_TASK, *written.sql_arguments(entry_id)):
             raise _AnsweredAlready
-        events = await _all_events(connection, task, outcome)
+        events = await _outcome_and_unrecorded_events(connection, task, outcome)
         of_task = (task.tenant_id, self._agent, task.session_id, task.task_id)
-        await connection.execute(_ACTIONS, *of_task, *_actions(cipher, task, outcome, events))
+        await connection.execute(_INSERT_AGENT_ACTIONS, *of_task, *_agent_action_rows(cipher, task, outcome, events))
         for effect in outcome.effects:
-            await _made(effect, connection)
+            await _run_author_effect(effect, connection)
         if events:  # last: the session's row stays locked from here to the commit
             await append(connection, task.tenant_id, task.session_id, events, source=self._source)
         return written.answer
 
 
 @dataclass(frozen=True, slots=True)
-class _Written:
+class _StoredOutcome:
     """An outcome as it is stored."""
 
     answer: StoredAnswer
@@ -227,18 +229,18 @@ class _Written:
         return self.answer.status, entry_id, self.result, self.failure, self.answer.duration_ms
 
 
-def _proof(task: AgentTask) -> tuple[str, str, int, str]:
+def _encode_task_proof(task: AgentTask) -> tuple[str, str, int, str]:
     """What shows that this process holds the task."""
     return task.tenant_id, task.task_id, task.attempt, task.secret or ""
 
 
-def _written(cipher: Cipher | None, task: AgentTask, outcome: FunctionOutcome) -> _Written:
-    clear = {"result": _jsonb(outcome.result), "failure": _jsonb(outcome.failure)}
+def _outcome_to_store(cipher: Cipher | None, task: AgentTask, outcome: FunctionOutcome) -> _StoredOutcome:
+    clear = {"result": _to_jsonb(outcome.result), "failure": _to_jsonb(outcome.failure)}
     stored = sealed_columns(cipher, AGENT_TASKS, task.task_id, clear)
     result, failure = outcome.result, outcome.failure
     if cipher is not None:
         result = None if stored["result"] is None else msgspec.json.decode(stored["result"])
-        failure = failure and _without_words(failure)
+        failure = failure and _without_message(failure)
     answer = StoredAnswer(
         status=outcome.status,
         attempt=task.attempt,
@@ -246,15 +248,15 @@ def _written(cipher: Cipher | None, task: AgentTask, outcome: FunctionOutcome) -
         failure=failure,
         duration_ms=outcome.duration_ms,
     )
-    return _Written(answer, stored["result"], stored["failure"])
+    return _StoredOutcome(answer, stored["result"], stored["failure"])
 
 
-def _without_words(failure: Failure) -> Failure:
+def _without_message(failure: Failure) -> Failure:
     """What a reply says of a failure that is stored encrypted: the bridge reads the rest there."""
     return replace(failure, message="", approvals=[], calls=[])
 
 
-def _actions(
+def _agent_action_rows(
     cipher: Cipher | None, task: AgentTask, outcome: FunctionOutcome, events: list[AgentStateEvent]
 ) -> tuple[list[str], list[str]]:
     """The kinds and payloads of what the agent did, with the task's end."""
@@ -271,18 +273,22 @@ def _check_ticket(task: AgentTask, ticket: str | None) -> None:
     if ticket is None:
         raise RetryLater(f"task {task.task_id} is not on record: its row may have been lost, and is written again")
     if ticket != "open":
-        raise TaskOver(f"task {task.task_id}, try {task.attempt}, is closed, so its answer is not wanted: {ticket}")
+        raise TaskNoLongerOpen(
+            f"task {task.task_id}, try {task.attempt}, is closed, so its answer is not wanted: {ticket}"
+        )
 
 
-async def _all_events(connection: Connection, task: AgentTask, outcome: FunctionOutcome) -> list[AgentStateEvent]:
+async def _outcome_and_unrecorded_events(
+    connection: Connection, task: AgentTask, outcome: FunctionOutcome
+) -> list[AgentStateEvent]:
     """What the outcome records, after the tool calls of killed tries that no outcome has recorded."""
     if not outcome.is_recorded:
         return []
     shown = {str(event.data["call_id"]) for event in outcome.events if event.kind == "tool_call"}
-    return [*await unrecorded_call_events(connection, task, shown), *outcome.events]
+    return [*await take_unrecorded_call_events(connection, task, shown), *outcome.events]
 
 
-async def _made(effect: Effect, connection: Connection) -> None:
+async def _run_author_effect(effect: Effect, connection: Connection) -> None:
     reset_session_after_use(connection)
     try:
         await effect(connection)
@@ -292,11 +298,11 @@ async def _made(effect: Effect, connection: Connection) -> None:
         raise EffectFailed(f"{type(error).__name__}: {error}") from error
 
 
-def _staying_pending(task: AgentTask) -> AbstractContextManager[None]:
+def _retry_task_if_unavailable(task: AgentTask) -> AbstractContextManager[None]:
     return retry_later_if_unavailable(f"task {task.task_id} stays pending")
 
 
-def _failure(stored: str) -> Failure:
+def _decode_failure(stored: str) -> Failure:
     """A stored failure; of an encrypted one what is clear."""
     found = msgspec.json.decode(stored, type=dict[str, Any])
     hidden = {name for name in ("message", "approvals", "calls") if is_sealed(found.get(name))}
@@ -304,17 +310,17 @@ def _failure(stored: str) -> Failure:
     return from_builtins(clear, Failure)
 
 
-def _jsonb(value: object) -> str | None:
+def _to_jsonb(value: object) -> str | None:
     return None if value is None else to_json(value).decode()
 
 
-def _answer(row: asyncpg.Record) -> StoredAnswer | None:
+def _answer_from_row(row: asyncpg.Record) -> StoredAnswer | None:
     if row["status"] not in {"done", "failed", "cancelled"}:
         return None
     return StoredAnswer(
         status=row["status"],
         attempt=row["attempt"],
         result=None if row["result"] is None else msgspec.json.decode(row["result"]),
-        failure=None if row["failure"] is None else _failure(row["failure"]),
+        failure=None if row["failure"] is None else _decode_failure(row["failure"]),
         duration_ms=row["duration_ms"] or 0.0,
     )

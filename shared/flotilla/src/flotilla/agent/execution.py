@@ -12,8 +12,8 @@ from opentelemetry.util.types import AttributeValue
 
 from flotilla.agent.agent import Agent
 from flotilla.agent.context import Effect, TaskContext
-from flotilla.agent.recording import exception_text
-from flotilla.agent.wrapped_errors import TaskCancelled, original_error
+from flotilla.agent.recording import storable_exception_message
+from flotilla.agent.wrapped_errors import TaskCancelled, unwrap_framework_error
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import DeadLetter, Refused
 from flotilla.contracts.session_events import AgentStateEvent, ErrorRaised
@@ -21,8 +21,8 @@ from flotilla.contracts.tasks import APPROVAL_REQUIRED, Failure, ReplyStatus
 from flotilla.contracts.values import StorableJson, to_storable
 from flotilla.telemetry import genai
 
-MAX_RESULT_BYTES = 8_000_000
-NEVER_RETRYABLE = (ValueError, TypeError, Refused, DeadLetter)
+MAX_TASK_RESULT_BYTES = 8_000_000
+NOT_RETRYABLE_ERRORS = (ValueError, TypeError, Refused, DeadLetter)
 """Errors that the same input would bring again."""
 
 log = structlog.get_logger(__name__)
@@ -49,18 +49,18 @@ async def run_task_function(agent: Agent, ctx: TaskContext, data: dict[str, Any]
     started = time.monotonic()
     limit_s = ctx.task.timeout_s or agent.timeout_s
     try:
-        with _invocation(agent, ctx):
+        with _invocation_span(agent, ctx):
             async with asyncio.timeout(limit_s):
-                result = await _result(agent, ctx, data)
+                result = await _run_and_encode_result(agent, ctx, data)
     except BaseException as error:
-        origin = original_error(error)
+        origin = unwrap_framework_error(error)
         if isinstance(origin, TaskCancelled) or (ctx.cancelled and isinstance(origin, asyncio.CancelledError)):
-            return _cancelled(ctx, started)
-        if ctx.gated.is_waiting and not isinstance(error, asyncio.CancelledError):
-            return _paused(ctx, started)
+            return _cancelled_outcome(ctx, started)
+        if ctx.gated.must_pause and not isinstance(error, asyncio.CancelledError):
+            return _paused_outcome(ctx, started)
         if not isinstance(error, Exception):
             raise
-        failure = _failure(origin if isinstance(origin, Exception) else error, limit_s)
+        failure = _failure_from_exception(origin if isinstance(origin, Exception) else error, limit_s)
         log.warning(
             "task_failed",
             task_id=ctx.task_id,
@@ -69,14 +69,14 @@ async def run_task_function(agent: Agent, ctx: TaskContext, data: dict[str, Any]
             error=failure.message,
             exc_info=failure.retryable,
         )
-        return failed_outcome(ctx, failure, _ms_since(started))
+        return failed_outcome(ctx, failure, _elapsed_ms(started))
     finally:
         await ctx.close()
-    if ctx.gated.is_waiting:
-        return _paused(ctx, started)
+    if ctx.gated.must_pause:
+        return _paused_outcome(ctx, started)
     return FunctionOutcome(
         status="done",
-        duration_ms=_ms_since(started),
+        duration_ms=_elapsed_ms(started),
         result=result.value,
         escaped=result.escaped,
         events=ctx.recorded.events,
@@ -84,7 +84,7 @@ async def run_task_function(agent: Agent, ctx: TaskContext, data: dict[str, Any]
     )
 
 
-def _invocation(agent: Agent, ctx: TaskContext) -> AbstractContextManager[Span]:
+def _invocation_span(agent: Agent, ctx: TaskContext) -> AbstractContextManager[Span]:
     attributes: dict[str, AttributeValue] = {
         "gen_ai.operation.name": "invoke_agent",
         "gen_ai.provider.name": "flotilla",
@@ -110,7 +110,7 @@ def failed_outcome(ctx: TaskContext, failure: Failure, duration_ms: float) -> Fu
     return FunctionOutcome(status="failed", duration_ms=duration_ms, failure=failure, events=ctx.recorded.events)
 
 
-def _paused(ctx: TaskContext, started: float) -> FunctionOutcome:
+def _paused_outcome(ctx: TaskContext, started: float) -> FunctionOutcome:
     """The task waits. What it did so far is recorded by the try that gets through."""
     actions = [needed.action for needed in ctx.gated.needed]
     tools = [call.tool for call in ctx.gated.calls]
@@ -121,33 +121,33 @@ def _paused(ctx: TaskContext, started: float) -> FunctionOutcome:
         approvals=ctx.gated.needed,
         calls=ctx.gated.calls,
     )
-    return FunctionOutcome(status="failed", duration_ms=_ms_since(started), failure=failure, is_recorded=False)
+    return FunctionOutcome(status="failed", duration_ms=_elapsed_ms(started), failure=failure, is_recorded=False)
 
 
-def _cancelled(ctx: TaskContext, started: float) -> FunctionOutcome:
-    return FunctionOutcome(status="cancelled", duration_ms=_ms_since(started), events=ctx.recorded.events)
+def _cancelled_outcome(ctx: TaskContext, started: float) -> FunctionOutcome:
+    return FunctionOutcome(status="cancelled", duration_ms=_elapsed_ms(started), events=ctx.recorded.events)
 
 
-async def _result(agent: Agent, ctx: TaskContext, data: dict[str, Any]) -> StorableJson:
+async def _run_and_encode_result(agent: Agent, ctx: TaskContext, data: dict[str, Any]) -> StorableJson:
     succeeded = False
     try:
         made = await agent.function(ctx, agent.input.decode(data))
         succeeded = True
     finally:
-        ctx.end_replay(succeeded=succeeded)
+        ctx.record_replay_differences(succeeded=succeeded)
     kept = to_storable(agent.output.encode(made))
     result: dict[str, Any] = kept.value
     if kept.escaped:
-        _check_still_fits(agent, result, kept.escaped)
+        _check_result_matches_schema(agent, result, kept.escaped)
     size = len(to_json(result))
-    if size > MAX_RESULT_BYTES:
+    if size > MAX_TASK_RESULT_BYTES:
         raise ValueError(
-            f"the result has {size} bytes, {MAX_RESULT_BYTES} are allowed: store the content and return a reference"
+            f"the result has {size} bytes, {MAX_TASK_RESULT_BYTES} are allowed: store the content, return a reference"
         )
     return kept
 
 
-def _check_still_fits(agent: Agent, result: dict[str, Any], escaped: list[str]) -> None:
+def _check_result_matches_schema(agent: Agent, result: dict[str, Any], escaped: list[str]) -> None:
     """Text may stand for what no store holds, but not where the agent promises a number."""
     try:
         agent.output.decode(result)
@@ -155,17 +155,17 @@ def _check_still_fits(agent: Agent, result: dict[str, Any], escaped: list[str]) 
         raise ValueError(f"the result holds, at {escaped[0]}, a number that JSON has no form for") from error
 
 
-def _failure(error: Exception, limit_s: float) -> Failure:
-    message = exception_text(error)
+def _failure_from_exception(error: Exception, limit_s: float) -> Failure:
+    message = storable_exception_message(error)
     if isinstance(error, TimeoutError) and not message:
         message = f"no result within {limit_s:g} s"
     return Failure(
         type=type(error).__name__,
         message=message or type(error).__name__,
-        retryable=not isinstance(error, NEVER_RETRYABLE),
+        retryable=not isinstance(error, NOT_RETRYABLE_ERRORS),
         retry_after_s=getattr(error, "retry_after_s", None),
     )
 
 
-def _ms_since(started: float) -> float:
+def _elapsed_ms(started: float) -> float:
     return round((time.monotonic() - started) * 1000, 3)

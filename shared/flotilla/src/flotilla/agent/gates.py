@@ -10,8 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from flotilla.agent.ports import ApprovalGate, IdentifiedToolCall, ToolVerdict
-from flotilla.agent.proofs import GatedCallSignatures
+from flotilla.agent.ports import ApprovalGate, GatedCallVerdict, IdentifiedToolCall
+from flotilla.agent.proofs import GatedCallSignatureChecker
 from flotilla.contracts.approvals import MAX_ARGS_BYTES, content_hash
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import Invalid, Refused
@@ -23,22 +23,22 @@ from flotilla.encryption.tables import ACTIONS, EXECUTIONS
 from flotilla.postgres import Pool, open_rows, retry_later_if_unavailable, seal_columns, tenant_transaction
 
 # The verdicts of a task's calls whose workflow is over; the arguments are those that were decided about.
-_VERDICTS = """
+_SELECT_VERDICTS = """
 SELECT action_id, session_id, approval_status, args, error FROM flotilla.actions
 WHERE tenant_id = $1 AND session_id = $2 AND request ->> 'task_id' = $3 AND finished_at IS NOT NULL
 """
-_STORED = """
+_SELECT_STORED_RESULT = """
 SELECT action_id, result FROM flotilla.action_executions
 WHERE tenant_id = $1 AND idempotency_key = $2 AND finished_at IS NOT NULL
 """
-_STORE = """
+_INSERT_RESULT = """
 INSERT INTO flotilla.action_executions
     (tenant_id, idempotency_key, action_id, action, content_hash, result, finished_at)
 VALUES ($1, $2, $2, $3, $4, $5, now()) ON CONFLICT DO NOTHING
 """
-AGAIN = ".again."
+RERUN_ID_MARKER = ".again."
 """In the id of an approval to run a call again."""
-_GO_AHEAD = ("approved", "not_required")
+_STATUSES_THAT_PERMIT_CALL = ("approved", "not_required")
 
 
 class ApprovalPending(BaseException):
@@ -59,7 +59,7 @@ class GatedToolCalls:
         gated: Mapping[str, RiskLevel],
         *,
         gate: ApprovalGate | None = None,
-        verdicts: Mapping[str, ToolVerdict] | None = None,
+        verdicts: Mapping[str, GatedCallVerdict] | None = None,
     ) -> None:
         self._agent = agent
         self._task_id = task_id
@@ -72,20 +72,20 @@ class GatedToolCalls:
         """Calls of MCP tools that it waits for."""
 
     @property
-    def is_waiting(self) -> bool:
+    def must_pause(self) -> bool:
         """Whether the task pauses: for people, or for calls of MCP tools."""
         return bool(self.needed or self.calls)
 
     def __contains__(self, tool: str) -> bool:
         return tool in self._gated
 
-    def add(self, tool: str, risk: RiskLevel) -> None:
+    def add_gated_tool(self, tool: str, risk: RiskLevel) -> None:
         """Gate `tool` in this run, too, with at least `risk`; the agent was made with `gates_calls=True`."""
         self._gated[tool] = risk
 
     def verdict_on_call(
         self, tool: str, description: str, args: JsonObject, call: IdentifiedToolCall
-    ) -> tuple[str, ToolVerdict]:
+    ) -> tuple[str, GatedCallVerdict]:
         """The call's approval id, and its verdict. Nothing is awaited, so that calls made together pause together.
 
         Raises:
@@ -93,8 +93,8 @@ class GatedToolCalls:
             ApprovalRefused: it may not be made.
             Invalid: its arguments are too large to ask about.
         """
-        approval_id = self._id_of(call, args)
-        verdict = self._decided(approval_id, tool, description, args)
+        approval_id = self._approval_id_of_call(call, args)
+        verdict = self._verdict_or_request_approval(approval_id, tool, description, args)
         if not verdict.approved:
             why = f": {verdict.why}" if verdict.why else ""
             raise ApprovalRefused(f"tool {tool} was not approved: {verdict.status} ({approval_id}){why}")
@@ -108,20 +108,22 @@ class GatedToolCalls:
         Raises:
             ApprovalPending: there is no verdict yet.
         """
-        approval_id = f"{self._id_of(call, args)}{AGAIN}{starts}"
-        return approval_id, self._decided(approval_id, tool, question, args).approved
+        approval_id = f"{self._approval_id_of_call(call, args)}{RERUN_ID_MARKER}{starts}"
+        return approval_id, self._verdict_or_request_approval(approval_id, tool, question, args).approved
 
-    def _decided(self, approval_id: str, tool: str, description: str, args: JsonObject) -> ToolVerdict:
+    def _verdict_or_request_approval(
+        self, approval_id: str, tool: str, description: str, args: JsonObject
+    ) -> GatedCallVerdict:
         verdict = self._verdicts.get(approval_id)
         if verdict is not None:
             return verdict
-        self._check_size(tool, args)
+        self._check_arguments_size(tool, args)
         needed = ApprovalNeeded(
             approval_id=approval_id,
             action=f"{self._agent}.{tool}",
             description=description or tool,
             args=args,
-            risk_level=self._risk(tool),
+            risk_level=self._risk_of_tool(tool),
         )
         self.needed.append(needed)
         raise ApprovalPending(f"tool {tool} waits for approval {approval_id}")
@@ -134,12 +136,12 @@ class GatedToolCalls:
             RetryLater: the log has not arrived yet.
         """
         if self._gate is not None:
-            await self._gate.check_signatures(approval_id, f"{self._agent}.{tool}", args, self._risk(tool))
+            await self._gate.check_signatures(approval_id, f"{self._agent}.{tool}", args, self._risk_of_tool(tool))
 
-    def _risk(self, tool: str) -> RiskLevel:
+    def _risk_of_tool(self, tool: str) -> RiskLevel:
         return self._gated.get(tool, "medium")
 
-    def _check_size(self, tool: str, args: JsonObject) -> None:
+    def _check_arguments_size(self, tool: str, args: JsonObject) -> None:
         size = len(to_json(args)) + sum(len(to_json(needed.args)) for needed in self.needed)
         if size > MAX_ARGS_BYTES:
             raise Invalid(
@@ -149,14 +151,14 @@ class GatedToolCalls:
 
     async def executed_result(self, approval_id: str) -> JsonObject | None:
         """`{"value": ...}` as the approved call returned it, if an earlier version of the library stored it."""
-        return None if self._gate is None else await self._gate.stored_result(approval_id)
+        return None if self._gate is None else await self._gate.load_stored_result(approval_id)
 
     async def store_result(self, approval_id: str, tool: str, args: JsonObject, value: JsonValue) -> None:
         """Keeps what the approved call returned where an earlier version of the library looks for it."""
         if self._gate is not None:
             await self._gate.store_result(approval_id, f"{self._agent}.{tool}", args, value)
 
-    def _id_of(self, call: IdentifiedToolCall, args: JsonObject) -> str:
+    def _approval_id_of_call(self, call: IdentifiedToolCall, args: JsonObject) -> str:
         canonical = json.dumps(args, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         digest = hashlib.sha256(canonical.encode(errors="surrogatepass")).hexdigest()[:12]
         return f"{self._task_id}.{call.tool}.{digest}.{call.occurrence + 1}"
@@ -165,7 +167,7 @@ class GatedToolCalls:
 class PostgresApprovalGate:
     """The gate of one task, in PostgreSQL."""
 
-    def __init__(self, pool: Pool, task: AgentTask, proofs: GatedCallSignatures) -> None:
+    def __init__(self, pool: Pool, task: AgentTask, proofs: GatedCallSignatureChecker) -> None:
         self._pool = pool
         self._task = task
         self._tenant_id = task.tenant_id
@@ -180,16 +182,16 @@ class PostgresApprovalGate:
         """
         await self._proofs.check_signatures(self._task, approval_id, action, args, risk)
 
-    async def load_verdicts(self) -> dict[str, ToolVerdict]:
+    async def load_verdicts(self) -> dict[str, GatedCallVerdict]:
         """The verdicts about the task's calls so far, by approval id.
 
         Raises:
             RetryLater: PostgreSQL is unavailable.
         """
-        rows = await self._fetch(ACTIONS, _VERDICTS, self._task.session_id, self._task.task_id)
+        rows = await self._fetch_decrypted_rows(ACTIONS, _SELECT_VERDICTS, self._task.session_id, self._task.task_id)
         return {
-            row["action_id"]: ToolVerdict(
-                approved=row["approval_status"] in _GO_AHEAD,
+            row["action_id"]: GatedCallVerdict(
+                approved=row["approval_status"] in _STATUSES_THAT_PERMIT_CALL,
                 status=row["approval_status"],
                 args=json.loads(row["args"]),
                 why=json.loads(row["error"])["message"] if row["error"] else None,
@@ -197,9 +199,9 @@ class PostgresApprovalGate:
             for row in rows
         }
 
-    async def stored_result(self, approval_id: str) -> JsonObject | None:
+    async def load_stored_result(self, approval_id: str) -> JsonObject | None:
         """What the call returned, if it was made."""
-        rows = await self._fetch(EXECUTIONS, _STORED, approval_id)
+        rows = await self._fetch_decrypted_rows(EXECUTIONS, _SELECT_STORED_RESULT, approval_id)
         return {"value": json.loads(rows[0]["result"])} if rows else None
 
     async def store_result(self, approval_id: str, action: str, args: JsonObject, value: JsonValue) -> None:
@@ -211,9 +213,11 @@ class PostgresApprovalGate:
                     connection, self._tenant_id, self._task.session_id, EXECUTIONS, approval_id, result=body
                 )
                 called = (approval_id, action, content_hash(action, args))
-                await connection.execute(_STORE, self._tenant_id, *called, stored["result"])
+                await connection.execute(_INSERT_RESULT, self._tenant_id, *called, stored["result"])
 
-    async def _fetch(self, table: SealedTable, statement: str, *arguments: object) -> list[dict[str, Any]]:
+    async def _fetch_decrypted_rows(
+        self, table: SealedTable, statement: str, *arguments: object
+    ) -> list[dict[str, Any]]:
         with retry_later_if_unavailable():
             async with tenant_transaction(self._pool, self._tenant_id) as connection:
                 found = await connection.fetch(statement, self._tenant_id, *arguments)

@@ -13,19 +13,19 @@ import structlog
 from flotilla.agent import replies
 from flotilla.agent.agent import Agent
 from flotilla.agent.context import TaskContext
-from flotilla.agent.effects import AnswerStore, EffectFailed, StoredAnswer, TaskOver
+from flotilla.agent.effects import EffectFailed, StoredAnswer, TaskAnswerStore, TaskNoLongerOpen
 from flotilla.agent.execution import FunctionOutcome, failed_outcome, run_task_function
 from flotilla.agent.gates import GatedToolCalls, PostgresApprovalGate
 from flotilla.agent.live import RedisLiveOutput
-from flotilla.agent.mcp_tools import load_allowed_tools, load_mcp_answers
-from flotilla.agent.model import StoredModel
+from flotilla.agent.mcp_tools import load_allowed_tools, load_mcp_call_outcomes
+from flotilla.agent.model import StoredTaskModel
 from flotilla.agent.ports import LiveOutput, McpCaller
-from flotilla.agent.proofs import GatedCallSignatures, VoteCheckRules
-from flotilla.agent.recorded_run import RecordedSession
-from flotilla.agent.recording import exception_text
+from flotilla.agent.proofs import GatedCallSignatureChecker, VoteCheckRules
+from flotilla.agent.recorded_run import SessionBeforeRecordedRun
+from flotilla.agent.recording import storable_exception_message
 from flotilla.agent.session import StoredSessionHistory
 from flotilla.agent.ticket_check import TaskTicketCheck
-from flotilla.agent.tool_calls import PostgresToolCalls
+from flotilla.agent.tool_calls import PostgresToolCallStore
 from flotilla.agent.tools import AgentToolBox
 from flotilla.bus import DONE, Delivery, HandlerResult, LiveRunWriter, Publisher, Redis
 from flotilla.config.signing import PublicKeys
@@ -47,11 +47,11 @@ from flotilla.postgres import (
 from flotilla.runtime.cancellation import cancel_all
 from flotilla.runtime.key_locks import KeyLocks
 
-HEARTBEAT_S = 5.0
+TASK_HEARTBEAT_INTERVAL_S = 5.0
 log = structlog.get_logger(__name__)
 
 
-class TaskHandler:
+class AgentTaskHandler:
     """Answers the tasks of one agent."""
 
     def __init__(
@@ -69,7 +69,7 @@ class TaskHandler:
         vote_rules: VoteCheckRules,
         mcp_caller: McpCaller | None = None,
         make_id: IdMaker = new_id,
-        heartbeat_s: float = HEARTBEAT_S,
+        heartbeat_s: float = TASK_HEARTBEAT_INTERVAL_S,
     ) -> None:
         self._agent = agent
         self._pool = pool
@@ -83,10 +83,10 @@ class TaskHandler:
         self._make_id = make_id
         self._heartbeat_s = heartbeat_s
         self._ticket_check = TaskTicketCheck(agent.name, keys, pool)
-        self._effects = AnswerStore(pool, agent.name)
+        self._effects = TaskAnswerStore(pool, agent.name)
         self._publisher = Publisher(redis)
         self._feed = LiveRunWriter(redis)
-        self._proofs = GatedCallSignatures(pool, vote_rules, keys)
+        self._proofs = GatedCallSignatureChecker(pool, vote_rules, keys)
         self._busy = KeyLocks()
 
     async def __call__(self, delivery: Delivery) -> HandlerResult:
@@ -104,39 +104,39 @@ class TaskHandler:
             task_id=task.task_id, run_id=task.run_id, session_id=task.session_id, tenant=task.tenant_id
         )
         try:
-            answer = await self._answer(delivery, task)
-        except TaskOver as over:
+            answer = await self._load_or_run(delivery, task)
+        except TaskNoLongerOpen as over:
             log.info("task_over", task_id=task.task_id, attempt=task.attempt, reason=str(over))
             return DONE
-        return HandlerResult(replies.reply_events(self._agent, task, answer))
+        return HandlerResult(replies.reply_events_for_answer(self._agent, task, answer))
 
-    async def _answer(self, delivery: Delivery, task: AgentTask) -> StoredAnswer:
+    async def _load_or_run(self, delivery: Delivery, task: AgentTask) -> StoredAnswer:
         """The stored answer, or that of a run."""
         # The same task twice at a time happens after Redis lost its data: the second one waits for the answer.
         async with self._busy.locked((task.tenant_id, task.task_id)):
-            with acting_for_task(_held(task)):
-                taken = await self._effects.take(task)
-                return taken.answer or await self._run(delivery, task, taken.input)
+            with acting_for_task(_proof_of_held_task(task)):
+                taken = await self._effects.load_received_task(task)
+                return taken.answer or await self._run_task(delivery, task, taken.input)
 
-    async def _run(self, delivery: Delivery, task: AgentTask, below: dict[str, Any] | None) -> StoredAnswer:
-        cipher = await self._cipher_of(task)
+    async def _run_task(self, delivery: Delivery, task: AgentTask, below: dict[str, Any] | None) -> StoredAnswer:
+        cipher = await self._load_session_cipher(task)
         task = opened_task(cipher, task)
         live = RedisLiveOutput(self._redis, self._publisher, self._feed, self._agent, task, cipher=cipher)
         if task.attempt > 1 or delivery.deliveries > 1:
             await live.void_shown_text()
-        await live.step("started")
-        ctx = await self._context(task, live, is_first=task.attempt == 1 and delivery.deliveries == 1)
+        await live.show_step_status("started")
+        ctx = await self._make_task_context(task, live, is_first=task.attempt == 1 and delivery.deliveries == 1)
         if task.input_from is not None and below is None:
             outcome = _no_input(ctx)
-        elif problem := self._not_replayable(task):
+        elif problem := self._why_not_replayable(task):
             outcome = failed_outcome(ctx, Failure(type="NotReplayable", message=problem, retryable=False), 0.0)
         else:
-            outcome = await self._watched(ctx, live, {**(below or {}), **task.input})
-        answer = await self._commit(ctx, delivery.entry_id, outcome)
-        await live.step("finished" if answer.status == "done" else "failed")
+            outcome = await self._run_with_heartbeat(ctx, live, {**(below or {}), **task.input})
+        answer = await self._commit_outcome(ctx, delivery.entry_id, outcome)
+        await live.show_step_status("finished" if answer.status == "done" else "failed")
         return answer
 
-    async def _cipher_of(self, task: AgentTask) -> Cipher | None:
+    async def _load_session_cipher(self, task: AgentTask) -> Cipher | None:
         """The cipher of the task's session; None where that records in clear."""
         with retry_later_if_unavailable(f"task {task.task_id} stays pending"):
             if is_wrapped(task.input):
@@ -147,55 +147,55 @@ class TaskHandler:
             async with self._pool.acquire() as connection:
                 return await session_cipher(connection, task.tenant_id, task.session_id)
 
-    def _not_replayable(self, task: AgentTask) -> str | None:
+    def _why_not_replayable(self, task: AgentTask) -> str | None:
         """Why the task can't be done; None where it is no replay, or can."""
         if task.replay is None:
             return None
         if not self._agent.replayable:
             return f"agent {self._agent.name} does not say that it is replayable: its effects can't be blocked"
-        if self._calls is not None and self._calls_of(task) is None:
+        if self._calls is not None and self._model_calls_for(task) is None:
             offered = ", ".join(sorted(self._replay_calls)) or "none"
             return (
                 f"agent {self._agent.name} does not offer model {task.replay.model!r} to replays: it offers {offered}"
             )
         return None
 
-    def _calls_of(self, task: AgentTask) -> StoredModelCalls | None:
+    def _model_calls_for(self, task: AgentTask) -> StoredModelCalls | None:
         """Of the agent's model, or of the one that a replay asks for; None where there is none."""
         if self._calls is None or task.replay is None or task.replay.model in ("", self._calls.model_name):
             return self._calls
         return self._replay_calls.get(task.replay.model)
 
-    async def _gated(self, task: AgentTask) -> GatedToolCalls:
+    async def _load_gated_calls(self, task: AgentTask) -> GatedToolCalls:
         if task.replay or not (self._agent.gated or self._agent.gates_calls or self._tools.may_need_approval):
             return GatedToolCalls(self._agent.name, task.task_id, {})
         gate = PostgresApprovalGate(self._pool, task, self._proofs)
         verdicts = await gate.load_verdicts()
         return GatedToolCalls(self._agent.name, task.task_id, self._agent.gated, gate=gate, verdicts=verdicts)
 
-    async def _context(self, task: AgentTask, live: LiveOutput, *, is_first: bool) -> TaskContext:
-        calls = self._calls_of(task)
+    async def _make_task_context(self, task: AgentTask, live: LiveOutput, *, is_first: bool) -> TaskContext:
+        calls = self._model_calls_for(task)
         has_mcp = bool(self._agent.mcp)
         upstream = await load_allowed_tools(self._pool, task, self._agent.mcp) if has_mcp else {}
         # A first run has asked for none yet.
-        upstream_answers = await load_mcp_answers(self._pool, task) if has_mcp and not is_first else None
+        upstream_answers = await load_mcp_call_outcomes(self._pool, task) if has_mcp and not is_first else None
         return TaskContext(
             self._agent.name,
             task,
-            tools=self._tools.with_further_tools(upstream) if upstream else self._tools,
+            tools=self._tools.with_added_tools(upstream) if upstream else self._tools,
             live=live,
-            session=RecordedSession(task.replay.history)
+            session=SessionBeforeRecordedRun(task.replay.history)
             if task.replay
             else StoredSessionHistory(self._pool, task.tenant_id, task.session_id),
-            model=StoredModel(calls, task, self._agent.name) if calls else None,
-            calls=PostgresToolCalls(self._pool, task, self._agent.name),
+            model=StoredTaskModel(calls, task, self._agent.name) if calls else None,
+            calls=PostgresToolCallStore(self._pool, task, self._agent.name),
             make_id=self._make_id,
-            gated=await self._gated(task),
+            gated=await self._load_gated_calls(task),
             mcp_answers=upstream_answers,
             mcp_caller=self._mcp_caller,
         )
 
-    async def _watched(self, ctx: TaskContext, live: LiveOutput, data: dict[str, Any]) -> FunctionOutcome:
+    async def _run_with_heartbeat(self, ctx: TaskContext, live: LiveOutput, data: dict[str, Any]) -> FunctionOutcome:
         """Runs the task with a heartbeat beside it, which also learns of a cancel that the task never asks about."""
         work = asyncio.create_task(run_task_function(self._agent, ctx, data), name=f"task {ctx.task_id}")
         try:
@@ -210,22 +210,22 @@ class TaskHandler:
         finally:
             await cancel_all([work])
 
-    async def _commit(self, ctx: TaskContext, entry_id: str, outcome: FunctionOutcome) -> StoredAnswer:
+    async def _commit_outcome(self, ctx: TaskContext, entry_id: str, outcome: FunctionOutcome) -> StoredAnswer:
         task = ctx.task
         try:
-            return await self._effects.commit(task, entry_id, outcome)
+            return await self._effects.commit_outcome(task, entry_id, outcome)
         except EffectFailed as error:
-            failure = Failure(type="EffectFailed", message=exception_text(error), retryable=True)
-            return await self._commit(ctx, entry_id, failed_outcome(ctx, failure, outcome.duration_ms))
+            failure = Failure(type="EffectFailed", message=storable_exception_message(error), retryable=True)
+            return await self._commit_outcome(ctx, entry_id, failed_outcome(ctx, failure, outcome.duration_ms))
         except (Refused, *UNSTORABLE) as error:
             # No such session to record in, or a store refuses what it holds: the answer alone is stored.
-            log.warning("outcome_not_recorded", error=exception_text(error), type=type(error).__name__)
-            failure = Failure(type=type(error).__name__, message=exception_text(error), retryable=False)
+            log.warning("outcome_not_recorded", error=storable_exception_message(error), type=type(error).__name__)
+            failure = Failure(type=type(error).__name__, message=storable_exception_message(error), retryable=False)
             bare = FunctionOutcome(status="failed", duration_ms=outcome.duration_ms, failure=failure, is_recorded=False)
-            return await self._effects.commit(task, entry_id, bare)
+            return await self._effects.commit_outcome(task, entry_id, bare)
 
 
-def _held(task: AgentTask) -> TaskProof:
+def _proof_of_held_task(task: AgentTask) -> TaskProof:
     return TaskProof(task_id=task.task_id, attempt=task.attempt, secret=task.secret or "")
 
 

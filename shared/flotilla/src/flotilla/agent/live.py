@@ -6,7 +6,7 @@ from redis.exceptions import RedisError
 from flotilla.agent import replies
 from flotilla.agent.agent import Agent
 from flotilla.bus import AWAY, LiveRunWriter, Publisher, Redis
-from flotilla.bus.connection import ask
+from flotilla.bus.connection import execute_redis_command
 from flotilla.contracts.errors import RetryLater
 from flotilla.contracts.live import LiveStepStatus
 from flotilla.contracts.names import cancelled_key
@@ -41,7 +41,7 @@ class RedisLiveOutput:
         """Tell the bridge, whose heartbeat it becomes; without the text, where the session's is encrypted."""
         text = text if self._cipher is None else ""
         try:
-            await self._publisher.publish(*replies.progress_reply(self._agent, self._task, text))
+            await self._publisher.publish(*replies.make_progress_reply(self._agent, self._task, text))
         except RetryLater as error:
             log.warning("progress_not_sent", task_id=self._task.task_id, error=str(error))
 
@@ -52,10 +52,10 @@ class RedisLiveOutput:
                 self._task.live, text, task_id=self._task.task_id, attempt=self._task.attempt, cipher=self._cipher
             )
 
-    async def step(self, status: LiveStepStatus) -> None:
+    async def show_step_status(self, status: LiveStepStatus) -> None:
         """Show on the run's live stream that this agent began or ended."""
         if self._task.live:
-            await self._feed.step(
+            await self._feed.write_step(
                 self._task.live, self._agent.name, status, attempt=self._task.attempt, agent=self._agent.name
             )
 
@@ -66,14 +66,14 @@ class RedisLiveOutput:
 
     async def flush_text(self) -> None:
         """Wait for the tokens given so far."""
-        await self._feed.flush()
+        await self._feed.wait_until_written()
 
     async def is_cancelled(self) -> bool:
         """Whether the bridge has set the cancel key, of this task or of the one that its slip began with."""
         task_id = self._task.task_id
         try:
             keys = {cancelled_key(task_id), cancelled_key(root_task_id(task_id))}
-            return bool(await ask(self._redis, "EXISTS", *keys))
+            return bool(await execute_redis_command(self._redis, "EXISTS", *keys))
         except (*AWAY, RedisError) as error:
             log.warning("cancel_unknown", task_id=task_id, error=str(error))
             return False

@@ -21,15 +21,15 @@ from flotilla.telemetry import current_traceparent
 if TYPE_CHECKING:
     from httpx2 import AsyncClient
 
-_CONNECT_S = 1.0
-_ANSWER_S = 15.0
+_CONNECT_TIMEOUT_S = 1.0
+_ANSWER_TIMEOUT_S = 15.0
 """A call that takes longer goes on, and the task pauses until it has ended, so that it holds nothing meanwhile."""
-_OK = 200
+_STATUS_OK = 200
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Refusal:
+class _CallRefusal:
     reason: str
 
 
@@ -60,10 +60,10 @@ class ToolGatewayClient:
             headers["traceparent"] = traceparent
         try:
             response = await self._http.post(CALLS_PATH, content=to_json(wanted.arguments), headers=headers)
-            if response.status_code == _OK:
+            if response.status_code == _STATUS_OK:
                 return from_json(response.content, McpResult)
             if response.status_code == CALL_REFUSED:
-                raise McpToolFailed(f"tool {wanted.tool}: {from_json(response.content, _Refusal).reason}")
+                raise McpToolFailed(f"tool {wanted.tool}: {from_json(response.content, _CallRefusal).reason}")
             reason = f"{response.status_code}: {response.text[:300]}"
         except (HTTPError, Undecodable) as error:
             reason = f"{type(error).__name__}: {error}"
@@ -84,6 +84,6 @@ async def open_tool_gateway_client(url: str) -> AsyncIterator[ToolGatewayClient]
         raise ConfigurationError(
             f"FLOTILLA_TOOL_GATEWAY_URL needs the package {error.name}: install flotilla-fleet[llm]"
         ) from error
-    timeout = httpx2.Timeout(_ANSWER_S, connect=_CONNECT_S)
+    timeout = httpx2.Timeout(_ANSWER_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S)
     async with httpx2.AsyncClient(base_url=url, timeout=timeout, trust_env=False) as http:
         yield ToolGatewayClient(http)

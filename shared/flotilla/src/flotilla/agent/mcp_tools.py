@@ -22,12 +22,12 @@ from flotilla.encryption.tables import AGENT_TASKS, STAND_IN
 from flotilla.postgres import Pool, open_rows, retry_later_if_unavailable, tenant_transaction
 
 # What the task's tenant allowed of these servers and tools.
-_ALLOWED = """
+_SELECT_ALLOWED_TOOLS = """
 SELECT server, tool, definition FROM flotilla.allowed_tools
 WHERE tenant_id = $1 AND (server = ANY ($2) OR server || '.' || tool = ANY ($2)) ORDER BY server, tool
 """
 # What came of the calls that the held task asked for.
-_ANSWERS = "SELECT task_id, status, result, failure FROM flotilla.mcp_answers()"
+_SELECT_MCP_ANSWERS = "SELECT task_id, status, result, failure FROM flotilla.mcp_answers()"
 
 
 class McpToolFailed(Refused):
@@ -35,14 +35,14 @@ class McpToolFailed(Refused):
 
 
 @dataclass(frozen=True, slots=True)
-class McpAnswer:
+class McpCallOutcome:
     """What came of one call."""
 
     result: McpResult | None
     """None: there is none, and `why` says why."""
     why: str = ""
 
-    def value(self, tool: str) -> Any:
+    def result_or_raise(self, tool: str) -> Any:
         """Return what the tool returned: its structured result, else its text.
 
         Raises:
@@ -108,12 +108,12 @@ async def load_allowed_tools(pool: Pool, task: AgentTask, names: Sequence[str]) 
     """
     with retry_later_if_unavailable():
         async with tenant_transaction(pool, task.tenant_id) as connection:
-            rows = await connection.fetch(_ALLOWED, task.tenant_id, list(names))
+            rows = await connection.fetch(_SELECT_ALLOWED_TOOLS, task.tenant_id, list(names))
     tools = [McpTool(row["server"], row["tool"], json.loads(row["definition"])) for row in rows]
     return {tool.name: tool for tool in tools}
 
 
-async def load_mcp_answers(pool: Pool, task: AgentTask) -> dict[str, McpAnswer]:
+async def load_mcp_call_outcomes(pool: Pool, task: AgentTask) -> dict[str, McpCallOutcome]:
     """Return what came of the calls that the task has asked for, by their ids.
 
     Raises:
@@ -121,16 +121,16 @@ async def load_mcp_answers(pool: Pool, task: AgentTask) -> dict[str, McpAnswer]:
     """
     with retry_later_if_unavailable():
         async with tenant_transaction(pool, task.tenant_id) as connection:
-            found = [{**row, "session_id": task.session_id} for row in await connection.fetch(_ANSWERS)]
+            found = [{**row, "session_id": task.session_id} for row in await connection.fetch(_SELECT_MCP_ANSWERS)]
             rows = await open_rows(connection, task.tenant_id, AGENT_TASKS, found)
-    return {row["task_id"]: _answer(row) for row in rows}
+    return {row["task_id"]: _call_outcome_from_row(row) for row in rows}
 
 
-def _answer(row: Mapping[str, Any]) -> McpAnswer:
+def _call_outcome_from_row(row: Mapping[str, Any]) -> McpCallOutcome:
     if row["status"] != "done":
         why = json.loads(row["failure"])["message"] if row["failure"] else ""
-        return McpAnswer(None, why or row["status"])
+        return McpCallOutcome(None, why or row["status"])
     result = json.loads(row["result"])
     if result == STAND_IN:
-        return McpAnswer(None, ERASED)
-    return McpAnswer(from_builtins(result, McpResult))
+        return McpCallOutcome(None, ERASED)
+    return McpCallOutcome(from_builtins(result, McpResult))

@@ -5,7 +5,7 @@ from flotilla.contracts.tasks import AgentTask
 from flotilla.llm import Completion, CompletionRequest, OnToken, StoredCallKey, StoredModelCalls
 
 
-class StoredModel:
+class StoredTaskModel:
     """Calls under the task's id: a call that was answered before, in any run of the task, is not made again."""
 
     def __init__(self, calls: StoredModelCalls, task: AgentTask, agent: str) -> None:
@@ -21,10 +21,10 @@ class StoredModel:
 
     async def complete(self, request: CompletionRequest, on_token: OnToken) -> Completion:
         """The stored answer, or the model's after it is stored."""
-        with self._occurrences.next_number(self._calls.stored_call_hash(request)) as number:
-            return await self._calls.complete(self._key(number), request, on_token)
+        with self._occurrences.reserve_call_number(self._calls.stored_call_hash(request)) as number:
+            return await self._calls.complete(self._stored_call_key(number), request, on_token)
 
-    def _key(self, number: int) -> StoredCallKey:
+    def _stored_call_key(self, number: int) -> StoredCallKey:
         return StoredCallKey(
             tenant_id=self._task.tenant_id,
             task_id=self._task.task_id,

@@ -18,7 +18,7 @@ class IdenticalCallCounter:
         self._taken: defaultdict[Hashable, set[int]] = defaultdict(set)
 
     @contextmanager
-    def next_number(self, call: Hashable) -> Iterator[int]:
+    def reserve_call_number(self, call: Hashable) -> Iterator[int]:
         """The lowest number that no equal call has; kept when the block ends well."""
         taken = self._taken[call]
         number = next(n for n in count() if n not in taken)

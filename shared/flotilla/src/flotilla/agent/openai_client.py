@@ -10,24 +10,26 @@ import httpx2
 import openai
 
 from flotilla.agent.chat_api import ChatApi, ChatResponse
-from flotilla.agent.wrapped_errors import CAUSE
+from flotilla.agent.wrapped_errors import CAUSE_EXTENSION
 
-BASE_URL = "http://flotilla.invalid/v1"
+IN_PROCESS_BASE_URL = "http://flotilla.invalid/v1"
 """Never resolved: RFC 2606 keeps `.invalid` free."""
-_PATH = "/v1/"
+_API_PATH = "/v1/"
 
 
-def openai_http_client(api: ChatApi) -> httpx2.AsyncClient:
+def make_openai_http_client(api: ChatApi) -> httpx2.AsyncClient:
     """Return the HTTP client for whatever takes one."""
-    return httpx2.AsyncClient(transport=ChatTransport(api), timeout=None)
+    return httpx2.AsyncClient(transport=InProcessChatTransport(api), timeout=None)
 
 
-def openai_client(api: ChatApi) -> openai.AsyncOpenAI:
+def make_openai_client(api: ChatApi) -> openai.AsyncOpenAI:
     """Return the client. It tries nothing again by itself."""
-    return openai.AsyncOpenAI(api_key="flotilla", base_url=BASE_URL, max_retries=0, http_client=openai_http_client(api))
+    return openai.AsyncOpenAI(
+        api_key="flotilla", base_url=IN_PROCESS_BASE_URL, max_retries=0, http_client=make_openai_http_client(api)
+    )
 
 
-class ChatTransport(httpx2.AsyncBaseTransport):
+class InProcessChatTransport(httpx2.AsyncBaseTransport):
     """Hands requests to the API of one run of a task."""
 
     def __init__(self, api: ChatApi) -> None:
@@ -36,24 +38,24 @@ class ChatTransport(httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Answer from the API."""
         body = await request.aread()
-        _, _, path = request.url.path.rpartition(_PATH)
+        _, _, path = request.url.path.rpartition(_API_PATH)
         answer = await self._api.answer_request(request.method, path, body)
-        return _response(answer)
+        return _to_httpx_response(answer)
 
 
-def _response(answer: ChatResponse) -> httpx2.Response:
+def _to_httpx_response(answer: ChatResponse) -> httpx2.Response:
     if answer.events is not None:
         headers = {"content-type": "text/event-stream", **answer.headers}
-        return httpx2.Response(answer.status, headers=headers, stream=_Events(answer.events))
+        return httpx2.Response(answer.status, headers=headers, stream=_EventByteStream(answer.events))
     return httpx2.Response(
         answer.status,
         headers={"content-type": "application/json", **answer.headers},
         content=json.dumps(answer.document).encode(),
-        extensions={} if answer.cause is None else {CAUSE: answer.cause},
+        extensions={} if answer.cause is None else {CAUSE_EXTENSION: answer.cause},
     )
 
 
-class _Events(httpx2.AsyncByteStream):
+class _EventByteStream(httpx2.AsyncByteStream):
     def __init__(self, events: AsyncIterator[bytes]) -> None:
         self._events = events
 

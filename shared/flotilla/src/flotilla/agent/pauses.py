@@ -11,9 +11,9 @@ from contextvars import ContextVar
 
 from flotilla.agent.gates import ApprovalPending
 
-_BEGUN_WITHIN_S = 0.02
+_PARALLEL_CALLS_BEGIN_WITHIN_S = 0.02
 """Calls that a framework makes together have begun by then."""
-_above: ContextVar[tuple[object, ...]] = ContextVar("calls_above", default=())
+_enclosing_calls: ContextVar[tuple[object, ...]] = ContextVar("calls_above", default=())
 """The calls in which this one is made."""
 
 
@@ -25,27 +25,27 @@ class RunningToolCalls:
         self._one_ended = asyncio.Event()
 
     @asynccontextmanager
-    async def call(self) -> AsyncIterator[None]:
+    async def track_call(self) -> AsyncIterator[None]:
         """One call, as long as the block."""
-        call, above = object(), _above.get()
-        outer = _above.set((*above, call))
+        call, above = object(), _enclosing_calls.get()
+        outer = _enclosing_calls.set((*above, call))
         self._running.add(call)
         try:
             yield
         except ApprovalPending:
-            self._end(call, *above)  # those above pause with it
-            await self._others_ended()
+            self._remove_ended_calls(call, *above)  # those above pause with it
+            await self._wait_until_others_ended()
             raise
         finally:
-            self._end(call)
-            _above.reset(outer)
+            self._remove_ended_calls(call)
+            _enclosing_calls.reset(outer)
 
-    def _end(self, *calls: object) -> None:
+    def _remove_ended_calls(self, *calls: object) -> None:
         self._running.difference_update(calls)
         self._one_ended.set()
 
-    async def _others_ended(self) -> None:
-        await asyncio.sleep(_BEGUN_WITHIN_S)
+    async def _wait_until_others_ended(self) -> None:
+        await asyncio.sleep(_PARALLEL_CALLS_BEGIN_WITHIN_S)
         while self._running:
             self._one_ended.clear()
             await self._one_ended.wait()

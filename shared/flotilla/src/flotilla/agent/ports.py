@@ -21,7 +21,7 @@ class LiveOutput(Protocol):
     async def show_text(self, text: str) -> None:
         """Shows a piece of the answer."""
 
-    async def step(self, status: LiveStepStatus) -> None:
+    async def show_step_status(self, status: LiveStepStatus) -> None:
         """Shows that the step began or ended."""
 
     async def void_shown_text(self) -> None:
@@ -65,7 +65,7 @@ class IdentifiedToolCall:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BegunCall:
+class StartedToolCall:
     """One start of a call."""
 
     call: IdentifiedToolCall
@@ -76,7 +76,7 @@ class BegunCall:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CallEnd:
+class ToolCallEnd:
     """How a start ended: the tool `returned`, it `refused` and did nothing, or it `raised` and nobody knows."""
 
     outcome: Literal["returned", "refused", "raised"]
@@ -92,12 +92,12 @@ class CallEnd:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CallHistory:
+class ToolCallHistory:
     """What earlier runs of a task left of a call."""
 
     starts: int = 0
     """How often it was begun."""
-    returned: CallEnd | None = None
+    returned: ToolCallEnd | None = None
     is_unknown: bool = False
     """It was begun, and may have had its effect, but there is no result."""
 
@@ -105,18 +105,18 @@ class CallHistory:
 class ToolCallStore(Protocol):
     """The calls of tools, stored under (task id, tool, arguments, occurrence) around each run of the tool."""
 
-    async def load_call_history(self, call: IdentifiedToolCall) -> CallHistory:
+    async def load_call_history(self, call: IdentifiedToolCall) -> ToolCallHistory:
         """What earlier runs left of it, once nobody runs it."""
 
     async def begin_call(
         self, call: IdentifiedToolCall, start_no: int, call_id: str, approval_id: str | None
-    ) -> BegunCall | None:
+    ) -> StartedToolCall | None:
         """Claims it; None if somebody else was faster."""
 
-    def held(self, begun: BegunCall) -> AbstractAsyncContextManager[None]:
+    def hold_call_claim(self, begun: StartedToolCall) -> AbstractAsyncContextManager[None]:
         """Keeps the claim while the tool runs."""
 
-    async def end(self, begun: BegunCall, ended: CallEnd) -> CallEnd:
+    async def store_call_end(self, begun: StartedToolCall, ended: ToolCallEnd) -> ToolCallEnd:
         """Stores how it ended; returns the end that counts."""
 
 
@@ -129,7 +129,7 @@ class McpCaller(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ToolVerdict:
+class GatedCallVerdict:
     """What people decided about one call of a gated tool."""
 
     approved: bool
@@ -147,7 +147,7 @@ class ApprovalGate(Protocol):
     async def check_signatures(self, approval_id: str, action: str, args: JsonObject, risk: RiskLevel) -> None:
         """Checks the signatures that policy asks for; raises Unproven."""
 
-    async def stored_result(self, approval_id: str) -> JsonObject | None:
+    async def load_stored_result(self, approval_id: str) -> JsonObject | None:
         """`{"value": ...}` as the approved call returned it, if it was made."""
 
     async def store_result(self, approval_id: str, action: str, args: JsonObject, value: JsonValue) -> None:

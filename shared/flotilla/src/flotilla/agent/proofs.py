@@ -14,15 +14,15 @@ from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.requests import RiskLevel
 from flotilla.contracts.tasks import AgentTask
 from flotilla.eventstore.signers import SigningKeyLog
-from flotilla.eventstore.votes import task_call_votes
+from flotilla.eventstore.votes import load_task_call_votes
 from flotilla.postgres import Pool, retry_later_if_unavailable
 from flotilla.telemetry import metrics
 from flotilla.votes.errors import Unproven
 from flotilla.votes.proof import ExpectedVote
-from flotilla.votes.quorum import CountedVote, VoteTrust, verify_quorum
+from flotilla.votes.quorum import CountedVote, VoteTrustAnchors, verify_quorum
 from flotilla.votes.roots import VoteRoots
 
-LOG_WAIT_S = 10.0
+VOTES_IN_LOG_TIMEOUT_S = 10.0
 """How long a call waits for its votes to arrive in the log, before its task is tried again later."""
 _POLL_S = 0.2
 log = structlog.get_logger(__name__)
@@ -36,7 +36,7 @@ class VoteCheckRules:
     roots: VoteRoots = field(default_factory=VoteRoots)
 
 
-class GatedCallSignatures:
+class GatedCallSignatureChecker:
     """The proofs of one agent's gated calls."""
 
     def __init__(self, pool: Pool, vote_rules: VoteCheckRules, keys: PublicKeys, *, clock: Clock = utc_now) -> None:
@@ -62,22 +62,26 @@ class GatedCallSignatures:
             return
         try:
             with retry_later_if_unavailable():
-                await self._prove(task, _ballot(task, approval_id, action, args, requirement), requirement.quorum)
+                await self._verify_quorum_of_votes(
+                    task, _expected_vote(task, approval_id, action, args, requirement), requirement.quorum
+                )
         except Unproven as error:
             metrics.SIGNATURES_REFUSED.labels("execution").inc()
             log.warning("call_refused", approval_id=approval_id, reason=str(error))
             raise
 
-    async def _prove(self, task: AgentTask, ballot: ExpectedVote, quorum: int) -> None:
-        counted = await self._counted(task, ballot.approval_id)
-        trust = VoteTrust(self._vote_rules.roots, await self._signers.signer_history(task.tenant_id), self._keys)
+    async def _verify_quorum_of_votes(self, task: AgentTask, ballot: ExpectedVote, quorum: int) -> None:
+        counted = await self._wait_for_counted_votes(task, ballot.approval_id)
+        trust = VoteTrustAnchors(
+            self._vote_rules.roots, await self._signers.load_signer_history(task.tenant_id), self._keys
+        )
         verify_quorum(counted, ballot, quorum, trust, self._clock())
 
-    async def _counted(self, task: AgentTask, approval_id: str) -> list[CountedVote]:
-        deadline = asyncio.get_running_loop().time() + LOG_WAIT_S
+    async def _wait_for_counted_votes(self, task: AgentTask, approval_id: str) -> list[CountedVote]:
+        deadline = asyncio.get_running_loop().time() + VOTES_IN_LOG_TIMEOUT_S
         while True:
             try:
-                return await task_call_votes(self._pool, task.tenant_id, approval_id)
+                return await load_task_call_votes(self._pool, task.tenant_id, approval_id)
             except RetryLater:
                 if asyncio.get_running_loop().time() > deadline:
                     raise
@@ -86,7 +90,7 @@ class GatedCallSignatures:
             await asyncio.sleep(_POLL_S)
 
 
-def _ballot(
+def _expected_vote(
     task: AgentTask, approval_id: str, action: str, args: JsonObject, requirement: ApprovalRequirement
 ) -> ExpectedVote:
     return ExpectedVote(

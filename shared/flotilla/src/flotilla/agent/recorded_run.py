@@ -13,8 +13,8 @@ from flotilla.contracts.tools import ToolOptions
 from flotilla.contracts.values import to_storable
 
 REPLAY_ENDED = "replay_ended"
-_SHOWN_CALLS = 50
-_SHOWN_CHARACTERS = 1000
+_MAX_SHOWN_CALLS = 50
+_MAX_SHOWN_CHARACTERS = 1000
 
 
 class NotRecorded(Forbidden):
@@ -25,7 +25,7 @@ class FailedThen(Refused):
     """The call failed in the recorded run, so it fails again."""
 
 
-class Recording:
+class RecordedRun:
     """What one agent may use of a recorded run."""
 
     def __init__(self, replay: Replay, agent: str) -> None:
@@ -38,15 +38,15 @@ class Recording:
         self._changed: list[JsonObject] = []
         for call in replay.calls:
             if replay.agents.get(call.agent, call.agent) == agent:
-                self._left[_key(call.tool, call.args)].append(call)
+                self._left[_call_key(call.tool, call.args)].append(call)
 
-    def may_call(self, options: ToolOptions) -> bool:
+    def may_call_live_tool(self, options: ToolOptions) -> bool:
         """Whether the tool is to be called, since it only searches and the index is the live one."""
         may = options.searches and self._replay.index == "live"
         self._live += may
         return may
 
-    def result_of(self, call: IdentifiedToolCall, options: ToolOptions) -> JsonValue:
+    def recorded_result(self, call: IdentifiedToolCall, options: ToolOptions) -> JsonValue:
         """Return what the n-th equal call returned to the n-th one; a search in other words finds what one that is
         left found then.
 
@@ -54,29 +54,36 @@ class Recording:
             NotRecorded: there was none.
             FailedThen: it failed.
         """
-        recorded = self._left[_key(call.tool, call.args)]
-        found = recorded.popleft() if recorded else self._other_search(call) if options.searches else None
+        recorded = self._left[_call_key(call.tool, call.args)]
+        found = (
+            recorded.popleft() if recorded else self._take_unused_recorded_search(call) if options.searches else None
+        )
         if found is None:
-            self._blocked.append(_shown(call.tool, call.args))
+            self._blocked.append(_shorten_call_for_log(call.tool, call.args))
             raise NotRecorded(f"tool {call.tool}: the recorded run has no such call, and a replay makes no other")
         self._used += 1
         if found.error is not None:
             raise FailedThen(found.error)
         return found.result
 
-    def _other_search(self, call: IdentifiedToolCall) -> RecordedCall | None:
+    def _take_unused_recorded_search(self, call: IdentifiedToolCall) -> RecordedCall | None:
         left = next((calls for calls in self._left.values() if calls and calls[0].tool == call.tool), None)
         if left is None:
             return None
         found = left.popleft()
-        self._changed.append({**_shown(call.tool, call.args), "recorded": _shown(call.tool, found.args)["args"]})
+        self._changed.append(
+            {
+                **_shorten_call_for_log(call.tool, call.args),
+                "recorded": _shorten_call_for_log(call.tool, found.args)["args"],
+            }
+        )
         return found
 
-    def block_effect(self) -> None:
+    def count_blocked_effect(self) -> None:
         """Count an effect that does not happen."""
         self._effects += 1
 
-    def prompt(self, own: str) -> str:
+    def candidate_prompt_or(self, own: str) -> str:
         """Return the candidate's prompt, if there is one for this agent, else `own`."""
         self._asked_for_prompt = True
         return own if self._prompt is None else self._prompt
@@ -86,20 +93,20 @@ class Recording:
         if self._prompt is not None and not self._asked_for_prompt:
             raise Refused("the replay has a prompt for this agent, which does not ask for one: use ctx.prompt in it")
 
-    def summary(self) -> JsonObject:
+    def summarize_differences(self) -> JsonObject:
         """Return what was answered from the recording, what was searched again, and what differs from it."""
-        unused = [_shown(call.tool, call.args) for calls in self._left.values() for call in calls]
+        unused = [_shorten_call_for_log(call.tool, call.args) for calls in self._left.values() for call in calls]
         return {
             "recorded_calls": self._used,
             "live_searches": self._live,
-            "changed_searches": list(self._changed[:_SHOWN_CALLS]),
-            "blocked_calls": list(self._blocked[:_SHOWN_CALLS]),
-            "unused_calls": list(unused[:_SHOWN_CALLS]),
+            "changed_searches": list(self._changed[:_MAX_SHOWN_CALLS]),
+            "blocked_calls": list(self._blocked[:_MAX_SHOWN_CALLS]),
+            "unused_calls": list(unused[:_MAX_SHOWN_CALLS]),
             "blocked_effects": self._effects,
         }
 
 
-class RecordedSession:
+class SessionBeforeRecordedRun:
     """The session as it was before the recorded run."""
 
     def __init__(self, turns: Sequence[Turn]) -> None:
@@ -110,11 +117,11 @@ class RecordedSession:
         return self._turns[-limit:]
 
 
-def _key(tool: str, args: JsonObject) -> str:
+def _call_key(tool: str, args: JsonObject) -> str:
     return json.dumps([tool, to_storable(to_builtins(args)).value], sort_keys=True)
 
 
-def _shown(tool: str, args: JsonObject) -> JsonObject:
+def _shorten_call_for_log(tool: str, args: JsonObject) -> JsonObject:
     """A call for the log: one that was made up by a model may be long."""
     text = json.dumps(to_storable(to_builtins(args)).value, ensure_ascii=False)
-    return {"tool": tool, "args": text[:_SHOWN_CHARACTERS]}
+    return {"tool": tool, "args": text[:_MAX_SHOWN_CHARACTERS]}

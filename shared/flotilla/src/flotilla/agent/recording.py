@@ -24,7 +24,7 @@ MAX_RECORDED_BYTES = 64_000
 MAX_MESSAGE_CHARACTERS = 4000
 
 
-class EventRecorder:
+class TaskEventRecorder:
     """Collects what an agent does, in order."""
 
     def __init__(self, agent: str, task: AgentTask) -> None:
@@ -32,7 +32,7 @@ class EventRecorder:
         self._task = task
         self.events: list[AgentStateEvent] = []
 
-    def record(
+    def record_event(
         self, kind: SessionEventKind, data: SessionEventData | dict[str, Any], *, escaped: Sequence[str] = ()
     ) -> None:
         """Add one event. `escaped` are the places in `data` where text stands for what no store holds already.
@@ -75,7 +75,7 @@ def shorten_result(value: Any) -> JsonValue:
     }
 
 
-def recorded_arguments(arguments: object) -> JsonObject:
+def arguments_as_recorded(arguments: object) -> JsonObject:
     """A tool's arguments as they are recorded."""
     value = shorten_result(arguments)
     return value if isinstance(value, dict) else {"value": value}
@@ -88,10 +88,10 @@ def tool_call_data(call: IdentifiedToolCall, call_id: str, agent: str) -> ToolCa
 
 def describe_exception(error: BaseException) -> str:
     """What an exception says, with its class."""
-    return f"{type(error).__name__}: {exception_text(error)}"
+    return f"{type(error).__name__}: {storable_exception_message(error)}"
 
 
-def exception_text(error: BaseException) -> str:
+def storable_exception_message(error: BaseException) -> str:
     """What an exception says, as every store holds it; at most 4,000 characters."""
     try:
         text = str(error)

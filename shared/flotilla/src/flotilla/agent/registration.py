@@ -11,9 +11,9 @@ from flotilla.agent.agent import Agent
 from flotilla.postgres import AWAY, Pool, keyring_of
 from flotilla.runtime.stopping import sleep_or_stop
 
-HEARTBEAT_S = 10.0
+REGISTRATION_HEARTBEAT_S = 10.0
 
-_REGISTER = """
+_UPSERT_AGENT = """
 INSERT INTO flotilla_ops.agents AS a (
     name, instance, version, stream, consumer_group, concurrency, in_flight, input_schema, output_schema, timeout_s,
     replayable, public_key
@@ -25,7 +25,7 @@ ON CONFLICT (name, instance) DO UPDATE SET
     public_key = excluded.public_key, last_seen = now()
 """
 # Instances that were replaced; the last one of an agent stays, so that its stream is remembered at 0 replicas.
-_FORGET = """
+_DELETE_SILENT_INSTANCES = """
 DELETE FROM flotilla_ops.agents AS a
 WHERE a.name = $1 AND a.instance <> $2 AND a.last_seen < now() - interval '1 hour'
 """
@@ -48,23 +48,23 @@ class AgentRegistration:
         self._input_schema = json.dumps(agent.input.schema())
         self._output_schema = json.dumps(agent.output.schema())
 
-    async def run(self, stop: asyncio.Event) -> None:
+    async def keep_registered(self, stop: asyncio.Event) -> None:
         """Register now and every 10 s until `stop`. Work goes on while PostgreSQL is unavailable."""
         while not stop.is_set():
-            await self.register()
-            await sleep_or_stop(stop, HEARTBEAT_S)
-        await self.register()
+            await self.upsert_registration()
+            await sleep_or_stop(stop, REGISTRATION_HEARTBEAT_S)
+        await self.upsert_registration()
 
-    async def register(self) -> None:
+    async def upsert_registration(self) -> None:
         """Write the entry, or renew it; only a warning while PostgreSQL is unavailable."""
         try:
             if not self._forgot:
-                await self._pool.execute(_FORGET, self._agent.name, self._instance)
+                await self._pool.execute(_DELETE_SILENT_INSTANCES, self._agent.name, self._instance)
                 self._forgot = True
             async with self._pool.acquire() as connection:
                 keyring = keyring_of(connection)
                 await connection.execute(
-                    _REGISTER,
+                    _UPSERT_AGENT,
                     self._agent.name,
                     self._instance,
                     self._agent.version,

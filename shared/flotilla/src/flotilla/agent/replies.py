@@ -17,22 +17,22 @@ from flotilla.contracts.tasks import (
 from flotilla.encryption import is_wrapped
 
 
-def reply_events(agent: Agent, task: AgentTask, answer: StoredAnswer) -> list[tuple[str, AgentEvent]]:
+def reply_events_for_answer(agent: Agent, task: AgentTask, answer: StoredAnswer) -> list[tuple[str, AgentEvent]]:
     """What `answer` makes public: a reply. The bridge forwards the slip and announces, as it is on record."""
     if answer.status != "done" or answer.result is None:
-        reply = _unsuccessful(agent, task, answer)
+        reply = _unsuccessful_reply(agent, task, answer)
     else:
-        reply = _successful(agent, task, answer.result)
+        reply = _successful_reply(agent, task, answer.result)
     return [(reply_stream(agent.name), _reply_event(agent, task, reply))]
 
 
-def progress_reply(agent: Agent, task: AgentTask, text: str) -> tuple[str, AgentEvent]:
+def make_progress_reply(agent: Agent, task: AgentTask, text: str) -> tuple[str, AgentEvent]:
     """A heartbeat for the waiting caller."""
     reply = _reply(agent, task, status="progress", progress=text, final=False)
     return reply_stream(agent.name), _reply_event(agent, task, reply)
 
 
-def _successful(agent: Agent, task: AgentTask, result: JsonObject) -> AgentReply:
+def _successful_reply(agent: Agent, task: AgentTask, result: JsonObject) -> AgentReply:
     ending: dict[str, Any] = {"final": not task.slip, "announces": None if task.replay else agent.announces}
     if len(canonical_bytes(result)) > MAX_INLINE_RESULT_BYTES:
         if is_wrapped(result):
@@ -42,7 +42,7 @@ def _successful(agent: Agent, task: AgentTask, result: JsonObject) -> AgentReply
     return _reply(agent, task, status="done", result=result, **ending)
 
 
-def _unsuccessful(agent: Agent, task: AgentTask, answer: StoredAnswer) -> AgentReply:
+def _unsuccessful_reply(agent: Agent, task: AgentTask, answer: StoredAnswer) -> AgentReply:
     return _reply(agent, task, status=answer.status, failure=answer.failure)
 
 
@@ -60,10 +60,10 @@ def _reply(agent: Agent, task: AgentTask, **fields: Any) -> AgentReply:
 
 
 def _reply_event(agent: Agent, task: AgentTask, reply: AgentReply) -> AgentEvent:
-    return _event(agent, task, TASK_REPLIED, to_builtins(reply))
+    return _make_task_event(agent, task, TASK_REPLIED, to_builtins(reply))
 
 
-def _event(agent: Agent, task: AgentTask, kind: str, data: JsonObject) -> AgentEvent:
+def _make_task_event(agent: Agent, task: AgentTask, kind: str, data: JsonObject) -> AgentEvent:
     return AgentEvent(
         type=kind,
         source=f"/agents/{agent.name}",

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TypeVar
 
 from flotilla.agent.agent import Agent
-from flotilla.agent.handler import TaskHandler
+from flotilla.agent.handler import AgentTaskHandler
 from flotilla.agent.login import check_database_role
 from flotilla.agent.mcp_calls import open_tool_gateway_client
 from flotilla.agent.ports import McpCaller
@@ -18,7 +18,7 @@ from flotilla.agent.settings import AgentSettings
 from flotilla.agent.tools import AgentToolBox, ToolFunction
 from flotilla.approvals.reloading import ReloadingPolicyFile
 from flotilla.bus import Consumer, ConsumerOptions, Redis, check_redis, connect_redis
-from flotilla.bus.dead_letter_store import PostgresDeadLetters
+from flotilla.bus.dead_letter_store import PostgresDeadLetterStore
 from flotilla.config import LlmSettings
 from flotilla.config.signing import load_public_keys
 from flotilla.contracts.errors import ConfigurationError
@@ -28,8 +28,8 @@ from flotilla.runtime import Job, Runtime, serve
 from flotilla.runtime.stopping import wait_for_any_event
 from flotilla.votes.roots import read_vote_roots
 
-STUCK_AFTER_S = 60.0
-STOP_MARGIN_S = 5.0
+LOOP_STUCK_AFTER_S = 60.0
+STOP_MARGIN_AFTER_DRAIN_S = 5.0
 """For what comes after the drain: the last heartbeat, leaving the group."""
 S = TypeVar("S", bound=AgentSettings)
 
@@ -44,10 +44,10 @@ def serve_agent(
 
     With settings that are `LlmSettings`, too, `ctx.llm` asks the model that they describe, within their limits.
     """
-    return serve(f"{agent.name}-agent", settings_type, partial(_run_with_model, agent, tools))
+    return serve(f"{agent.name}-agent", settings_type, partial(_run_agent_with_model, agent, tools))
 
 
-async def _run_with_model(
+async def _run_agent_with_model(
     agent: Agent, tools: Mapping[str, ToolFunction] | None, settings: AgentSettings, runtime: Runtime
 ) -> None:
     if not isinstance(settings, LlmSettings):
@@ -85,7 +85,7 @@ async def run_agent(
         ConfigurationError: the agent has no task, its types can't travel, it is not the one of the settings, or the
             policy or the file of vote roots is not as it should be.
     """
-    _check_name(agent, settings)
+    _check_agent_name(agent, settings)
     toolbox = AgentToolBox({**agent.tools, **(tools or {})})
     policy = policy or ReloadingPolicyFile(settings.approval_policy)
     async with AsyncExitStack() as stack:
@@ -97,23 +97,23 @@ async def run_agent(
         caller = None
         if agent.mcp and settings.tool_gateway_url:
             caller = await stack.enter_async_context(open_tool_gateway_client(settings.tool_gateway_url))
-        membership = members(
+        membership = make_agent_jobs(
             agent, settings, runtime.instance, pool, redis,
             tools=toolbox, model=model, limits=limits, money=money, policy=policy, replay_models=replay_models,
             mcp_caller=caller,
         )  # fmt: skip
-        add_checks(runtime, pool, redis, agent.name)
+        add_agent_readiness_checks(runtime, pool, redis, agent.name)
         if not await runtime.wait_until_ready():
             return
         await runtime.supervisor.run(
             *membership,
             Job(name="policy", work=policy.reload_until_stopped),
             *jobs,
-            limit_s=settings.drain_s + STOP_MARGIN_S,
+            limit_s=settings.drain_s + STOP_MARGIN_AFTER_DRAIN_S,
         )
 
 
-def members(
+def make_agent_jobs(
     agent: Agent,
     settings: AgentSettings,
     instance: str,
@@ -131,7 +131,7 @@ def members(
     """Return what makes a process a member of the agent's group: its registration, and the consumers of the tasks for
     any version and for its own."""
     concurrency = settings.agent_concurrency or agent.concurrency
-    handler = TaskHandler(
+    handler = AgentTaskHandler(
         agent,
         pool=pool,
         redis=redis,
@@ -145,7 +145,7 @@ def members(
         mcp_caller=mcp_caller,
     )
     options = ConsumerOptions(concurrency=concurrency, min_idle_ms=settings.bus_min_idle_ms, grace_s=settings.drain_s)
-    letters = PostgresDeadLetters(pool, settings.operator_tenant)
+    letters = PostgresDeadLetterStore(pool, settings.operator_tenant)
     consumers: list[Consumer] = []
     for stream in (agent.stream, agent.version_stream):
         consumers.append(
@@ -157,41 +157,45 @@ def members(
                 handler,
                 options,
                 letters,
-                busy_beside=partial(_busy_beside, consumers, len(consumers)),
+                busy_beside=partial(_count_tasks_of_other_consumers, consumers, len(consumers)),
             )
         )
     registration = AgentRegistration(
         pool, agent, instance, concurrency, lambda: sum(consumer.in_flight_count for consumer in consumers)
     )
     return [
-        Job(name="bus", work=partial(_once_registered, registration, consumers[0]), stuck_after_s=STUCK_AFTER_S),
+        Job(
+            name="bus",
+            work=partial(_consume_once_registered, registration, consumers[0]),
+            stuck_after_s=LOOP_STUCK_AFTER_S,
+        ),
         Job(
             name="bus of the version",
-            work=partial(_once_registered, registration, consumers[1]),
-            stuck_after_s=STUCK_AFTER_S,
+            work=partial(_consume_once_registered, registration, consumers[1]),
+            stuck_after_s=LOOP_STUCK_AFTER_S,
         ),
-        Job(name="registration", work=registration.run),
+        Job(name="registration", work=registration.keep_registered),
     ]
 
 
-async def _once_registered(registration: AgentRegistration, consumer: Consumer, stop: asyncio.Event) -> None:
+async def _consume_once_registered(registration: AgentRegistration, consumer: Consumer, stop: asyncio.Event) -> None:
     await wait_for_any_event(registration.tried, stop)
     await consumer.run(stop)
 
 
-def _busy_beside(consumers: Sequence[Consumer], own: int) -> int:
+def _count_tasks_of_other_consumers(consumers: Sequence[Consumer], own: int) -> int:
     """How many tasks the other consumers have in hand."""
     return sum(consumer.in_flight_count for number, consumer in enumerate(consumers) if number != own)
 
 
-def add_checks(runtime: Runtime, pool: Pool, redis: Redis, agent: str) -> None:
+def add_agent_readiness_checks(runtime: Runtime, pool: Pool, redis: Redis, agent: str) -> None:
     """Make readiness depend on what every agent needs."""
     runtime.health.add_check("postgres", partial(check_schema, pool))
     runtime.health.add_check("login", partial(check_database_role, pool, agent))
     runtime.health.add_check("redis", partial(check_redis, redis))
 
 
-def _check_name(agent: Agent, settings: AgentSettings) -> None:
+def _check_agent_name(agent: Agent, settings: AgentSettings) -> None:
     if settings.agent_name not in (None, agent.name):
         raise ConfigurationError(
             f"this is agent {agent.name}, and FLOTILLA_AGENT_NAME says {settings.agent_name}: "

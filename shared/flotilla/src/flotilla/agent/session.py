@@ -1,7 +1,7 @@
 """The session as an agent sees it."""
 
 from flotilla.contracts.tasks import Turn
-from flotilla.eventstore.turns import earlier_turns
+from flotilla.eventstore.turns import load_earlier_turns
 from flotilla.postgres import Pool
 
 
@@ -15,4 +15,4 @@ class StoredSessionHistory:
 
     async def turns(self, limit: int = 10) -> list[Turn]:
         """The last questions and answers, oldest first: at most `limit` and about 8,000 characters."""
-        return await earlier_turns(self._pool, self._tenant_id, self._session_id, limit)
+        return await load_earlier_turns(self._pool, self._tenant_id, self._session_id, limit)

@@ -23,7 +23,7 @@ from flotilla.encryption.http import JsonPoster
 from flotilla.encryption.keyring import Statements
 from flotilla.postgres import Pool, TaskProof, current_task_proof, open_service_pool
 
-_WAITS_S = (0.1, 0.3, 1.0, 2.0)
+_RETRY_WAITS_S = (0.1, 0.3, 1.0, 2.0)
 """Between tries, while a worker is being replaced."""
 _NONCE_BYTES = 16
 
@@ -31,7 +31,7 @@ _NONCE_BYTES = 16
 class IssuedKeyring(SessionKeyring):
     """Gets keys of sessions from a worker, for the task that is held."""
 
-    def __init__(self, url: str, *, writes: bool, waits_s: Sequence[float] = _WAITS_S) -> None:
+    def __init__(self, url: str, *, writes: bool, waits_s: Sequence[float] = _RETRY_WAITS_S) -> None:
         """`url` is the workers' address, `http://host:port`; `waits_s` are the pauses between tries."""
         super().__init__(writes=writes)
         self._poster = JsonPoster(url)
@@ -44,11 +44,11 @@ class IssuedKeyring(SessionKeyring):
         return self._private_key.public_key().public_bytes_raw()
 
     async def _find(self, connection: Statements, tenant_id: str, session_ids: Sequence[str]) -> Mapping[str, FoundKey]:
-        found = {name: await self._asked(tenant_id, name, makes=False) for name in session_ids}
+        found = {name: await self._request_key(tenant_id, name, makes=False) for name in session_ids}
         return {name: key for name, key in found.items() if key is not None}
 
     async def _find_or_make(self, connection: Statements, tenant_id: str, session_id: str) -> FoundKey | None:
-        found = await self._asked(tenant_id, session_id, makes=True)
+        found = await self._request_key(tenant_id, session_id, makes=True)
         if found is None:  # nothing may be recorded in clear instead
             raise KeyRefused(
                 f"this process does not get the key of session {session_id}: it holds no open task of it, or is not "
@@ -56,13 +56,13 @@ class IssuedKeyring(SessionKeyring):
             )
         return found
 
-    async def _asked(self, tenant_id: str, session_id: str, *, makes: bool) -> FoundKey | None:
+    async def _request_key(self, tenant_id: str, session_id: str, *, makes: bool) -> FoundKey | None:
         """The session's key; None where there is none, or the task that is held does not entitle to it."""
         proof = current_task_proof()
         if proof is None:
             return None
-        request = self._request(tenant_id, session_id, proof, makes=makes)
-        answer = await self._answer(request)
+        request = self._build_key_request(tenant_id, session_id, proof, makes=makes)
+        answer = await self._ask_worker(request)
         if answer is None:
             return None
         try:
@@ -71,7 +71,7 @@ class IssuedKeyring(SessionKeyring):
             raise RetryLater(f"session {session_id}: {error}") from error
         return None if cipher is None else FoundKey(cipher)
 
-    def _request(self, tenant_id: str, session_id: str, proof: TaskProof, *, makes: bool) -> SessionKeyAsked:
+    def _build_key_request(self, tenant_id: str, session_id: str, proof: TaskProof, *, makes: bool) -> SessionKeyAsked:
         asked = SessionKeyAsked(
             tenant_id=tenant_id,
             session_id=session_id,
@@ -84,7 +84,7 @@ class IssuedKeyring(SessionKeyring):
         )
         return with_proof(asked, proof.secret)
 
-    async def _answer(self, asked: SessionKeyAsked) -> bytes | None:
+    async def _ask_worker(self, asked: SessionKeyAsked) -> bytes | None:
         """What a worker answers; None where it refuses.
 
         Raises:

@@ -34,7 +34,7 @@ class AgentSettings(ServiceSettings, PostgresSettings, RedisSettings, OperatorSe
     """How long a consumer may be silent before others take its entries; a crash delays a task by this plus 5 s."""
 
     @model_validator(mode="after")
-    def _gets_keys(self) -> Self:
+    def _check_session_keys_url(self) -> Self:
         if self.encryption == "on" and self.session_keys_url is None:
             raise ValueError(
                 "FLOTILLA_ENCRYPTION=on needs FLOTILLA_SESSION_KEYS_URL at an agent, the worker's address: it answers "

@@ -13,15 +13,22 @@ from opentelemetry.trace import Span
 from opentelemetry.util.types import AttributeValue
 
 from flotilla.agent.gates import ApprovalPending, GatedToolCalls
-from flotilla.agent.mcp_tools import McpAnswer, McpTool
+from flotilla.agent.mcp_tools import McpCallOutcome, McpTool
 from flotilla.agent.occurrences import IdenticalCallCounter
 from flotilla.agent.pauses import RunningToolCalls
-from flotilla.agent.ports import BegunCall, CallEnd, CallHistory, IdentifiedToolCall, McpCaller, ToolCallStore
-from flotilla.agent.recorded_run import Recording
+from flotilla.agent.ports import (
+    IdentifiedToolCall,
+    McpCaller,
+    StartedToolCall,
+    ToolCallEnd,
+    ToolCallHistory,
+    ToolCallStore,
+)
+from flotilla.agent.recorded_run import RecordedRun
 from flotilla.agent.recording import (
-    EventRecorder,
+    TaskEventRecorder,
+    arguments_as_recorded,
     describe_exception,
-    recorded_arguments,
     shorten_result,
     tool_call_data,
 )
@@ -36,8 +43,8 @@ from flotilla.contracts.tools import OnUnknown
 from flotilla.contracts.values import first_infinite, to_storable
 from flotilla.telemetry import genai
 
-MAX_STORED_BYTES = 8_000_000
-REFUSALS = (ValueError, TypeError, Refused, DeadLetter)
+MAX_STORED_RESULT_BYTES = 8_000_000
+TOOL_REFUSAL_ERRORS = (ValueError, TypeError, Refused, DeadLetter)
 """Errors by which a tool says that it did nothing, and that the same arguments would fail again."""
 
 
@@ -54,7 +61,7 @@ class ToolResultNotStored(Refused):
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
+class _PreparedCall:
     """A call with everything that its run needs."""
 
     tool: CallableTool
@@ -67,7 +74,7 @@ class _Call:
 
 
 @dataclass(slots=True)
-class _Shown:
+class _CallRecord:
     """What the log will show of a start."""
 
     call_id: str
@@ -85,12 +92,12 @@ class ToolRunner:
         task: AgentTask,
         calls: ToolCallStore,
         gated: GatedToolCalls,
-        recorder: EventRecorder,
+        recorder: TaskEventRecorder,
         make_id: IdMaker,
         *,
-        mcp_answers: Mapping[str, McpAnswer] | None = None,
+        mcp_answers: Mapping[str, McpCallOutcome] | None = None,
         mcp_caller: McpCaller | None = None,
-        recording: Recording | None = None,
+        recording: RecordedRun | None = None,
     ) -> None:
         """With a `recording` no tool runs: it answers."""
         self._task = task
@@ -104,102 +111,106 @@ class ToolRunner:
         self._occurrences = IdenticalCallCounter()
         self._pauses = RunningToolCalls()
 
-    async def run(self, ctx: object, tool: CallableTool, arguments: Mapping[str, Any]) -> Any:
+    async def run_tool(self, ctx: object, tool: CallableTool, arguments: Mapping[str, Any]) -> Any:
         """What the tool returns, or returned in an earlier run; see `TaskContext.tool`."""
         checked = tool.validated_arguments(arguments)
         if tool.name in self._gated:
-            checked = _as_shown(tool, checked)
-        hashed = _hash(checked)
-        async with self._numbered(tool.name, hashed) as number:
+            checked = _check_arguments_are_storable(tool, checked)
+        hashed = _hash_arguments(checked)
+        async with self._number_call(tool.name, hashed) as number:
             named = IdentifiedToolCall(
-                tool=tool.name, args_hash=hashed, occurrence=number, args=recorded_arguments(checked)
+                tool=tool.name, args_hash=hashed, occurrence=number, args=arguments_as_recorded(checked)
             )
-            call = _Call(tool, checked, named, idempotency_key(self._task, named))
+            call = _PreparedCall(tool, checked, named, tool_call_idempotency_key(self._task, named))
             if self._recording is not None:
-                return await self._replayed(ctx, call, self._recording)
+                return await self._result_from_recording(ctx, call, self._recording)
             if isinstance(tool, McpTool):
-                return await self._answered(call, tool)
+                return await self._result_of_mcp_call(call, tool)
             if tool.name in self._gated:
-                call = self._approved(call)
+                call = self._require_approval(call)
             if tool.options.repeatable:
-                return await self._repeat(ctx, call)
-            return await self._once(ctx, call)
+                return await self._run_repeatable_tool(ctx, call)
+            return await self._run_tool_once(ctx, call)
 
     @asynccontextmanager
-    async def _numbered(self, tool: str, hashed: bytes) -> AsyncIterator[int]:
+    async def _number_call(self, tool: str, hashed: bytes) -> AsyncIterator[int]:
         """Which of the equal calls this is. One that waits for people ends after those beside it."""
-        async with self._pauses.call():
-            with self._occurrences.next_number((tool, hashed)) as number:
+        async with self._pauses.track_call():
+            with self._occurrences.reserve_call_number((tool, hashed)) as number:
                 yield number
 
-    async def _replayed(self, ctx: object, call: _Call, recording: Recording) -> Any:
+    async def _result_from_recording(self, ctx: object, call: _PreparedCall, recording: RecordedRun) -> Any:
         """What the recording has of the call; a search is made, where the replay asks for it."""
-        with self._shown(call, self._make_id()) as shown:
-            if recording.may_call(call.tool.options):
-                shown.result = await self._executed(ctx, call, shown.call_id)
+        with self._record_call_and_end(call, self._make_id()) as shown:
+            if recording.may_call_live_tool(call.tool.options):
+                shown.result = await self._execute_tool(ctx, call, shown.call_id)
                 return shown.result
-            shown.result = recording.result_of(call.named, call.tool.options)
+            shown.result = recording.recorded_result(call.named, call.tool.options)
         return call.tool.decode_result(shown.result)
 
-    def _approved(self, call: _Call) -> _Call:
+    def _require_approval(self, call: _PreparedCall) -> _PreparedCall:
         tool = call.tool
         approval_id, verdict = self._gated.verdict_on_call(
-            tool.name, tool.description, _plain(call.arguments), call.named
+            tool.name, tool.description, _to_plain_arguments(call.arguments), call.named
         )
-        named = replace(call.named, args=recorded_arguments(verdict.args))
-        arguments = _as_shown(tool, tool.validated_arguments(verdict.args))
+        named = replace(call.named, args=arguments_as_recorded(verdict.args))
+        arguments = _check_arguments_are_storable(tool, tool.validated_arguments(verdict.args))
         return replace(call, arguments=arguments, named=named, approval_id=approval_id, decided_args=verdict.args)
 
-    async def _answered(self, call: _Call, tool: McpTool) -> Any:
+    async def _result_of_mcp_call(self, call: _PreparedCall, tool: McpTool) -> Any:
         """What the tool gateway's call came to.
 
         Raises:
             ApprovalPending: the worker has to ask for it: the task pauses.
             McpToolFailed: it failed, or was refused.
         """
-        wanted = tool.to_call_request(self._task, call.named, _storable(call.arguments))
-        with self._shown(call, self._make_id()) as shown:
-            answer = self._mcp_answers.get(wanted.call_id) or await self._called_at_once(call, wanted, shown.call_id)
+        wanted = tool.to_call_request(self._task, call.named, _to_storable_arguments(call.arguments))
+        with self._record_call_and_end(call, self._make_id()) as shown:
+            answer = self._mcp_answers.get(wanted.call_id) or await self._ask_tool_gateway(call, wanted, shown.call_id)
             if answer is None:
                 self._gated.calls.append(wanted)
                 raise ApprovalPending(f"tool {tool.name} is called by the tool gateway as {wanted.call_id}")
-            shown.result = answer.value(tool.name)
+            shown.result = answer.result_or_raise(tool.name)
         return shown.result
 
-    async def _called_at_once(self, call: _Call, wanted: McpCallNeeded, call_id: str) -> McpAnswer | None:
+    async def _ask_tool_gateway(
+        self, call: _PreparedCall, wanted: McpCallNeeded, call_id: str
+    ) -> McpCallOutcome | None:
         if self._mcp_caller is None:
             return None
-        with self._executing(call.tool.name, call_id):
+        with self._tool_execution_span(call.tool.name, call_id):
             result = await self._mcp_caller.call_at_once(self._task, wanted)
-        return None if result is None else McpAnswer(result)
+        return None if result is None else McpCallOutcome(result)
 
-    async def _prove(self, call: _Call, approval_id: str | None) -> None:
+    async def _check_call_signatures(self, call: _PreparedCall, approval_id: str | None) -> None:
         """Check the signatures under the approval by which the call runs, before anything of it happens."""
         if approval_id is not None:
-            args = call.decided_args if approval_id == call.approval_id else _storable(call.arguments)
+            args = call.decided_args if approval_id == call.approval_id else _to_storable_arguments(call.arguments)
             await self._gated.check_signatures(approval_id, call.tool.name, args)
 
-    async def _repeat(self, ctx: object, call: _Call) -> Any:
-        await self._prove(call, call.approval_id)
-        with self._shown(call, self._make_id()) as shown:
-            shown.result = await self._executed(ctx, call, shown.call_id)
+    async def _run_repeatable_tool(self, ctx: object, call: _PreparedCall) -> Any:
+        await self._check_call_signatures(call, call.approval_id)
+        with self._record_call_and_end(call, self._make_id()) as shown:
+            shown.result = await self._execute_tool(ctx, call, shown.call_id)
         return shown.result
 
-    async def _once(self, ctx: object, call: _Call) -> Any:
+    async def _run_tool_once(self, ctx: object, call: _PreparedCall) -> Any:
         earlier = await self._gated.executed_result(call.approval_id) if call.approval_id else None
         if earlier is not None:
-            return self._reused(call, CallEnd(outcome="returned", result=earlier["value"], call_id=self._make_id()))
+            return self._reuse_stored_result(
+                call, ToolCallEnd(outcome="returned", result=earlier["value"], call_id=self._make_id())
+            )
         while True:
             standing = await self._calls.load_call_history(call.named)
             if standing.returned is not None:
-                return self._reused(call, standing.returned)
-            approval_id = self._may_begin(call, standing)
-            await self._prove(call, approval_id)
+                return self._reuse_stored_result(call, standing.returned)
+            approval_id = self._approval_to_begin(call, standing)
+            await self._check_call_signatures(call, approval_id)
             begun = await self._calls.begin_call(call.named, standing.starts + 1, self._make_id(), approval_id)
             if begun is not None:
-                return await self._begun(ctx, call, begun)
+                return await self._finish_started_call(ctx, call, begun)
 
-    def _may_begin(self, call: _Call, standing: CallHistory) -> str | None:
+    def _approval_to_begin(self, call: _PreparedCall, standing: ToolCallHistory) -> str | None:
         """The approval under which the call may run now.
 
         Raises:
@@ -208,12 +219,12 @@ class ToolRunner:
         """
         if not standing.is_unknown:
             return call.approval_id
-        if self._on_unknown(call) == "again":
+        if self._outcome_unknown_policy(call) == "again":
             return call.approval_id
         tool, what = call.tool.name, f"tool {call.tool.name} was begun {standing.starts} times without an answer"
-        if self._on_unknown(call) == "fail":
+        if self._outcome_unknown_policy(call) == "fail":
             raise ToolOutcomeUnknown(f"{what}, and may have had its effect: on_unknown='fail' does not run it again")
-        args = _storable(call.arguments)
+        args = _to_storable_arguments(call.arguments)
         approval_id, approved = self._gated.rerun_approval(
             tool, f"{what}. Run it again?", args, call.named, standing.starts
         )
@@ -221,33 +232,35 @@ class ToolRunner:
             raise ToolOutcomeUnknown(f"{what}, and people did not approve to run it again ({approval_id})")
         return approval_id
 
-    def _on_unknown(self, call: _Call) -> OnUnknown:
+    def _outcome_unknown_policy(self, call: _PreparedCall) -> OnUnknown:
         return call.tool.options.on_unknown or ("ask" if call.tool.name in self._gated else "again")
 
-    async def _begun(self, ctx: object, call: _Call, begun: BegunCall) -> Any:
-        with self._shown(call, begun.call_id) as shown:
-            async with self._calls.held(begun), self._ended_in_any_case(begun):
-                ended = _returned(await self._executed(ctx, call, begun.call_id), call)
-            stored = await self._calls.end(begun, ended)
+    async def _finish_started_call(self, ctx: object, call: _PreparedCall, begun: StartedToolCall) -> Any:
+        with self._record_call_and_end(call, begun.call_id) as shown:
+            async with self._calls.hold_call_claim(begun), self._store_end_on_error(begun):
+                ended = _call_end_of_result(await self._execute_tool(ctx, call, begun.call_id), call)
+            stored = await self._calls.store_call_end(begun, ended)
             if call.approval_id is not None:
-                await self._gated.store_result(call.approval_id, call.tool.name, _plain(call.arguments), stored.result)
+                await self._gated.store_result(
+                    call.approval_id, call.tool.name, _to_plain_arguments(call.arguments), stored.result
+                )
             shown.result, shown.escaped = ended.result, ended.escaped
-        return self._as_returned(call, stored.result)
+        return self._decode_stored_result(call, stored.result)
 
     @asynccontextmanager
-    async def _ended_in_any_case(self, begun: BegunCall) -> AsyncIterator[None]:
+    async def _store_end_on_error(self, begun: StartedToolCall) -> AsyncIterator[None]:
         """Store an error of the tool as the end of its call."""
         try:
             yield
         except BaseException as error:
-            await asyncio.shield(self._calls.end(begun, _raised(error)))
+            await asyncio.shield(self._calls.store_call_end(begun, _call_end_of_error(error)))
             raise
 
-    async def _executed(self, ctx: object, call: _Call, call_id: str) -> Any:
-        with self._executing(call.tool.name, call_id):
+    async def _execute_tool(self, ctx: object, call: _PreparedCall, call_id: str) -> Any:
+        with self._tool_execution_span(call.tool.name, call_id):
             return await call.tool(ctx, call.arguments, call.key)
 
-    def _executing(self, name: str, call_id: str) -> AbstractContextManager[Span]:
+    def _tool_execution_span(self, name: str, call_id: str) -> AbstractContextManager[Span]:
         attributes: dict[str, AttributeValue] = {
             "gen_ai.operation.name": "execute_tool",
             "gen_ai.tool.name": name,
@@ -257,20 +270,20 @@ class ToolRunner:
         }
         return genai.genai_span(f"execute_tool {name}", genai.EXECUTE_TOOL_DURATION, attributes)
 
-    def _reused(self, call: _Call, ended: CallEnd) -> Any:
+    def _reuse_stored_result(self, call: _PreparedCall, ended: ToolCallEnd) -> Any:
         if not ended.recorded:
             self._record_call(call, ended.call_id)
             self._record_result(call, ended)
-        return self._as_returned(call, ended.result)
+        return self._decode_stored_result(call, ended.result)
 
-    def _as_returned(self, call: _Call, result: Any) -> Any:
+    def _decode_stored_result(self, call: _PreparedCall, result: Any) -> Any:
         return result if call.approval_id is not None else call.tool.decode_result(result)
 
     @contextmanager
-    def _shown(self, call: _Call, call_id: str) -> Iterator["_Shown"]:
+    def _record_call_and_end(self, call: _PreparedCall, call_id: str) -> Iterator["_CallRecord"]:
         """Record a start of the call, and its end however it comes."""
         started = time.monotonic()
-        shown = _Shown(call_id)
+        shown = _CallRecord(call_id)
         self._record_call(call, call_id)
         try:
             yield shown
@@ -281,10 +294,10 @@ class ToolRunner:
             shown.duration_ms = round((time.monotonic() - started) * 1000, 3)
             self._record_result(call, shown)
 
-    def _record_call(self, call: _Call, call_id: str) -> None:
-        self._recorder.record("tool_call", tool_call_data(call.named, call_id, self._task.agent))
+    def _record_call(self, call: _PreparedCall, call_id: str) -> None:
+        self._recorder.record_event("tool_call", tool_call_data(call.named, call_id, self._task.agent))
 
-    def _record_result(self, call: _Call, ended: "CallEnd | _Shown") -> None:
+    def _record_result(self, call: _PreparedCall, ended: "ToolCallEnd | _CallRecord") -> None:
         data = ToolResult(
             tool=call.tool.name,
             call_id=ended.call_id,
@@ -294,16 +307,16 @@ class ToolRunner:
             error=ended.error,
             agent=self._task.agent,
         )
-        self._recorder.record("tool_result", data, escaped=[f"/result{place}" for place in ended.escaped])
+        self._recorder.record_event("tool_result", data, escaped=[f"/result{place}" for place in ended.escaped])
 
 
-def idempotency_key(task: AgentTask, call: IdentifiedToolCall) -> str:
+def tool_call_idempotency_key(task: AgentTask, call: IdentifiedToolCall) -> str:
     """32 hexadecimal digits: as long as the shortest limit that payment providers set for such keys allows."""
     name = json.dumps([task.tenant_id, task.task_id, call.tool, call.args_hash.hex(), call.occurrence])
     return hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
-def _as_shown(tool: CallableTool, arguments: dict[str, Any]) -> dict[str, Any]:
+def _check_arguments_are_storable(tool: CallableTool, arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a gated call: what people are shown is what runs, so it must be what is stored.
 
     Raises:
@@ -311,36 +324,40 @@ def _as_shown(tool: CallableTool, arguments: dict[str, Any]) -> dict[str, Any]:
     """
     if place := first_infinite(arguments):
         raise Invalid(f"tool {tool.name}: {place[1:]} is NaN or an infinity, and people can only approve a number")
-    return tool.validated_arguments(_storable(arguments))
+    return tool.validated_arguments(_to_storable_arguments(arguments))
 
 
-def _hash(arguments: dict[str, Any]) -> bytes:
+def _hash_arguments(arguments: dict[str, Any]) -> bytes:
     # Escapes what UTF-8 can't hold, so that any arguments have a hash, and others another one.
-    canonical = json.dumps(_plain(arguments), sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps(_to_plain_arguments(arguments), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).digest()
 
 
-def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _to_plain_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     plain: dict[str, Any] = to_builtins(dict(arguments))
     return plain
 
 
-def _storable(arguments: Mapping[str, Any]) -> JsonObject:
-    kept: JsonObject = to_storable(_plain(arguments)).value
+def _to_storable_arguments(arguments: Mapping[str, Any]) -> JsonObject:
+    kept: JsonObject = to_storable(_to_plain_arguments(arguments)).value
     return kept
 
 
-def _returned(value: Any, call: _Call) -> CallEnd:
+def _call_end_of_result(value: Any, call: _PreparedCall) -> ToolCallEnd:
     try:
         kept = to_storable(value)
         size = len(to_json(kept.value))
     except (TypeError, Invalid) as error:
         raise ToolResultNotStored(f"tool {call.tool.name} returned what can't be stored: {error}") from error
-    if size > MAX_STORED_BYTES:
-        raise ToolResultNotStored(f"tool {call.tool.name} returned {size} bytes, {MAX_STORED_BYTES} can be stored")
-    return CallEnd(outcome="returned", result=kept.value, escaped=kept.escaped)
+    if size > MAX_STORED_RESULT_BYTES:
+        raise ToolResultNotStored(
+            f"tool {call.tool.name} returned {size} bytes, {MAX_STORED_RESULT_BYTES} can be stored"
+        )
+    return ToolCallEnd(outcome="returned", result=kept.value, escaped=kept.escaped)
 
 
-def _raised(error: BaseException) -> CallEnd:
-    did_nothing = isinstance(error, (*REFUSALS, ToolNotCalled)) and not isinstance(error, ToolResultNotStored)
-    return CallEnd(outcome="refused" if did_nothing else "raised", error=describe_exception(error))
+def _call_end_of_error(error: BaseException) -> ToolCallEnd:
+    did_nothing = isinstance(error, (*TOOL_REFUSAL_ERRORS, ToolNotCalled)) and not isinstance(
+        error, ToolResultNotStored
+    )
+    return ToolCallEnd(outcome="refused" if did_nothing else "raised", error=describe_exception(error))

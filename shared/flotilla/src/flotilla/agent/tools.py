@@ -63,7 +63,7 @@ class Tool:
         hints = get_type_hints(function)
         self._key_parameter = next((known for known, kind in hints.items() if kind is IdempotencyKey), None)
         self._returns = hints.get("return", Any)
-        self._arguments = _arguments_type(name, function)
+        self._arguments = _make_arguments_type(name, function)
 
     def schema(self) -> dict[str, Any]:
         """The JSON schema of the arguments, as language models want it."""
@@ -102,7 +102,7 @@ class AgentToolBox:
     def __init__(self, functions: Mapping[str, ToolFunction]) -> None:
         self._tools: dict[str, ListedTool] = {name: Tool(name, function) for name, function in functions.items()}
 
-    def with_further_tools(self, further: Mapping[str, ListedTool]) -> "AgentToolBox":
+    def with_added_tools(self, further: Mapping[str, ListedTool]) -> "AgentToolBox":
         """Return a list that has `further` tools, too; a name on this one stays what it is."""
         joined = AgentToolBox({})
         joined._tools = {**further, **self._tools}
@@ -131,7 +131,7 @@ class AgentToolBox:
         return sorted(self._tools)
 
 
-def _arguments_type(name: str, function: ToolFunction) -> type[msgspec.Struct]:
+def _make_arguments_type(name: str, function: ToolFunction) -> type[msgspec.Struct]:
     hints = get_type_hints(function)
     fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
     for parameter in inspect.signature(function).parameters.values():

@@ -5,7 +5,7 @@ from typing import Any
 
 from flotilla.contracts.errors import FlotillaError
 
-CAUSE = "flotilla_error"
+CAUSE_EXTENSION = "flotilla_error"
 """Among the extensions of a response that `ctx.openai()` gave: the error that it describes."""
 
 
@@ -13,18 +13,18 @@ class TaskCancelled(Exception):
     """The caller no longer wants the task."""
 
 
-def original_error(error: BaseException) -> BaseException:
+def unwrap_framework_error(error: BaseException) -> BaseException:
     """Return the error that `ctx.openai()` gave, or TaskCancelled, that `error` wraps; else the first error of a group,
     or `error` itself: an author's own error stays what it is, whatever it was raised because of."""
-    leaves = list(_leaves(error))
-    for one in _chain(leaves):
-        found = one if isinstance(one, TaskCancelled) else _carried(one)
+    leaves = list(_leaves_of_exception_groups(error))
+    for one in _with_causes(leaves):
+        found = one if isinstance(one, TaskCancelled) else _error_carried_by_response(one)
         if found is not None:
             return found
     return leaves[0]
 
 
-def _leaves(error: BaseException) -> Iterator[BaseException]:
+def _leaves_of_exception_groups(error: BaseException) -> Iterator[BaseException]:
     open_groups = [error]
     while open_groups:
         one = open_groups.pop()
@@ -34,7 +34,7 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
             yield one
 
 
-def _chain(errors: list[BaseException]) -> Iterator[BaseException]:
+def _with_causes(errors: list[BaseException]) -> Iterator[BaseException]:
     """The errors, and those because of which they were raised."""
     seen: set[int] = set()
     waiting = list(reversed(errors))
@@ -47,8 +47,8 @@ def _chain(errors: list[BaseException]) -> Iterator[BaseException]:
         waiting.extend(known for known in (one.__context__, one.__cause__) if known is not None)
 
 
-def _carried(error: BaseException) -> FlotillaError | None:
+def _error_carried_by_response(error: BaseException) -> FlotillaError | None:
     response: Any = getattr(error, "response", None)
     extensions = getattr(response, "extensions", None)
-    cause = extensions.get(CAUSE) if isinstance(extensions, dict) else None
+    cause = extensions.get(CAUSE_EXTENSION) if isinstance(extensions, dict) else None
     return cause if isinstance(cause, FlotillaError) else None

@@ -49,7 +49,7 @@ class Ballot:
         return content_hash(self.action, self.args)
 
     @property
-    def is_final(self) -> bool:
+    def is_vote_final(self) -> bool:
         """Whether nothing can change any more."""
         return self.status != "pending"
 
@@ -64,12 +64,16 @@ class Ballot:
         self, attempt: DecisionRequest, now: datetime, check_args: Callable[[str, JsonObject], None]
     ) -> VoteRefusal | None:
         """Why `attempt` does not count at `now`; None if it does."""
-        return self._unfit_voter(attempt) or self._too_late(attempt, now) or self._unfit_vote(attempt, check_args)
+        return (
+            self._why_voter_not_allowed(attempt)
+            or self._why_too_late(attempt, now)
+            or self._why_vote_not_allowed(attempt, check_args)
+        )
 
-    def _unfit_voter(self, attempt: DecisionRequest) -> VoteRefusal | None:
+    def _why_voter_not_allowed(self, attempt: DecisionRequest) -> VoteRefusal | None:
         if not attempt.is_person:
             return VoteRefusal("NotAPerson", f"{attempt.subject} is not a person: only people decide")
-        if self.requirement.exclude_requester and (shared := self._shared_identity(attempt)):
+        if self.requirement.exclude_requester and (shared := self._why_voter_may_be_requester(attempt)):
             return VoteRefusal("SelfApproval", f"{shared}: somebody else must decide")
         if not set(attempt.roles) & set(self.requirement.roles):
             return VoteRefusal(
@@ -77,7 +81,7 @@ class Ballot:
             )
         return None
 
-    def _shared_identity(self, attempt: DecisionRequest) -> str | None:
+    def _why_voter_may_be_requester(self, attempt: DecisionRequest) -> str | None:
         """How the voter may be the requester in another name; None if they are two.
 
         Anyone who issued a key may hold a copy of it: that key does not make its subject a second person.
@@ -94,25 +98,25 @@ class Ballot:
             return f"the key of {voter} was issued by {', '.join(issuers)}, on whose side this action was asked for"
         return None
 
-    def _too_late(self, attempt: DecisionRequest, now: datetime) -> VoteRefusal | None:
-        if self.status == "timeout" or (not self.is_final and now >= self.deadline):
+    def _why_too_late(self, attempt: DecisionRequest, now: datetime) -> VoteRefusal | None:
+        if self.status == "timeout" or (not self.is_vote_final and now >= self.deadline):
             return VoteRefusal("Late", f"the deadline was {self.deadline.isoformat()}")
-        if self.is_final:
+        if self.is_vote_final:
             return VoteRefusal("AlreadyDecided", f"approval {self.approval_id} is {self.status}")
         if attempt.content_hash != self.content_hash:
             return VoteRefusal("StaleHash", "what would be executed is not what you were shown: read it again")
         return None
 
-    def _unfit_vote(
+    def _why_vote_not_allowed(
         self, attempt: DecisionRequest, check_args: Callable[[str, JsonObject], None]
     ) -> VoteRefusal | None:
         if attempt.decision in self.requirement.reason_required and not (attempt.reason or "").strip():
             return VoteRefusal("ReasonRequired", f"policy asks for a reason to {attempt.decision}")
         if attempt.decision == "approve" and attempt.subject == self.edited_by:
             return VoteRefusal("OwnEdit", f"{attempt.subject} edited this: somebody else must approve it")
-        return self._unfit_edit(attempt, check_args) if attempt.decision == "edit" else None
+        return self._why_edit_not_allowed(attempt, check_args) if attempt.decision == "edit" else None
 
-    def _unfit_edit(
+    def _why_edit_not_allowed(
         self, attempt: DecisionRequest, check_args: Callable[[str, JsonObject], None]
     ) -> VoteRefusal | None:
         if attempt.args is None or attempt.args == self.args:
@@ -148,15 +152,15 @@ class Ballot:
             return edited if requirement is None else replace(edited, requirement=requirement)
         return replace(ballot, status="approved") if ballot.counted_approvals >= self.requirement.quorum else ballot
 
-    def closed_at_deadline(self) -> "Ballot":
+    def close_at_deadline(self) -> "Ballot":
         """The ballot at its deadline: policy's verdict, if nobody was quicker."""
-        if self.is_final:
+        if self.is_vote_final:
             return self
         return replace(self, status="approved" if self.requirement.verdict_at_deadline == "approve" else "timeout")
 
-    def closed_by_cancellation(self) -> "Ballot":
+    def close_by_cancellation(self) -> "Ballot":
         """The ballot of an action that was called off, if nobody was quicker."""
-        return self if self.is_final else replace(self, status="cancelled")
+        return self if self.is_vote_final else replace(self, status="cancelled")
 
     def answer_to_voter(self, attempt: DecisionRequest) -> DecisionAnswer:
         """The answer to the voter, once `attempt` has counted."""

@@ -14,7 +14,7 @@ WORKFLOW_SOURCE = "/workflows/HumanInTheLoopWorkflow"
 GATEWAY_SOURCE = "/gateway"
 
 
-def action_event(
+def make_action_event(
     change: str, action_id: str, details: Mapping[str, object] | None = None, source: str = WORKFLOW_SOURCE
 ) -> AgentStateEvent:
     """`state_change` of an action; its details always name it."""
@@ -32,14 +32,14 @@ def action_submitted_event(request: ActionRequest, risk_level: str, source: str 
         "on_behalf_of": request.on_behalf_of or None,
         "content_hash": content_hash(request.action, request.args),
     }
-    return action_event("action_submitted", request.action_id, details, source)
+    return make_action_event("action_submitted", request.action_id, details, source)
 
 
 def vote_attempted_event(
     attempt: DecisionRequest, policy_version: str, source: str = GATEWAY_SOURCE
 ) -> AgentStateEvent:
     """Somebody tried to decide; written before the workflow is asked."""
-    return action_event("approval_attempted", attempt.approval_id, _who_and_what(attempt, policy_version), source)
+    return make_action_event("approval_attempted", attempt.approval_id, _vote_details(attempt, policy_version), source)
 
 
 def vote_refused_event(
@@ -47,17 +47,17 @@ def vote_refused_event(
 ) -> AgentStateEvent:
     """The attempt did not count."""
     details = {
-        **_who_and_what(attempt, policy_version),
+        **_vote_details(attempt, policy_version),
         "refusal": refusal.type,
         "message": refusal.message,
     }
-    return action_event("approval_refused", attempt.approval_id, details, source)
+    return make_action_event("approval_refused", attempt.approval_id, details, source)
 
 
 def vote_counted_events(attempt: DecisionRequest, after: Ballot) -> list[AgentStateEvent]:
     """The attempt counted; and what the vote came to, if it is final."""
     details = {
-        **_who_and_what(attempt, after.requirement.policy_version),
+        **_vote_details(attempt, after.requirement.policy_version),
         "approvals": after.counted_approvals,
         "quorum": after.requirement.quorum,
         "next_content_hash": after.content_hash,
@@ -67,11 +67,11 @@ def vote_counted_events(attempt: DecisionRequest, after: Ballot) -> list[AgentSt
         "proof": attempt.proof,
         "receipt": attempt.receipt,
     }
-    counted = action_event("approval_counted", attempt.approval_id, details)
-    return [counted, vote_ended_event(after)] if after.is_final else [counted]
+    counted = make_action_event("approval_counted", attempt.approval_id, details)
+    return [counted, vote_ended_event(after)] if after.is_vote_final else [counted]
 
 
-_VERDICTS: Mapping[ApprovalStatus, str] = {
+_CHANGE_BY_VERDICT: Mapping[ApprovalStatus, str] = {
     "approved": "action_approved",
     "rejected": "action_rejected",
     "timeout": "approval_timed_out",
@@ -86,10 +86,10 @@ def vote_ended_event(ballot: Ballot) -> AgentStateEvent:
         "policy_version": ballot.requirement.policy_version,
         "voters": [vote.subject for vote in ballot.votes],
     }
-    return action_event(_VERDICTS[ballot.status], ballot.approval_id, details)
+    return make_action_event(_CHANGE_BY_VERDICT[ballot.status], ballot.approval_id, details)
 
 
-def _who_and_what(attempt: DecisionRequest, policy_version: str) -> dict[str, object]:
+def _vote_details(attempt: DecisionRequest, policy_version: str) -> dict[str, object]:
     return {
         "attempt_id": attempt.attempt_id,
         "subject": attempt.subject,

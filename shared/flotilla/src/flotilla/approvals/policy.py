@@ -23,16 +23,16 @@ from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.json_types import JsonObject, JsonScalar
 from flotilla.contracts.requests import RiskLevel
 
-BUILTIN: Mapping[str, str] = {"builtin:production": "production.toml", "builtin:local": "local.toml"}
+BUILTIN_POLICIES: Mapping[str, str] = {"builtin:production": "production.toml", "builtin:local": "local.toml"}
 """`local` differs in one thing: it counts the signal `approve`, whose sender nobody proved."""
 ANY_ACTION = "*"
 
-Level: TypeAlias = Literal["low", "medium", "high"]
+PolicyRiskLevel: TypeAlias = Literal["low", "medium", "high"]
 PrivacyKind: TypeAlias = Literal["erase", "export", "retention"]
 """What is asked for in privacy."""
 
 
-class _Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class _ApprovalRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Fields that are not set leave the more general rule's."""
 
     required: bool | None = None
@@ -48,26 +48,26 @@ class _Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     signature: SignatureRule | None = None
 
 
-class _Raise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _RaiseRiskCondition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Raises the risk when every named argument has one of the listed values."""
 
-    to: Level
+    to: PolicyRiskLevel
     when: dict[str, list[JsonScalar]]
     because: str
 
 
-class _ActionRule(_Rule, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    risk: Level = "medium"
-    raise_if: list[_Raise] = []
-    low: _Rule = _Rule()
-    medium: _Rule = _Rule()
-    high: _Rule = _Rule()
+class _ActionRule(_ApprovalRule, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    risk: PolicyRiskLevel = "medium"
+    raise_if: list[_RaiseRiskCondition] = []
+    low: _ApprovalRule = _ApprovalRule()
+    medium: _ApprovalRule = _ApprovalRule()
+    high: _ApprovalRule = _ApprovalRule()
 
 
 class _RiskRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    low: _Rule = _Rule(required=False)
-    medium: _Rule = _Rule()
-    high: _Rule = _Rule()
+    low: _ApprovalRule = _ApprovalRule(required=False)
+    medium: _ApprovalRule = _ApprovalRule()
+    high: _ApprovalRule = _ApprovalRule()
 
 
 class _PrivacyRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -78,16 +78,16 @@ class _PrivacyRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retention: Annotated[int, msgspec.Meta(ge=0, le=10)] = 1
 
 
-class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _PolicyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: str
     privacy: _PrivacyRules = _PrivacyRules()
-    defaults: _Rule = _Rule()
+    defaults: _ApprovalRule = _ApprovalRule()
     risk: _RiskRules = _RiskRules()
     actions: dict[str, _ActionRule] = {}
 
 
 @dataclass(frozen=True, slots=True)
-class Assessment:
+class RiskAssessment:
     """How risky an action is, and why."""
 
     risk_level: RiskLevel
@@ -105,7 +105,7 @@ class PolicySource(Protocol):
 class ApprovalPolicy:
     """The rules of one policy file."""
 
-    def __init__(self, rules: _File, digest: str) -> None:
+    def __init__(self, rules: _PolicyFile, digest: str) -> None:
         self._rules = rules
         self.version = f"{rules.version}+{digest[:12]}"
         """The file's own version and the beginning of its SHA-256: what a decision is recorded with."""
@@ -120,23 +120,23 @@ class ApprovalPolicy:
         needed: int = getattr(self._rules.privacy, kind)
         return needed
 
-    def assess_risk(self, action: str, args: JsonObject, requested: RiskLevel = "low") -> Assessment:
+    def assess_risk(self, action: str, args: JsonObject, requested: RiskLevel = "low") -> RiskAssessment:
         """The action's risk by the file's rules. `requested` can raise it, never lower it."""
-        rule = self._action(action)
+        rule = self._rules_for_action(action)
         level: RiskLevel = rule.risk
         reasons = [f"policy: {action} is {level}"]
         for raising in rule.raise_if:
-            if _matches(raising.when, args) and _above(raising.to, level):
+            if _arguments_match(raising.when, args) and _is_higher_risk(raising.to, level):
                 level = raising.to
                 reasons.append(f"policy: {raising.because}")
-        return with_risk_at_least(Assessment(level, reasons), requested, "the requester asked for more care")
+        return raise_assessment_to(RiskAssessment(level, reasons), requested, "the requester asked for more care")
 
-    def approval_requirement(self, action: str, assessment: Assessment) -> ApprovalRequirement:
+    def approval_requirement(self, action: str, assessment: RiskAssessment) -> ApprovalRequirement:
         """What must happen before the action is executed."""
-        rule = self._action(action)
+        rule = self._rules_for_action(action)
         level = assessment.risk_level
         layers = [self._rules.defaults, getattr(self._rules.risk, level), rule, getattr(rule, level)]
-        chosen = {name: value for layer in layers for name, value in _set_fields(layer).items()}
+        chosen = {name: value for layer in layers for name, value in _fields_that_are_set(layer).items()}
         return msgspec.convert(
             {
                 "required": True,
@@ -148,15 +148,15 @@ class ApprovalPolicy:
             ApprovalRequirement,
         )
 
-    def _action(self, action: str) -> _ActionRule:
+    def _rules_for_action(self, action: str) -> _ActionRule:
         return self._rules.actions.get(action) or self._rules.actions.get(ANY_ACTION) or _ActionRule()
 
 
-def with_risk_at_least(assessment: Assessment, level: RiskLevel, because: str) -> Assessment:
+def raise_assessment_to(assessment: RiskAssessment, level: RiskLevel, because: str) -> RiskAssessment:
     """The assessment with at least `level`."""
-    if not _above(level, assessment.risk_level):
+    if not _is_higher_risk(level, assessment.risk_level):
         return assessment
-    return Assessment(level, [*assessment.reasons, because])
+    return RiskAssessment(level, [*assessment.reasons, because])
 
 
 def parse_policy(text: str, name: str) -> ApprovalPolicy:
@@ -166,8 +166,8 @@ def parse_policy(text: str, name: str) -> ApprovalPolicy:
         ConfigurationError: not TOML, an unknown key, a wrong type, or a rule that nobody could ever satisfy.
     """
     try:
-        written, digest = _read(text)
-        rules = msgspec.convert(written, _File)
+        written, digest = _parse_with_base_policy(text)
+        rules = msgspec.convert(written, _PolicyFile)
     except (
         ValueError,
         RecursionError,
@@ -177,8 +177,9 @@ def parse_policy(text: str, name: str) -> ApprovalPolicy:
     policy = ApprovalPolicy(rules, digest)
     for action in [*rules.actions, ANY_ACTION]:
         for level in RISK_ORDER:
-            _check(
-                policy.approval_requirement(action, Assessment(level, [])), f"approval policy {name}: {action}, {level}"
+            _check_requirement(
+                policy.approval_requirement(action, RiskAssessment(level, [])),
+                f"approval policy {name}: {action}, {level}",
             )
     return policy
 
@@ -198,41 +199,42 @@ def read_policy_text(source: str) -> str:
     Raises:
         ConfigurationError: it can't be read.
     """
-    builtin = BUILTIN.get(source)
+    builtin = BUILTIN_POLICIES.get(source)
     try:
-        return _builtin(builtin) if builtin else Path(source).read_text("utf-8")
+        return _read_builtin_policy(builtin) if builtin else Path(source).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
-            f"approval policy {source}: {error}; set FLOTILLA_APPROVAL_POLICY to a file, or to {' or '.join(BUILTIN)}"
+            f"approval policy {source}: {error}; set FLOTILLA_APPROVAL_POLICY to a file, or "
+            f"to {' or '.join(BUILTIN_POLICIES)}"
         ) from error
 
 
-def _read(text: str) -> tuple[dict[str, Any], str]:
+def _parse_with_base_policy(text: str) -> tuple[dict[str, Any], str]:
     """The file with what it extends, and the hash of both."""
     written = tomllib.loads(text)
     if "extends" not in written:
         return written, hashlib.sha256(text.encode()).hexdigest()
     base = written.pop("extends")
-    if base not in list(BUILTIN):
-        raise msgspec.ValidationError(f"`extends` takes {' or '.join(BUILTIN)}, not {base!r}")
-    base_text = _builtin(BUILTIN[base])
-    return _laid_over(tomllib.loads(base_text), written), hashlib.sha256((base_text + text).encode()).hexdigest()
+    if base not in list(BUILTIN_POLICIES):
+        raise msgspec.ValidationError(f"`extends` takes {' or '.join(BUILTIN_POLICIES)}, not {base!r}")
+    base_text = _read_builtin_policy(BUILTIN_POLICIES[base])
+    return _merge_tables(tomllib.loads(base_text), written), hashlib.sha256((base_text + text).encode()).hexdigest()
 
 
-def _laid_over(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def _merge_tables(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Tables are merged key by key; anything else replaces what was there."""
     merged = dict(base)
     for key, value in changes.items():
         below = merged.get(key)
-        merged[key] = _laid_over(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+        merged[key] = _merge_tables(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return merged
 
 
-def _builtin(file: str) -> str:
+def _read_builtin_policy(file: str) -> str:
     return resources.files(__package__).joinpath(file).read_text("utf-8")
 
 
-def _check(requirement: ApprovalRequirement, where: str) -> None:
+def _check_requirement(requirement: ApprovalRequirement, where: str) -> None:
     if not requirement.required:
         return
     if not requirement.roles:
@@ -247,13 +249,13 @@ def _check(requirement: ApprovalRequirement, where: str) -> None:
         raise ConfigurationError(f"{where}: reminder_s must lie between 0 and deadline_s")
 
 
-def _set_fields(rule: _Rule) -> dict[str, object]:
-    return {name: value for name in _Rule.__struct_fields__ if (value := getattr(rule, name)) is not None}
+def _fields_that_are_set(rule: _ApprovalRule) -> dict[str, object]:
+    return {name: value for name in _ApprovalRule.__struct_fields__ if (value := getattr(rule, name)) is not None}
 
 
-def _matches(when: Mapping[str, Sequence[JsonScalar]], args: JsonObject) -> bool:
+def _arguments_match(when: Mapping[str, Sequence[JsonScalar]], args: JsonObject) -> bool:
     return all(args.get(name) in values for name, values in when.items())
 
 
-def _above(level: RiskLevel, other: RiskLevel) -> bool:
+def _is_higher_risk(level: RiskLevel, other: RiskLevel) -> bool:
     return RISK_ORDER.index(level) > RISK_ORDER.index(other)

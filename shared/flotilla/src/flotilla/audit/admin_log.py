@@ -18,11 +18,11 @@ from flotilla.outbox import AppendedRange, append
 from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
 from flotilla.runtime.stopping import sleep_or_stop
 
-OWNER = "flotilla"
-_RETRY_S = 2.0
+AUDIT_SESSION_OWNER = "flotilla"
+_RETRY_WAIT_S = 2.0
 
 # One start after the other; a row means that the version is another one than the last that was recorded.
-_NOTE_POLICY = """
+_STORE_POLICY_VERSION = """
 UPDATE flotilla.sessions SET metadata = jsonb_set(metadata, '{policy_version}', to_jsonb($3::text))
 WHERE tenant_id = $1 AND session_id = $2 AND metadata ->> 'policy_version' IS DISTINCT FROM $3
 RETURNING 1
@@ -39,22 +39,24 @@ async def record_admin_changes(
 
     Takes the lock of the session's row, so call it last.
     """
-    await ensure_session(connection, tenant_id, AUDIT_SESSION, OWNER)
+    await ensure_session(connection, tenant_id, AUDIT_SESSION, AUDIT_SESSION_OWNER)
     events = [state_change(change, details, source) for change, details in changes]
     return await append(connection, tenant_id, AUDIT_SESSION, events, source=source)
 
 
-async def record_policy(pool: Pool, tenant_id: str, source: str, version: str) -> bool:
+async def record_policy_if_changed(pool: Pool, tenant_id: str, source: str, version: str) -> bool:
     """Record the policy in force, unless it is the one that was recorded last; say whether it was another one."""
     async with tenant_transaction(pool, tenant_id) as connection:
-        await ensure_session(connection, tenant_id, AUDIT_SESSION, OWNER)
-        if not await connection.fetchval(_NOTE_POLICY, tenant_id, AUDIT_SESSION, version):
+        await ensure_session(connection, tenant_id, AUDIT_SESSION, AUDIT_SESSION_OWNER)
+        if not await connection.fetchval(_STORE_POLICY_VERSION, tenant_id, AUDIT_SESSION, version):
             return False
         await record_admin_changes(connection, tenant_id, source, ("policy_changed", {"policy_version": version}))
     return True
 
 
-async def record_policies(pool: Pool, tenant_id: str, source: str, policies: PolicySource, stop: asyncio.Event) -> None:
+async def record_policies_until(
+    pool: Pool, tenant_id: str, source: str, policies: PolicySource, stop: asyncio.Event
+) -> None:
     """Record the policy in force at a service's start and each one that replaces it, as soon as PostgreSQL is there.
 
     A version is recorded by those that change to it, not by those that still have another one during a rollout.
@@ -63,9 +65,9 @@ async def record_policies(pool: Pool, tenant_id: str, source: str, policies: Pol
     while not stop.is_set():
         version = policies.current_policy.version
         try:
-            if version != recorded and await record_policy(pool, tenant_id, source, version):
+            if version != recorded and await record_policy_if_changed(pool, tenant_id, source, version):
                 log.info("policy_changed", policy_version=version)
             recorded = version
         except (*AWAY, TimeoutError, asyncpg.PostgresError, FlotillaError) as error:
             log.warning("policy_record_waits", reason=str(error) or type(error).__name__)
-        await sleep_or_stop(stop, _RETRY_S)
+        await sleep_or_stop(stop, _RETRY_WAIT_S)

@@ -10,23 +10,25 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from flotilla.audit.admin_log import record_admin_changes
-from flotilla.audit.requests import SOURCE, AuditRequest, add_request
+from flotilla.audit.requests import SOURCE, AuditRequest, insert_audit_request
 from flotilla.contracts.errors import Conflict, NotFound
 from flotilla.contracts.json_types import JsonObject
 from flotilla.postgres import Connection, Pool, tenant_transaction
 
-MAX_SESSIONS = 200
+MAX_SESSIONS_PER_ARCHIVE_REQUEST = 200
 """In one request, and so in one event of the audit session."""
-_ARCHIVABLE = "SELECT session_id, seq, hash, newest_at FROM audit.archivable_sessions($1, $2, $3, $4, NULL)"
-_THESE = "SELECT session_id, seq, hash, newest_at FROM audit.archivable_sessions($1, 'infinity', '', $2, $3)"
-_ADD = """
+_SELECT_ARCHIVABLE = "SELECT session_id, seq, hash, newest_at FROM audit.archivable_sessions($1, $2, $3, $4, NULL)"
+_SELECT_ARCHIVABLE_OF_IDS = (
+    "SELECT session_id, seq, hash, newest_at FROM audit.archivable_sessions($1, 'infinity', '', $2, $3)"
+)
+_INSERT_ARCHIVE = """
 INSERT INTO audit.archives (tenant_id, session_id, seq, hash, newest_at, file, file_sha256, request_id, archived_by)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 ON CONFLICT (tenant_id, session_id, seq) DO UPDATE SET file = excluded.file, file_sha256 = excluded.file_sha256,
     request_id = excluded.request_id, archived_by = excluded.archived_by, asked_at = now()
 """
 _NOTE_RECORD = "UPDATE audit.archives SET recorded_seq = $3 WHERE tenant_id = $1 AND request_id = $2"
-_LIST = """
+_LIST_ARCHIVES = """
 SELECT session_id, seq, hash, newest_at, file, file_sha256, archived_by, asked_at, archived_at, restored_at,
     audit.archived_upto($1, session_id) = seq AS is_away
 FROM audit.archives
@@ -35,10 +37,10 @@ WHERE tenant_id = $1 AND ($2::text IS NULL OR session_id = $2)
 ORDER BY asked_at DESC, session_id DESC LIMIT $5
 """
 # Nothing of a session that the caller may not see.
-_AWAY = """
+_SELECT_ARCHIVED_UPTO = """
 SELECT audit.archived_upto(tenant_id, session_id) FROM flotilla.sessions WHERE tenant_id = $1 AND session_id = $2
 """
-_RETURN = """
+_INSERT_RETURNED_EVENTS = """
 INSERT INTO audit.returned_events (tenant_id, session_id, seq, body)
 SELECT $1, $2, e.seq, e.body FROM unnest($3::bigint[], $4::bytea[]) AS e (seq, body)
 ON CONFLICT (tenant_id, session_id, seq) DO UPDATE SET body = excluded.body, returned_at = now()
@@ -77,12 +79,12 @@ class ArchivedSession:
     """Whether its events are only in the file, and in Kafka."""
 
 
-async def list_archivable(
+async def list_archivable_sessions(
     pool: Pool, tenant_id: str, before: datetime, after: str, limit: int
 ) -> list[ArchivableSession]:
     """The tenant's sessions, by id behind `after`, that are over, signed, and hold nothing newer than `before`."""
     async with tenant_transaction(pool, tenant_id) as connection:
-        rows = await connection.fetch(_ARCHIVABLE, tenant_id, before, after, limit)
+        rows = await connection.fetch(_SELECT_ARCHIVABLE, tenant_id, before, after, limit)
     return [ArchivableSession(**{**dict(row), "hash": row["hash"].hex()}) for row in rows]
 
 
@@ -106,17 +108,17 @@ async def request_archive(connection: Connection, tenant_id: str, file: ArchiveF
         Conflict: one of them can't be archived, or has another event by now.
     """
     sessions = file.sessions
-    found = await connection.fetch(_THESE, tenant_id, len(sessions), list(sessions))
+    found = await connection.fetch(_SELECT_ARCHIVABLE_OF_IDS, tenant_id, len(sessions), list(sessions))
     rows = {row["session_id"]: row for row in found}
     if wrong := [name for name, seq in sessions.items() if name not in rows or rows[name]["seq"] != seq]:
         raise Conflict(
             f"session {wrong[0]} can't be archived up to event {sessions[wrong[0]]}: it went on, is open, held, or "
             "archived already. Nothing was changed: list again what can be archived"
         )
-    request = await add_request(connection, tenant_id, "archive", requested_by)
+    request = await insert_audit_request(connection, tenant_id, "archive", requested_by)
     for name, row in rows.items():
         place = (file.place, file.sha256, request.request_id, requested_by)
-        await connection.execute(_ADD, tenant_id, name, row["seq"], row["hash"], row["newest_at"], *place)
+        await connection.execute(_INSERT_ARCHIVE, tenant_id, name, row["seq"], row["hash"], row["newest_at"], *place)
     details: JsonObject = {
         "request_id": request.request_id,
         "by": requested_by,
@@ -136,14 +138,14 @@ async def list_archives(
 ) -> list[ArchivedSession]:
     """What was archived, newest first; of one session, or of all."""
     async with tenant_transaction(pool, tenant_id) as connection:
-        rows = await connection.fetch(_LIST, tenant_id, session_id, *before, limit)
+        rows = await connection.fetch(_LIST_ARCHIVES, tenant_id, session_id, *before, limit)
     return [
         ArchivedSession(**{**dict(row), "hash": row["hash"].hex(), "file_sha256": row["file_sha256"].hex()})
         for row in rows
     ]
 
 
-async def return_events(
+async def hand_in_archived_events(
     connection: Connection, tenant_id: str, session_id: str, events: Sequence[tuple[int, str]]
 ) -> None:
     """Hand in events of an archived session, each with its number and its document as it was recorded. Repeating it
@@ -152,11 +154,11 @@ async def return_events(
     Raises:
         NotFound: the session has no archived events, or not these.
     """
-    upto = await _archived_upto(connection, tenant_id, session_id)
+    upto = await _load_archived_upto(connection, tenant_id, session_id)
     if any(not 0 < seq <= upto for seq, _ in events):
         raise NotFound(f"of session {session_id} events 1 to {upto} are archived, and no others")
     seqs, bodies = [seq for seq, _ in events], [body.encode() for _, body in events]
-    await connection.execute(_RETURN, tenant_id, session_id, seqs, bodies)
+    await connection.execute(_INSERT_RETURNED_EVENTS, tenant_id, session_id, seqs, bodies)
 
 
 async def request_restore(connection: Connection, tenant_id: str, session_id: str, requested_by: str) -> AuditRequest:
@@ -165,8 +167,8 @@ async def request_restore(connection: Connection, tenant_id: str, session_id: st
     Raises:
         NotFound: the session has no archived events.
     """
-    upto = await _archived_upto(connection, tenant_id, session_id)
-    request = await add_request(connection, tenant_id, "restore", requested_by, session_id=session_id)
+    upto = await _load_archived_upto(connection, tenant_id, session_id)
+    request = await insert_audit_request(connection, tenant_id, "restore", requested_by, session_id=session_id)
     details: JsonObject = {
         "request_id": request.request_id,
         "by": requested_by,
@@ -177,8 +179,8 @@ async def request_restore(connection: Connection, tenant_id: str, session_id: st
     return request
 
 
-async def _archived_upto(connection: Connection, tenant_id: str, session_id: str) -> int:
-    upto: int | None = await connection.fetchval(_AWAY, tenant_id, session_id)
+async def _load_archived_upto(connection: Connection, tenant_id: str, session_id: str) -> int:
+    upto: int | None = await connection.fetchval(_SELECT_ARCHIVED_UPTO, tenant_id, session_id)
     if not upto:
         raise NotFound(f"nothing of session {session_id} is archived")
     return upto

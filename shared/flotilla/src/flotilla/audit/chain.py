@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from flotilla.audit.proof import genesis_hash, link
+from flotilla.audit.proof import genesis_hash, next_chain_hash
 from flotilla.contracts.event_rules import write_violation_of_data
 
 ProblemKind: TypeAlias = Literal[
@@ -80,75 +80,83 @@ class ChainChecker:
         """The newest good event that a checkpoint covers."""
         self.events = 0
         if chain.archived is not None:
-            self._begin_behind_archive(*chain.archived)
+            self._continue_after_archive(*chain.archived)
 
-    def _begin_behind_archive(self, seq: int, archived_hash: bytes) -> None:
+    def _continue_after_archive(self, seq: int, archived_hash: bytes) -> None:
         if self._chain.anchors.get(seq) != archived_hash:
-            self.problem = self._bad("rewritten", seq, "no signed checkpoint has this hash for what was archived")
+            self.problem = self._make_problem(
+                "rewritten", seq, "no signed checkpoint has this hash for what was archived"
+            )
         self.last_seq = self.anchored_seq = seq
         self.last_hash = archived_hash
 
     def check_events(self, events: Iterable[ChainedEvent]) -> None:
         """Check each event, as `check`."""
         for event in events:
-            self.check(event)
+            self.check_event(event)
 
-    def check(self, event: ChainedEvent) -> None:
+    def check_event(self, event: ChainedEvent) -> None:
         """Check that the event is the next one, has the right number, follows from the one before, and was signed."""
         self.events += 1
         if self.problem is not None:
             return
-        self.problem = self._problem_of(event)
+        self.problem = self._find_problem_of_event(event)
         if self.problem is None:
             self.last_seq, self.last_hash = event.seq, event.hash
             if event.seq in self._chain.anchors:
                 self.anchored_seq = event.seq
 
-    def end(self, upto_seq: int | None = None) -> None:
+    def check_end_of_chain(self, upto_seq: int | None = None) -> None:
         """After the last event: those that checkpoints have seen must all have been there (up to `upto_seq`)."""
         anchors = [seq for seq in self._chain.anchors if upto_seq is None or seq <= upto_seq]
         if self.problem is None and max(anchors, default=0) > self.last_seq:
-            self.problem = self._bad(
+            self.problem = self._make_problem(
                 "truncated", self.last_seq + 1, f"a signed checkpoint has seen event {max(anchors)}, which is gone"
             )
 
-    def _problem_of(self, event: ChainedEvent) -> ChainProblem | None:
+    def _find_problem_of_event(self, event: ChainedEvent) -> ChainProblem | None:
         expected = self.last_seq + 1
         if event.seq != expected:
-            return self._bad("deleted", expected, f"event {expected} is missing: {event.seq} follows {self.last_seq}")
-        said = _said_by(event.body)
-        return self._altered(event, said) or self._rewritten(event) or self._forbidden(event, said)
+            return self._make_problem(
+                "deleted", expected, f"event {expected} is missing: {event.seq} follows {self.last_seq}"
+            )
+        said = _decode_envelope(event.body)
+        return (
+            self._problem_if_altered(event, said)
+            or self._problem_if_rewritten(event)
+            or self._problem_if_forbidden(event, said)
+        )
 
-    def _altered(self, event: ChainedEvent, said: "_Said | None") -> ChainProblem | None:
-        if said is not None and (said.tenant, said.subject, said.sequence) != self._place_of(event):
+    def _problem_if_altered(self, event: ChainedEvent, said: "_EventEnvelope | None") -> ChainProblem | None:
+        if said is not None and (said.tenant, said.subject, said.sequence) != self._expected_place_of(event):
             detail = f"what stands here is event {said.sequence} of session {said.tenant}/{said.subject}"
-            return self._bad("swapped", event.seq, detail)
-        if link(self.last_hash, event.body) != event.hash:
+            return self._make_problem("swapped", event.seq, detail)
+        if next_chain_hash(self.last_hash, event.body) != event.hash:
             detail = f"its hash does not follow from event {self.last_seq} and its bytes"
             first = event.seq == self._chain.after_seq + 1
-            return self._bad("edited", event.seq, f"first event: {detail}" if first else detail)
-        return self._bad("edited", event.seq, "its bytes are not an event") if said is None else None
+            return self._make_problem("edited", event.seq, f"first event: {detail}" if first else detail)
+        return self._make_problem("edited", event.seq, "its bytes are not an event") if said is None else None
 
-    def _rewritten(self, event: ChainedEvent) -> ChainProblem | None:
+    def _problem_if_rewritten(self, event: ChainedEvent) -> ChainProblem | None:
         if self._chain.anchors.get(event.seq, event.hash) == event.hash:
             return None
         good = f"event {self.anchored_seq}" if self.anchored_seq else "the beginning"
         detail = f"a signed checkpoint has another hash for it; the chain was rewritten somewhere after {good}"
-        return self._bad("rewritten", event.seq, detail)
+        return self._make_problem("rewritten", event.seq, detail)
 
-    def _forbidden(self, event: ChainedEvent, said: "_Said | None") -> ChainProblem | None:
+    def _problem_if_forbidden(self, event: ChainedEvent, said: "_EventEnvelope | None") -> ChainProblem | None:
         session_id = self._chain.session_id
         problem = write_violation_of_data(said.source, said.type, said.data, session_id) if said is not None else None
-        return None if problem is None else self._bad("forbidden", event.seq, problem)
+        return None if problem is None else self._make_problem("forbidden", event.seq, problem)
 
-    def _place_of(self, event: ChainedEvent) -> tuple[str, str, int]:
+    def _expected_place_of(self, event: ChainedEvent) -> tuple[str, str, int]:
         return self._chain.tenant_id, self._chain.session_id, event.seq
 
-    def _bad(self, kind: ProblemKind, seq: int, detail: str) -> ChainProblem:
+    def _make_problem(self, kind: ProblemKind, seq: int, detail: str) -> ChainProblem:
         return ChainProblem(kind=kind, detail=detail, session_id=self._chain.session_id, seq=seq)
 
 
-class _Said(msgspec.Struct, frozen=True):
+class _EventEnvelope(msgspec.Struct, frozen=True):
     """What an event says of its own place, and of its maker."""
 
     tenant: str | None = None
@@ -159,12 +167,12 @@ class _Said(msgspec.Struct, frozen=True):
     data: msgspec.Raw = msgspec.Raw(b"{}")
 
 
-_read = msgspec.json.Decoder(_Said).decode
+_envelope_decoder = msgspec.json.Decoder(_EventEnvelope).decode
 
 
-def _said_by(body: bytes) -> _Said | None:
+def _decode_envelope(body: bytes) -> _EventEnvelope | None:
     """The event's own words; None when it can't be read."""
     try:
-        return _read(body)
+        return _envelope_decoder(body)
     except (ValueError, RecursionError):
         return None

@@ -1,7 +1,7 @@
 """The copy of an event for queries: JSON that PostgreSQL reads, without ciphertext, which no query can read."""
 
 
-def without_ciphertext(document: str) -> str:
+def sql_without_ciphertext(document: str) -> str:
     """SQL for the JSON document `document`, a column, without its encrypted part; data that is no object stays."""
     return (
         f"CASE WHEN jsonb_typeof({document} -> 'data') = 'object' "

@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Sequence
 import asyncpg
 
 from flotilla.audit.export_format import (
-    FORMAT,
+    EXPORT_FORMAT,
     Anchor,
     AnyLine,
     End,
@@ -29,34 +29,34 @@ from flotilla.audit.export_format import (
     Inclusion,
     Part,
     Witness,
-    write_line,
+    encode_export_line,
 )
-from flotilla.audit.log_tiles import inclusion_proof, provable_tree
-from flotilla.audit.proof import inclusion_path, split_leaves
+from flotilla.audit.log_tiles import load_inclusion_proof, load_provable_tree
+from flotilla.audit.proof import merkle_inclusion_path, split_concatenated_leaves
 from flotilla.contracts.errors import RetryLater
 from flotilla.eventstore.log import LineageSegment, SessionLog
-from flotilla.eventstore.sessions import archived_error
-from flotilla.kafka.lanes import lane_of
+from flotilla.eventstore.sessions import session_archived_error
+from flotilla.kafka.lanes import lane_of_session
 from flotilla.postgres import Connection, Pool, tenant_transaction
 
-_PAGE = 1000
+_PAGE_SIZE = 1000
 
-_PROJECTED = "SELECT seq, archived_seq FROM audit.session_heads WHERE tenant_id = $1 AND session_id = $2"
-_EVENTS = """
+_SELECT_PROJECTED_HEAD = "SELECT seq, archived_seq FROM audit.session_heads WHERE tenant_id = $1 AND session_id = $2"
+_SELECT_EVENTS = """
 SELECT seq, hash, body FROM audit.session_events
 WHERE tenant_id = $1 AND session_id = $2 AND seq > $3 AND seq <= $4 ORDER BY seq LIMIT $5
 """
-_ANCHOR = """
+_SELECT_ANCHOR = """
 SELECT seq, hash, kafka_partition, number, leaf_index FROM audit.standing_heads
 WHERE tenant_id = $1 AND session_id = $2 AND seq <= $3 ORDER BY seq DESC, number LIMIT 1
 """
 # Where a parent was signed next, at or behind what has to be proven of it.
-_SIGNED = "SELECT min(seq) FROM audit.standing_heads WHERE tenant_id = $1 AND session_id = $2 AND seq >= $3"
-_LOGGED = """
+_SELECT_SIGNED_SEQ = "SELECT min(seq) FROM audit.standing_heads WHERE tenant_id = $1 AND session_id = $2 AND seq >= $3"
+_SELECT_LOG_INDEX = """
 SELECT log_index, number FROM audit.checkpoint_heads
 WHERE tenant_id = $1 AND session_id = $2 AND seq = $3 AND hash = $4 AND log_index IS NOT NULL ORDER BY number LIMIT 1
 """
-_CHECKPOINT = "SELECT * FROM audit.checkpoints_after($1, $2, 1)"
+_SELECT_CHECKPOINT = "SELECT * FROM audit.checkpoints_after($1, $2, 1)"
 
 
 async def export_session(pool: Pool, tenant_id: str, session_id: str) -> AsyncIterator[bytes]:
@@ -69,14 +69,14 @@ async def export_session(pool: Pool, tenant_id: str, session_id: str) -> AsyncIt
     """
     lineage = await SessionLog(pool, tenant_id).lineage(session_id)
     async with tenant_transaction(pool, tenant_id) as connection:
-        parts = [await _part(connection, tenant_id, *link) for link in _links(lineage)]
+        parts = [await _load_part(connection, tenant_id, *link) for link in _segments_with_parents(lineage)]
     counts: Counter[type[AnyLine]] = Counter()
-    yield write_line(Header(format=FORMAT, tenant=tenant_id, session=session_id, segments=parts))
+    yield encode_export_line(Header(format=EXPORT_FORMAT, tenant=tenant_id, session=session_id, segments=parts))
     for part in parts:
-        async for line in _lines(pool, tenant_id, part):
+        async for line in _lines_of_part(pool, tenant_id, part):
             counts[type(line)] += 1
-            yield write_line(line)
-    yield write_line(
+            yield encode_export_line(line)
+    yield encode_export_line(
         End(
             events=counts[Event],
             witnesses=counts[Witness],
@@ -86,7 +86,7 @@ async def export_session(pool: Pool, tenant_id: str, session_id: str) -> AsyncIt
     )
 
 
-def _links(lineage: Sequence[LineageSegment]) -> list[tuple[LineageSegment, str | None, bool]]:
+def _segments_with_parents(lineage: Sequence[LineageSegment]) -> list[tuple[LineageSegment, str | None, bool]]:
     """Each segment with its parent's id and whether it is the session's own, root first.
 
     A fork at 0 has nothing of its parents: the chain's start names the parent, and the lineage ends there.
@@ -100,11 +100,13 @@ def _links(lineage: Sequence[LineageSegment]) -> list[tuple[LineageSegment, str 
     return links[::-1]
 
 
-async def _part(connection: Connection, tenant_id: str, segment: LineageSegment, parent: str | None, own: bool) -> Part:
-    projected = await connection.fetchrow(_PROJECTED, tenant_id, segment.session_id)
+async def _load_part(
+    connection: Connection, tenant_id: str, segment: LineageSegment, parent: str | None, own: bool
+) -> Part:
+    projected = await connection.fetchrow(_SELECT_PROJECTED_HEAD, tenant_id, segment.session_id)
     projected_seq = segment.after_seq if projected is None else int(projected["seq"])
     if projected is not None and projected["archived_seq"]:
-        raise archived_error(segment.session_id, projected["archived_seq"])
+        raise session_archived_error(segment.session_id, projected["archived_seq"])
     if not own and projected_seq < segment.upto_seq:
         raise RetryLater(
             f"session {segment.session_id}, its parent, is projected up to {projected_seq} only: try again in a moment"
@@ -113,7 +115,7 @@ async def _part(connection: Connection, tenant_id: str, segment: LineageSegment,
     signed_seq = None
     if not own:  # with no event in the history, its first own event proves where it was forked
         due_seq = max(upto_seq, segment.after_seq + 1)
-        signed_seq = await connection.fetchval(_SIGNED, tenant_id, segment.session_id, due_seq)
+        signed_seq = await connection.fetchval(_SELECT_SIGNED_SEQ, tenant_id, segment.session_id, due_seq)
     return Part(
         session=segment.session_id,
         parent=parent,
@@ -123,15 +125,15 @@ async def _part(connection: Connection, tenant_id: str, segment: LineageSegment,
     )
 
 
-async def _lines(pool: Pool, tenant_id: str, part: Part) -> AsyncIterator[Event | Witness | Anchor | Inclusion]:
+async def _lines_of_part(pool: Pool, tenant_id: str, part: Part) -> AsyncIterator[Event | Witness | Anchor | Inclusion]:
     """The part's events and witnesses, and behind the newest signed one its anchor."""
     async with tenant_transaction(pool, tenant_id) as connection:
-        anchor = await _anchor(connection, tenant_id, part)
-        inclusion = None if anchor is None else await _inclusion(connection, tenant_id, anchor)
+        anchor = await _load_anchor(connection, tenant_id, part)
+        inclusion = None if anchor is None else await _load_inclusion(connection, tenant_id, anchor)
     seq = part.after_seq
     while True:
         async with tenant_transaction(pool, tenant_id) as connection:
-            rows = await connection.fetch(_EVENTS, tenant_id, part.session, seq, part.signed_seq, _PAGE)
+            rows = await connection.fetch(_SELECT_EVENTS, tenant_id, part.session, seq, part.signed_seq, _PAGE_SIZE)
         if not rows:
             return
         for row in rows:
@@ -144,18 +146,18 @@ async def _lines(pool: Pool, tenant_id: str, part: Part) -> AsyncIterator[Event 
                     yield inclusion
 
 
-async def _anchor(connection: Connection, tenant_id: str, part: Part) -> Anchor | None:
-    row = await connection.fetchrow(_ANCHOR, tenant_id, part.session, part.signed_seq)
+async def _load_anchor(connection: Connection, tenant_id: str, part: Part) -> Anchor | None:
+    row = await connection.fetchrow(_SELECT_ANCHOR, tenant_id, part.session, part.signed_seq)
     if row is None:
         return None
-    checkpoint = await connection.fetchrow(_CHECKPOINT, row["kafka_partition"], row["number"] - 1)
+    checkpoint = await connection.fetchrow(_SELECT_CHECKPOINT, row["kafka_partition"], row["number"] - 1)
     if checkpoint is None or checkpoint["number"] != row["number"]:
         return None
-    return _anchor_line(part.session, row, checkpoint)
+    return _make_anchor_line(part.session, row, checkpoint)
 
 
-def _anchor_line(session_id: str, row: asyncpg.Record, checkpoint: asyncpg.Record) -> Anchor:
-    path = inclusion_path(split_leaves(checkpoint["leaves"]), row["leaf_index"])
+def _make_anchor_line(session_id: str, row: asyncpg.Record, checkpoint: asyncpg.Record) -> Anchor:
+    path = merkle_inclusion_path(split_concatenated_leaves(checkpoint["leaves"]), row["leaf_index"])
     return Anchor(
         session=session_id,
         seq=row["seq"],
@@ -168,14 +170,14 @@ def _anchor_line(session_id: str, row: asyncpg.Record, checkpoint: asyncpg.Recor
     )
 
 
-async def _inclusion(connection: Connection, tenant_id: str, anchor: Anchor) -> Inclusion | None:
+async def _load_inclusion(connection: Connection, tenant_id: str, anchor: Anchor) -> Inclusion | None:
     """Where the anchor's event is in the tree of its partition; None if an older version anchored it."""
     place = (tenant_id, anchor.session, anchor.seq, bytes.fromhex(anchor.hash))
-    partition = lane_of(tenant_id, anchor.session)
-    logged = await connection.fetchrow(_LOGGED, *place)
-    if logged is None or (tree := await provable_tree(connection, partition, logged["number"])) is None:
+    partition = lane_of_session(tenant_id, anchor.session)
+    logged = await connection.fetchrow(_SELECT_LOG_INDEX, *place)
+    if logged is None or (tree := await load_provable_tree(connection, partition, logged["number"])) is None:
         return None
-    path = await inclusion_proof(connection, partition, logged["log_index"], tree.size)
+    path = await load_inclusion_proof(connection, partition, logged["log_index"], tree.size)
     return Inclusion(
         session=anchor.session,
         seq=anchor.seq,

@@ -7,18 +7,18 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import msgspec
 
-FORMAT: Literal["flotilla-audit-export/4"] = "flotilla-audit-export/4"
-FORMER_FORMAT: Literal["flotilla-audit-export/3"] = "flotilla-audit-export/3"
+EXPORT_FORMAT: Literal["flotilla-audit-export/4"] = "flotilla-audit-export/4"
+EXPORT_FORMAT_WITHOUT_INCLUSIONS: Literal["flotilla-audit-export/3"] = "flotilla-audit-export/3"
 """Without inclusions; such exports stay valid."""
 MAX_LINE_BYTES = 4 * 2**20
 """More than twice the largest event: as a JSON string it has at most two characters per byte."""
 
 _SEQ_LIMIT = 2**53
 SessionId: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}\Z")]
-Digest: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+HexDigest: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 KeyId: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}\Z")]
-Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=_SEQ_LIMIT)]
-Seq: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=_SEQ_LIMIT)]
+LineCount: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=_SEQ_LIMIT)]
+SequenceNumber: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=_SEQ_LIMIT)]
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -26,11 +26,11 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     session: SessionId
     parent: SessionId | None
-    after_seq: Count
+    after_seq: LineCount
     """0, or the event of the parent at which it was forked."""
-    upto_seq: Count
+    upto_seq: LineCount
     """The last of its events that belongs to the history; below `after_seq` when none does."""
-    signed_seq: Count
+    signed_seq: LineCount
     """Its events are in the file up to here, those behind `upto_seq` as witnesses."""
 
     @property
@@ -59,8 +59,8 @@ class Event(Line, frozen=True):
 
     article: ClassVar[str] = "an"
     session: SessionId
-    seq: Seq
-    hash: Digest
+    seq: SequenceNumber
+    hash: HexDigest
     body: str
 
 
@@ -75,10 +75,10 @@ class Anchor(Line, frozen=True):
 
     article: ClassVar[str] = "an"
     session: SessionId
-    seq: Seq
-    hash: Digest
-    index: Count
-    path: Annotated[list[Digest], msgspec.Meta(max_length=64)]
+    seq: SequenceNumber
+    hash: HexDigest
+    index: LineCount
+    path: Annotated[list[HexDigest], msgspec.Meta(max_length=64)]
     statement: str
     signature: bytes
     key_id: KeyId
@@ -89,9 +89,9 @@ class Inclusion(Line, frozen=True):
 
     article: ClassVar[str] = "an"
     session: SessionId
-    seq: Seq
-    index: Count
-    path: Annotated[list[Digest], msgspec.Meta(max_length=64)]
+    seq: SequenceNumber
+    index: LineCount
+    path: Annotated[list[HexDigest], msgspec.Meta(max_length=64)]
     checkpoint: str
     """A signed note, with the cosignatures of witnesses."""
 
@@ -100,10 +100,10 @@ class End(Line, frozen=True):
     """The last line: how many lines of each kind there were."""
 
     article: ClassVar[str] = "an"
-    events: Count
-    witnesses: Count
-    anchors: Count
-    inclusions: Count | msgspec.UnsetType = msgspec.UNSET
+    events: LineCount
+    witnesses: LineCount
+    anchors: LineCount
+    inclusions: LineCount | msgspec.UnsetType = msgspec.UNSET
     """Not in the former format."""
 
 
@@ -112,12 +112,12 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(AnyLine)
 
 
-def write_line(line: AnyLine) -> bytes:
+def encode_export_line(line: AnyLine) -> bytes:
     """Return the line's bytes, its newline included."""
     return _encoder.encode(line) + b"\n"
 
 
-def read_line(raw: bytes) -> AnyLine:
+def decode_export_line(raw: bytes) -> AnyLine:
     """Return the line that `raw` is, byte for byte.
 
     Raises:
@@ -131,6 +131,6 @@ def read_line(raw: bytes) -> AnyLine:
         line: AnyLine = _decoder.decode(raw)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
-    if write_line(line) != raw:
+    if encode_export_line(line) != raw:
         raise ValueError("it is spelled in another way than exports are written: spaces, order, escapes or line end")
     return line

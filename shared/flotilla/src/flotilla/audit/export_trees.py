@@ -6,21 +6,21 @@ from dataclasses import dataclass, field
 from flotilla.audit.export_format import Anchor, Inclusion
 from flotilla.audit.notes import (
     WITNESS_KEY,
-    Note,
     NoteKey,
+    SignedNote,
     TreeHead,
-    cosigning_keys,
-    head_problem,
-    read_head,
-    read_note,
-    read_note_key,
+    decode_note,
+    decode_tree_head,
+    parse_note_key,
+    why_tree_head_not_trusted,
+    witnesses_that_cosigned,
 )
-from flotilla.audit.proof import root_from_path
+from flotilla.audit.proof import merkle_root_from_path
 from flotilla.audit.tree import leaf_hash
 from flotilla.config.signing import PublicKeys
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.names import log_origin
-from flotilla.kafka.lanes import lane_of
+from flotilla.kafka.lanes import lane_of_session
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +34,16 @@ class WitnessPolicy:
     """The log's name. With witnesses it is needed: they cosign other people's logs, too."""
 
     @classmethod
-    def of(cls, keys: Sequence[str], needed: int | None, origin: str | None) -> "WitnessPolicy":
+    def from_options(cls, keys: Sequence[str], needed: int | None, origin: str | None) -> "WitnessPolicy":
         """The policy of a command line: all witnesses that are named have to sign, unless `needed` says how many.
 
         Raises:
             ConfigurationError: a key is not `NAME+ID+KEY`.
         """
-        witnesses = [read_note_key(key) for key in keys]
-        return cls(witnesses, len({one.raw for one in witnesses}) if needed is None else needed, origin)
+        witnesses = [parse_note_key(key) for key in keys]
+        return cls(witnesses, len({one.public_key_bytes for one in witnesses}) if needed is None else needed, origin)
 
-    def check(self) -> None:
+    def check_policy(self) -> None:
         """Check that the policy can be met, and means something.
 
         Raises:
@@ -53,45 +53,45 @@ class WitnessPolicy:
             raise ConfigurationError(f"{self.needed} witnesses can't be asked for: --witnesses takes 0 or more")
         if any(witness.kind != WITNESS_KEY for witness in self.witnesses):
             raise ConfigurationError("a witness signs with a key of its own kind: NAME+ID+KEY, where KEY begins with B")
-        if self.needed > len({witness.raw for witness in self.witnesses}):
+        if self.needed > len({witness.public_key_bytes for witness in self.witnesses}):
             raise ConfigurationError(f"{self.needed} witnesses are asked for, and fewer keys of witnesses are known")
         if self.needed and self.origin is None:
             raise ConfigurationError("with witnesses, the log has to be named: --origin flotilla.example.com/audit")
 
 
-ANY_TREE = WitnessPolicy()
+NO_WITNESSES_NEEDED = WitnessPolicy()
 
 
 @dataclass(slots=True)
-class ExportedTrees:
+class ExportedTreeChecker:
     """Takes the inclusions of one export."""
 
     tenant_id: str
     keys: PublicKeys
-    policy: WitnessPolicy = ANY_TREE
+    policy: WitnessPolicy = NO_WITNESSES_NEEDED
     proven: int = 0
     cosigned: dict[str, int] = field(default_factory=dict)
     """By session, how many of the policy's witnesses saw its anchor."""
 
-    def problem(self, anchor: Anchor, inclusion: Inclusion) -> str | None:
+    def problem_of_inclusion(self, anchor: Anchor, inclusion: Inclusion) -> str | None:
         """What is wrong with the proof that the tree holds the anchor; None when nothing is."""
         if (inclusion.session, inclusion.seq) != (anchor.session, anchor.seq):
             return f"this inclusion is of event {inclusion.seq} of session {inclusion.session}"
         try:
-            note = read_note(inclusion.checkpoint.encode())
-            head = read_head(note)
+            note = decode_note(inclusion.checkpoint.encode())
+            head = decode_tree_head(note)
         except ValueError as error:
             return f"the checkpoint of its tree: {error}"
-        if problem := self._head_problem(anchor, note, head):
+        if problem := self._problem_of_tree_head(anchor, note, head):
             return f"the checkpoint of its tree {problem}"
         leaf, path = leaf_hash(bytes.fromhex(anchor.hash)), [bytes.fromhex(node) for node in inclusion.path]
-        if root_from_path(leaf, inclusion.index, head.size, path) != head.root:
+        if merkle_root_from_path(leaf, inclusion.index, head.size, path) != head.root:
             return f"the tree {head.origin} of {head.size} entries does not hold this event at {inclusion.index}"
         self.proven += 1
-        self.cosigned[anchor.session] = len(cosigning_keys(note, self.policy.witnesses))
+        self.cosigned[anchor.session] = len(witnesses_that_cosigned(note, self.policy.witnesses))
         return None
 
-    def unwitnessed(self, session_id: str) -> str | None:
+    def why_not_witnessed(self, session_id: str) -> str | None:
         """Why not enough witnesses saw the session; None when they did, or none are asked for."""
         found = self.cosigned.get(session_id, 0)
         if found >= self.policy.needed:
@@ -101,9 +101,9 @@ class ExportedTrees:
             f"({found} did): ask for a newer export"
         )
 
-    def _head_problem(self, anchor: Anchor, note: Note, head: TreeHead) -> str | None:
-        partition = lane_of(self.tenant_id, anchor.session)
+    def _problem_of_tree_head(self, anchor: Anchor, note: SignedNote, head: TreeHead) -> str | None:
+        partition = lane_of_session(self.tenant_id, anchor.session)
         wanted = log_origin(self.policy.origin or head.origin.rpartition("/")[0], partition)
         if head.origin != wanted:
             return f"is of log {head.origin}, not of {wanted}"
-        return head_problem(note, head, self.keys)
+        return why_tree_head_not_trusted(note, head, self.keys)

@@ -9,30 +9,30 @@ import msgspec
 from flotilla.contracts.session_events import session_event_type
 from flotilla.contracts.votes import SignedVote, SignerApproval, VoteReceipt, VoteStatement
 from flotilla.votes.errors import Unproven
-from flotilla.votes.proof import ExpectedVote, VerifiedVote, one_approval_per_person_and_key, verify_vote
+from flotilla.votes.proof import ExpectedVote, VerifiedVote, deduplicate_approvals, verify_vote
 from flotilla.votes.receipts import signers_seq_when_checked
 from flotilla.votes.roots import VoteRoots
 from flotilla.votes.signer_history import SignerHistory
 from flotilla.votes.statements import parse_signed_statement
 
-MOST_OPEN = 10_000
+MAX_OPEN_ACTIONS = 10_000
 """Actions whose votes are held until their verdict; a history with more at a time is not one of ours."""
 _STATE_CHANGE = session_event_type("state_change")
 _COUNTED, _APPROVED = "approval_counted", "action_approved"
 
 
-class _Data(msgspec.Struct, frozen=True):
+class _StateChangeData(msgspec.Struct, frozen=True):
     change: Any = None
     details: Any = None
 
 
-class _Event(msgspec.Struct, frozen=True):
+class _StateChangeEvent(msgspec.Struct, frozen=True):
     type: str
     time: datetime
     data: msgspec.Raw = msgspec.Raw(b"{}")
 
 
-class _Counted(msgspec.Struct, frozen=True):
+class _CountedVoteDetails(msgspec.Struct, frozen=True):
     action_id: str
     subject: str
     decision: str
@@ -45,13 +45,13 @@ class _Counted(msgspec.Struct, frozen=True):
     receipt: VoteReceipt | None = None
 
 
-class _Verdict(msgspec.Struct, frozen=True):
+class _VerdictDetails(msgspec.Struct, frozen=True):
     action_id: str
     content_hash: str = ""
 
 
 @dataclass(slots=True)
-class _Open:
+class _OpenActionVotes:
     """The votes about one action so far."""
 
     signature: str = "none"
@@ -70,7 +70,7 @@ class ExportedVoteChecker:
         self._tenant_id = tenant_id
         self._roots = roots
         self._signers = signers
-        self._open: dict[str, _Open] = {}
+        self._open: dict[str, _OpenActionVotes] = {}
         self.proven = 0
         """Votes whose signatures hold up to a root."""
         self.unchecked = 0
@@ -78,25 +78,25 @@ class ExportedVoteChecker:
 
     def problem(self, _seq: int, body: bytes) -> str | None:
         """Return what is wrong with the votes once this event is there; None when nothing is."""
-        event = msgspec.json.decode(body, type=_Event)
+        event = msgspec.json.decode(body, type=_StateChangeEvent)
         if event.type != _STATE_CHANGE:
             return None
-        data = msgspec.json.decode(event.data, type=_Data)
+        data = msgspec.json.decode(event.data, type=_StateChangeData)
         try:
             if data.change == _COUNTED:
-                self._count(msgspec.convert(data.details, _Counted), event.time)
+                self._add_counted_vote(msgspec.convert(data.details, _CountedVoteDetails), event.time)
             elif data.change == _APPROVED:
-                self._close(msgspec.convert(data.details, _Verdict))
+                self._check_quorum_at_verdict(msgspec.convert(data.details, _VerdictDetails))
         except msgspec.ValidationError as error:
             return f"not a vote as it is recorded: {error}"
         except Unproven as error:
             return str(error)
         return None
 
-    def _count(self, counted: _Counted, time: datetime) -> None:
-        votes = self._open.setdefault(counted.action_id, _Open())
-        if len(self._open) > MOST_OPEN:
-            raise Unproven(f"votes about more than {MOST_OPEN} actions at a time are open")
+    def _add_counted_vote(self, counted: _CountedVoteDetails, time: datetime) -> None:
+        votes = self._open.setdefault(counted.action_id, _OpenActionVotes())
+        if len(self._open) > MAX_OPEN_ACTIONS:
+            raise Unproven(f"votes about more than {MAX_OPEN_ACTIONS} actions at a time are open")
         votes.signature, votes.quorum = counted.signature, counted.quorum
         if counted.decision == "edit":
             votes.editors[counted.next_content_hash] = counted.subject
@@ -107,10 +107,12 @@ class ExportedVoteChecker:
             if counted.decision == "approve":
                 votes.unchecked.add((counted.subject, counted.content_hash))
             return
-        votes.proven.append(self._proven(counted, counted.proof, self._roots, time))
+        votes.proven.append(self._verify_counted_vote(counted, counted.proof, self._roots, time))
         self.proven += 1
 
-    def _proven(self, counted: _Counted, proof: SignedVote, roots: VoteRoots, time: datetime) -> VerifiedVote:
+    def _verify_counted_vote(
+        self, counted: _CountedVoteDetails, proof: SignedVote, roots: VoteRoots, time: datetime
+    ) -> VerifiedVote:
         """The vote, as it was proven when it was counted."""
         statement = parse_signed_statement(proof.vote.statement, VoteStatement)
         named = (statement.subject, statement.decision)
@@ -133,13 +135,13 @@ class ExportedVoteChecker:
             self._signers.check_key_counted(vote.fingerprint, at)
         return vote
 
-    def _close(self, verdict: _Verdict) -> None:
-        votes = self._open.pop(verdict.action_id, _Open())
+    def _check_quorum_at_verdict(self, verdict: _VerdictDetails) -> None:
+        votes = self._open.pop(verdict.action_id, _OpenActionVotes())
         if votes.signature != "required":
             return
         editor = votes.editors.get(verdict.content_hash)
         about_it = [vote for vote in votes.proven if vote.statement.content_hash == verdict.content_hash]
-        voters = {vote.subject for vote in one_approval_per_person_and_key(about_it)}
+        voters = {vote.subject for vote in deduplicate_approvals(about_it)}
         voters |= {subject for subject, content_hash in votes.unchecked if content_hash == verdict.content_hash}
         if (count := len(voters - {editor})) < votes.quorum:
             asked = f"policy asked for {votes.quorum}"

@@ -7,55 +7,55 @@ from datetime import datetime
 import asyncpg
 import msgspec
 
-from flotilla.audit.requests import NO_SESSION, list_parked
+from flotilla.audit.requests import NO_SESSION, list_parked_sessions
 from flotilla.contracts.errors import NotFound
-from flotilla.kafka.lanes import lane_of
+from flotilla.kafka.lanes import lane_of_session
 from flotilla.postgres import Pool, tenant_transaction
 
-_SHOWN = 50
+_MAX_SHOWN_ENTRIES = 50
 
-_PARKED = """
+_SELECT_PARKED = """
 SELECT seq, event_id::text, reason, detail, parked_at, kafka_partition, kafka_offset,
     encode(sha256(body), 'hex') AS sha256, length(body) AS size_bytes, body FROM audit.parked_events
 WHERE tenant_id = $1 AND coalesce(session_id, '-') = $2 AND reason <> 'discarded'
 ORDER BY seq, kafka_offset LIMIT $3
 """
-_COUNTS = """
+_COUNT_PARKED = """
 SELECT count(*) AS events, min(seq) FILTER (WHERE reason = 'conflict') AS conflict_seq FROM audit.parked_events
 WHERE tenant_id = $1 AND coalesce(session_id, '-') = $2 AND reason <> 'discarded'
 """
-_PROJECTED = """
+_SELECT_PROJECTED = """
 SELECT seq, event_id::text, kafka_partition, kafka_offset, projected_at, encode(sha256(body), 'hex') AS sha256,
     length(body) AS size_bytes, body FROM audit.session_events
 WHERE tenant_id = $1 AND session_id = $2 AND seq >= $3 ORDER BY seq LIMIT $4
 """
-_HEADS = """
+_SELECT_HEADS = """
 SELECT (SELECT h.seq FROM audit.session_heads AS h WHERE h.tenant_id = $1 AND h.session_id = $2) AS projected_seq,
     (SELECT h.archived_seq FROM audit.session_heads AS h WHERE h.tenant_id = $1 AND h.session_id = $2) AS archived_seq,
     (SELECT s.head_seq FROM flotilla.sessions AS s WHERE s.tenant_id = $1 AND s.session_id = $2) AS committed_seq,
     (SELECT count(*) FROM flotilla.event_outbox AS o WHERE o.tenant_id = $1 AND o.session_id = $2) AS in_outbox
 """
-_SIGNED = """
+_SELECT_SIGNED_HEADS = """
 SELECT c.kafka_partition AS partition, c.number, c.seq FROM audit.standing_heads AS c
 WHERE c.tenant_id = $1 AND c.session_id = $2 AND c.seq >= $3 ORDER BY c.number DESC LIMIT $4
 """
-_FORKS = """
+_SELECT_FORKS = """
 SELECT session_id FROM flotilla.sessions WHERE tenant_id = $1 AND parent_session_id = $2 AND forked_at_seq >= $3
 ORDER BY session_id LIMIT $4
 """
-_SET_ASIDE = """
+_SELECT_SET_ASIDE = """
 SELECT count(*) AS events, max(detail) AS detail FROM audit.parked_events
 WHERE tenant_id = $1 AND coalesce(session_id, '-') = $2 AND reason = 'discarded'
 """
 
 
-class _Attributes(msgspec.Struct):
+class _EventAttributes(msgspec.Struct):
     type: str | None = None
     source: str | None = None
     time: str | None = None
 
 
-_attributes = msgspec.json.Decoder(_Attributes)
+_attributes_decoder = msgspec.json.Decoder(_EventAttributes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,30 +120,30 @@ class ParkedHistory:
     choices: list[Choice]
 
 
-async def explain_parked(pool: Pool, tenant_id: str, session_id: str) -> ParkedHistory:
+async def explain_parked_session(pool: Pool, tenant_id: str, session_id: str) -> ParkedHistory:
     """What is known of a parked session; `-` stands for records that belong to no session.
 
     Raises:
         NotFound: nothing of it is parked.
     """
-    found = await list_parked(pool, tenant_id, session_id)
+    found = await list_parked_sessions(pool, tenant_id, session_id)
     if not found:
         raise NotFound(f"nothing of session {session_id} is parked: `flotilla audit parked list` shows what is")
     (listed,) = found
     async with tenant_transaction(pool, tenant_id) as connection:
-        counts = await connection.fetchrow(_COUNTS, tenant_id, session_id)
+        counts = await connection.fetchrow(_COUNT_PARKED, tenant_id, session_id)
         assert counts is not None  # noqa: S101 - an aggregate always gives one row
         first_seq = counts["conflict_seq"] or listed.first_seq
         place = (tenant_id, session_id, first_seq or 1)
-        waiting = await connection.fetch(_PARKED, tenant_id, session_id, _SHOWN)
-        projected = await connection.fetch(_PROJECTED, *place, _SHOWN)
-        heads = await connection.fetchrow(_HEADS, tenant_id, session_id)
-        signed = await connection.fetch(_SIGNED, *place, _SHOWN)
-        forks = await connection.fetch(_FORKS, *place, _SHOWN)
-        set_aside = await connection.fetchrow(_SET_ASIDE, tenant_id, session_id)
+        waiting = await connection.fetch(_SELECT_PARKED, tenant_id, session_id, _MAX_SHOWN_ENTRIES)
+        projected = await connection.fetch(_SELECT_PROJECTED, *place, _MAX_SHOWN_ENTRIES)
+        heads = await connection.fetchrow(_SELECT_HEADS, tenant_id, session_id)
+        signed = await connection.fetch(_SELECT_SIGNED_HEADS, *place, _MAX_SHOWN_ENTRIES)
+        forks = await connection.fetch(_SELECT_FORKS, *place, _MAX_SHOWN_ENTRIES)
+        set_aside = await connection.fetchrow(_SELECT_SET_ASIDE, tenant_id, session_id)
     assert heads is not None  # noqa: S101 - the statement always gives one row
     assert set_aside is not None  # noqa: S101 - an aggregate always gives one row
-    reason, detail = _cause(waiting) or (listed.reason, listed.detail)
+    reason, detail = _blocking_reason(waiting) or (listed.reason, listed.detail)
     return ParkedHistory(
         session_id=session_id,
         since=listed.parked_since,
@@ -154,38 +154,38 @@ async def explain_parked(pool: Pool, tenant_id: str, session_id: str) -> ParkedH
         projected_seq=heads["projected_seq"],
         in_outbox=heads["in_outbox"],
         waiting_events=counts["events"],
-        waiting=[_side_event(row, row["parked_at"], row["reason"], row["detail"]) for row in waiting],
-        projected=[_side_event(row, row["projected_at"]) for row in projected],
+        waiting=[_side_event_from_row(row, row["parked_at"], row["reason"], row["detail"]) for row in waiting],
+        projected=[_side_event_from_row(row, row["projected_at"]) for row in projected],
         signed=[SignedHead(**dict(row)) for row in signed],
         forks=[row["session_id"] for row in forks],
         set_aside_before=set_aside["events"],
-        choices=_choices(
-            _Parking(
+        choices=_choices_for(
+            _ParkingSituation(
                 session_id=session_id,
                 reason=reason,
                 first_seq=first_seq,
                 projected_seq=heads["projected_seq"],
                 archived_seq=heads["archived_seq"] or 0,
-                is_elsewhere=_is_elsewhere(waiting, tenant_id, session_id),
+                is_elsewhere=_is_conflict_in_wrong_partition(waiting, tenant_id, session_id),
             )
         ),
     )
 
 
-_URGENCY: Sequence[str] = ("conflict", "forbidden", "unknown_type", "undecodable", "gap", "waiting")
+_REASONS_BY_URGENCY: Sequence[str] = ("conflict", "forbidden", "unknown_type", "undecodable", "gap", "waiting")
 
 
-def _cause(waiting: Sequence[asyncpg.Record]) -> tuple[str, str] | None:
+def _blocking_reason(waiting: Sequence[asyncpg.Record]) -> tuple[str, str] | None:
     """Reason and detail of what keeps the others waiting; None where nothing waits."""
-    urgency = {reason: place for place, reason in enumerate(_URGENCY)}
+    urgency = {reason: place for place, reason in enumerate(_REASONS_BY_URGENCY)}
     first = min(waiting, key=lambda row: urgency.get(row["reason"], -1), default=None)
     return None if first is None else (first["reason"], first["detail"])
 
 
-def _side_event(
+def _side_event_from_row(
     row: asyncpg.Record, since: datetime, reason: str | None = None, detail: str | None = None
 ) -> SideEvent:
-    event = _read(row["body"])
+    event = _decode_attributes(row["body"])
     return SideEvent(
         seq=row["seq"],
         event_id=row["event_id"],
@@ -202,21 +202,21 @@ def _side_event(
     )
 
 
-def _read(body: bytes) -> _Attributes:
+def _decode_attributes(body: bytes) -> _EventAttributes:
     try:
-        return _attributes.decode(body)
+        return _attributes_decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return _Attributes()  # what is parked need not be an event
+        return _EventAttributes()  # what is parked need not be an event
 
 
-def _is_elsewhere(waiting: Sequence[asyncpg.Record], tenant_id: str, session_id: str) -> bool:
+def _is_conflict_in_wrong_partition(waiting: Sequence[asyncpg.Record], tenant_id: str, session_id: str) -> bool:
     """Whether a conflicting record is in a partition that is not the session's, where no relay puts it."""
-    lane = lane_of(tenant_id, session_id)
+    lane = lane_of_session(tenant_id, session_id)
     return any(row["reason"] == "conflict" and row["kafka_partition"] != lane for row in waiting)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Parking:
+class _ParkingSituation:
     """What the ways out depend on."""
 
     session_id: str
@@ -232,17 +232,19 @@ class _Parking:
         return self.reason == "conflict" and (self.first_seq or 0) <= self.archived_seq
 
 
-def _choices(parking: _Parking) -> list[Choice]:
+def _choices_for(parking: _ParkingSituation) -> list[Choice]:
     """The verbs that end it, whatever it is parked for. None is named that would be refused."""
-    effects = _effects(parking)
-    return [Choice(verb=_command(verb, parking.session_id), effect=effects[verb]) for verb in _verbs(parking)]
+    effects = _effect_by_verb(parking)
+    return [
+        Choice(verb=_cli_command(verb, parking.session_id), effect=effects[verb]) for verb in _possible_verbs(parking)
+    ]
 
 
-def _command(verb: str, session_id: str) -> str:
+def _cli_command(verb: str, session_id: str) -> str:
     return f"flotilla audit parked {verb} {session_id}" + ("" if verb == "retry" else " --reason WHY")
 
 
-def _verbs(parking: _Parking) -> Sequence[str]:
+def _possible_verbs(parking: _ParkingSituation) -> Sequence[str]:
     if parking.session_id == NO_SESSION or parking.reason == "forbidden":
         return ("discard",)
     if parking.is_archived:
@@ -254,7 +256,7 @@ def _verbs(parking: _Parking) -> Sequence[str]:
     return ("reject",) if parking.reason == "ahead" else ("retry", "reject")
 
 
-def _effects(parking: _Parking) -> Mapping[str, str]:
+def _effect_by_verb(parking: _ParkingSituation) -> Mapping[str, str]:
     """What each verb would do."""
     last = parking.projected_seq or 0
     keep = (

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 
 HASH_BYTES = 32
-NO_CHECKPOINT = "0" * 64
+NO_PREVIOUS_CHECKPOINT = "0" * 64
 """`previous` of a partition's first checkpoint."""
-STATEMENT_FORMAT = "flotilla-checkpoint/2"
-FIRST_STATEMENT_FORMAT = "flotilla-checkpoint/1"
+CHECKPOINT_STATEMENT_FORMAT = "flotilla-checkpoint/2"
+FIRST_CHECKPOINT_STATEMENT_FORMAT = "flotilla-checkpoint/1"
 """Without an epoch and what came with it; such statements stay valid."""
 _LEAF, _NODE = b"\x00", b"\x01"
 
@@ -26,17 +26,17 @@ def genesis_hash(tenant_id: str, session_id: str, parent_session_id: str | None 
     return sha256("\0".join((tenant_id, session_id, parent_session_id or "", str(at_seq))).encode()).digest()
 
 
-def link(previous: bytes, body: bytes) -> bytes:
+def next_chain_hash(previous: bytes, body: bytes) -> bytes:
     """The chain's hash at an event: SHA-256(hash of the event before ‖ the event's bytes)."""
     return sha256(previous + body).digest()
 
 
-def head_leaf(tenant_id: str, session_id: str, seq: int, head_hash: bytes) -> bytes:
+def session_head_leaf(tenant_id: str, session_id: str, seq: int, head_hash: bytes) -> bytes:
     """The Merkle leaf of a session's head."""
     return sha256(_LEAF + "\0".join((tenant_id, session_id, str(seq), head_hash.hex())).encode()).digest()
 
 
-def combined_digest(statements: Iterable[bytes]) -> str:
+def digest_of_statements(statements: Iterable[bytes]) -> str:
     """What stands for several statements: SHA-256 over their SHA-256 hashes, hex."""
     return sha256(b"".join(sha256(statement).digest() for statement in statements)).hexdigest()
 
@@ -53,7 +53,7 @@ def merkle_root(leaves: Sequence[bytes]) -> bytes:
     return level[0]
 
 
-def inclusion_path(leaves: Sequence[bytes], index: int) -> list[bytes]:
+def merkle_inclusion_path(leaves: Sequence[bytes], index: int) -> list[bytes]:
     """The hashes that lead from leaf `index` to the root."""
     path = []
     level = list(leaves)
@@ -66,7 +66,7 @@ def inclusion_path(leaves: Sequence[bytes], index: int) -> list[bytes]:
     return path
 
 
-def root_from_path(leaf: bytes, index: int, count: int, path: Sequence[bytes]) -> bytes | None:
+def merkle_root_from_path(leaf: bytes, index: int, count: int, path: Sequence[bytes]) -> bytes | None:
     """The root of a tree of `count` leaves that has `leaf` at `index`; None when the path does not fit the tree."""
     if not 0 <= index < count:
         return None
@@ -82,7 +82,7 @@ def root_from_path(leaf: bytes, index: int, count: int, path: Sequence[bytes]) -
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rewind:
+class HistoryRewind:
     """A person's decision that a session has another history from some event on."""
 
     tenant_id: str
@@ -94,7 +94,7 @@ class Rewind:
     old_hash: bytes
     """The head that was set aside."""
 
-    def leaf(self) -> bytes:
+    def to_merkle_leaf(self) -> bytes:
         """Its Merkle leaf: it joins seven texts, that of a head four, and no id holds a NUL."""
         place = ("rewind", self.tenant_id, self.session_id, str(self.from_seq))
         hashes = (self.base.hex(), str(self.old_seq), self.old_hash.hex())
@@ -109,7 +109,7 @@ class Statement:
     number: int
     """From 1, without gaps, per partition."""
     previous: str
-    """SHA-256 of the statement before, hex; `NO_CHECKPOINT` for the first."""
+    """SHA-256 of the statement before, hex; `NO_PREVIOUS_CHECKPOINT` for the first."""
     next_offset: int
     """All records below this offset are projected (or parked)."""
     heads: int
@@ -120,14 +120,14 @@ class Statement:
     epoch: int = 1
     """Goes up where the chain of checkpoints could not just go on: some were abandoned, or a history was exchanged."""
     last_record: str = ""
-    """`record_hash` of the record before `next_offset`, hex; empty where none was read since an upgrade."""
+    """`hash_kafka_record` of the record before `next_offset`, hex; empty where none was read since an upgrade."""
     rewinds: int = 0
     """How many sessions have another history since the checkpoint before, by decision of a person: the last leaves."""
     abandoned: int = 0
     """How many numbers before this one were signed, but lost from PostgreSQL; they are in Kafka, and not used again."""
     abandoned_digest: str = ""
-    """`combined_digest` the abandoned statements in order; empty without any."""
-    format: str = STATEMENT_FORMAT
+    """`digest_of_statements` the abandoned statements in order; empty without any."""
+    format: str = CHECKPOINT_STATEMENT_FORMAT
 
     @property
     def leaves(self) -> int:
@@ -146,22 +146,25 @@ class Statement:
             ValueError: it is not one.
         """
         document = json.loads(body)
-        names = _FIELDS_OF.get(str(document.get("format"))) if isinstance(document, dict) else None
+        names = _FIELDS_BY_FORMAT.get(str(document.get("format"))) if isinstance(document, dict) else None
         if names is None or document.keys() != names:
             raise ValueError("not a checkpoint statement")
         for name, value in document.items():
-            wanted = int if name in _NUMBERS else str
+            wanted = int if name in _NUMERIC_FIELDS else str
             if type(value) is not wanted:
                 raise ValueError(f"not a checkpoint statement: {name} is not {wanted.__name__}")
         return cls(**document)
 
 
-_NUMBERS = frozenset({"partition", "number", "next_offset", "heads", "epoch", "rewinds", "abandoned"})
-_SINCE_2 = frozenset({"epoch", "last_record", "rewinds", "abandoned", "abandoned_digest"})
+_NUMERIC_FIELDS = frozenset({"partition", "number", "next_offset", "heads", "epoch", "rewinds", "abandoned"})
+_FIELDS_SINCE_FORMAT_2 = frozenset({"epoch", "last_record", "rewinds", "abandoned", "abandoned_digest"})
 _FIELDS = frozenset(field.name for field in fields(Statement))
-_FIELDS_OF = {STATEMENT_FORMAT: _FIELDS, FIRST_STATEMENT_FORMAT: _FIELDS - _SINCE_2}
+_FIELDS_BY_FORMAT = {
+    CHECKPOINT_STATEMENT_FORMAT: _FIELDS,
+    FIRST_CHECKPOINT_STATEMENT_FORMAT: _FIELDS - _FIELDS_SINCE_FORMAT_2,
+}
 
 
-def split_leaves(leaves: bytes) -> list[bytes]:
+def split_concatenated_leaves(leaves: bytes) -> list[bytes]:
     """The leaves of a checkpoint, stored one after the other."""
     return [leaves[start : start + HASH_BYTES] for start in range(0, len(leaves), HASH_BYTES)]

@@ -22,10 +22,10 @@ SOURCE = "/gateway"
 """Who records decisions in the tenant's audit session: it asks for them."""
 NO_SESSION = "-"
 """Stands for the records that belong to no session; no session has this id."""
-MAX_AT_ONCE = 500
+MAX_SESSIONS_PER_REQUEST = 500
 RequestKind: TypeAlias = Literal["rebuild", "retry", "discard", "accept", "reject", "drop_kept", "archive", "restore"]
 
-_PARKED = """
+_LIST_PARKED = """
 SELECT session_id, min(seq) AS first_seq, count(*) AS events, min(parked_at) AS parked_since,
     min(kafka_partition) AS partition,
     (array_agg(reason ORDER BY reason = 'waiting', reason = 'gap', kafka_offset))[1] AS reason,
@@ -43,23 +43,23 @@ WHERE h.tenant_id = $1 AND h.seq > s.head_seq AND ($2::text IS NULL OR h.session
         WHERE p.tenant_id = h.tenant_id AND p.session_id = h.session_id AND p.reason <> 'discarded')
 ORDER BY parked_since
 """
-_ADD = """
+_INSERT_REQUEST = """
 INSERT INTO audit.requests (tenant_id, request_id, kind, session_id, requested_by, reason, needs_confirmation,
     accept_loss)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8::jsonb)
 """
-_GET = "SELECT * FROM audit.requests WHERE tenant_id = $1 AND request_id = $2"
-_LIST = "SELECT * FROM audit.requests WHERE tenant_id = $1 ORDER BY created_at DESC, request_id LIMIT $2"
-_UNFINISHED_REBUILD = """
+_GET_REQUEST = "SELECT * FROM audit.requests WHERE tenant_id = $1 AND request_id = $2"
+_LIST_REQUESTS = "SELECT * FROM audit.requests WHERE tenant_id = $1 ORDER BY created_at DESC, request_id LIMIT $2"
+_SELECT_UNFINISHED_REBUILD = """
 SELECT request_id FROM audit.requests WHERE kind = 'rebuild' AND finished_at IS NULL
     AND (confirmed_at IS NOT NULL OR NOT needs_confirmation)
 """
-_REFUSED_LOSSES = """
+_SELECT_REFUSED_LOSSES = """
 SELECT outcome -> 'losses' FROM audit.requests
 WHERE tenant_id = $1 AND kind = 'rebuild' AND outcome ? 'losses' ORDER BY finished_at DESC LIMIT 1
 """
-_KEPT_LOST = "SELECT audit.kept_sessions_lost()"
-_CONFIRM = """
+_SELECT_SESSIONS_LOST = "SELECT audit.kept_sessions_lost()"
+_CONFIRM_REQUEST = """
 UPDATE audit.requests SET confirmed_by = $3, confirmed_at = now()
 WHERE tenant_id = $1 AND request_id = $2 AND needs_confirmation AND confirmed_at IS NULL AND finished_at IS NULL
     AND requested_by <> $3
@@ -108,10 +108,10 @@ class AuditRequest:
     events lists them under `losses`."""
 
 
-async def list_parked(pool: Pool, tenant_id: str, session_id: str | None = None) -> list[AuditParkedSession]:
+async def list_parked_sessions(pool: Pool, tenant_id: str, session_id: str | None = None) -> list[AuditParkedSession]:
     """The sessions that are parked, longest first, each with what blocks it."""
     async with tenant_transaction(pool, tenant_id) as connection:
-        rows = await connection.fetch(_PARKED, tenant_id, session_id)
+        rows = await connection.fetch(_LIST_PARKED, tenant_id, session_id)
     return [AuditParkedSession(**dict(row)) for row in rows]
 
 
@@ -123,8 +123,8 @@ async def request_retry(pool: Pool, tenant_id: str, session_id: str, *, requeste
     """
     if session_id == NO_SESSION:
         raise Invalid("records that are not session events don't become any by trying again: discard them")
-    await _check_parked(pool, tenant_id, session_id)
-    return await _request(pool, tenant_id, "retry", requested_by, session_id=session_id)
+    await _check_session_is_parked(pool, tenant_id, session_id)
+    return await _insert_request_and_record(pool, tenant_id, "retry", requested_by, session_id=session_id)
 
 
 async def request_discard(
@@ -165,7 +165,7 @@ async def request_reject(
     return await _request_decision(pool, tenant_id, "reject", session_id, requested_by=requested_by, reason=reason)
 
 
-async def request_for_all(
+async def request_decision_for_all_parked(
     pool: Pool,
     tenant_id: str,
     kind: Literal["accept", "reject"],
@@ -183,14 +183,14 @@ async def request_for_all(
     """
     sessions = [
         parked.session_id
-        for parked in await list_parked(pool, tenant_id)
+        for parked in await list_parked_sessions(pool, tenant_id)
         if parked.session_id and parked.reason == parked_for and partition in (None, parked.partition)
     ]
     if not sessions:
         raise NotFound(f"no session is parked for {parked_for}")
     return [
         await _request_decision(pool, tenant_id, kind, session_id, requested_by=requested_by, reason=reason)
-        for session_id in sessions[:MAX_AT_ONCE]
+        for session_id in sessions[:MAX_SESSIONS_PER_REQUEST]
     ]
 
 
@@ -201,8 +201,10 @@ async def _request_decision(
         raise Invalid("a reason is required: it is kept with the events that are set aside")
     if session_id == NO_SESSION and kind == "accept":
         raise Invalid("records that are not session events can't be taken into any history: discard or reject them")
-    await _check_parked(pool, tenant_id, session_id)
-    return await _request(pool, tenant_id, kind, requested_by, session_id=session_id, reason=reason, recorded=True)
+    await _check_session_is_parked(pool, tenant_id, session_id)
+    return await _insert_request_and_record(
+        pool, tenant_id, kind, requested_by, session_id=session_id, reason=reason, recorded=True
+    )
 
 
 async def request_rebuild(
@@ -218,21 +220,23 @@ async def request_rebuild(
         Invalid: a loss without a reason, or of a session that no refused rebuild named.
     """
     async with tenant_transaction(pool, tenant_id) as connection:
-        running = await connection.fetchval(_UNFINISHED_REBUILD)
-        refused = await connection.fetchval(_REFUSED_LOSSES, tenant_id) if accept_loss else None
+        running = await connection.fetchval(_SELECT_UNFINISHED_REBUILD)
+        refused = await connection.fetchval(_SELECT_REFUSED_LOSSES, tenant_id) if accept_loss else None
     if running is not None:
         raise Conflict(
             f"rebuild {running} is under way: ask again when it has ended (`flotilla audit requests` shows it)"
         )
     if not accept_loss:
-        return await _request(pool, tenant_id, "rebuild", requested_by, reason=reason)
+        return await _insert_request_and_record(pool, tenant_id, "rebuild", requested_by, reason=reason)
     if not (reason or "").strip():
         raise Invalid("a reason is required, since events may be lost: it is kept with the request")
-    losses = _named(tenant_id, accept_loss, json.loads(refused or "[]"))
-    return await _request(pool, tenant_id, "rebuild", requested_by, reason=reason, losses=losses, confirmed=False)
+    losses = _losses_by_name(tenant_id, accept_loss, json.loads(refused or "[]"))
+    return await _insert_request_and_record(
+        pool, tenant_id, "rebuild", requested_by, reason=reason, losses=losses, confirmed=False
+    )
 
 
-def _named(tenant_id: str, names: Sequence[str], refused: Sequence[JsonObject]) -> list[JsonObject]:
+def _losses_by_name(tenant_id: str, names: Sequence[str], refused: Sequence[JsonObject]) -> list[JsonObject]:
     known = {f"{loss['tenant_id']}/{loss['session_id'] or '-'}": loss for loss in refused}
     wanted = [name if "/" in name else f"{tenant_id}/{name}" for name in names]
     if unknown := [name for name in wanted if name not in known]:
@@ -256,13 +260,15 @@ async def request_drop_of_replaced_projection(
     """
     if not reason.strip():
         raise Invalid("a reason is required: it is kept with the request")
-    lost = await pool.fetchval(_KEPT_LOST)
+    lost = await pool.fetchval(_SELECT_SESSIONS_LOST)
     if lost is None:
         raise NotFound("no replaced projection is kept")
-    return await _request(pool, tenant_id, "drop_kept", requested_by, reason=reason, confirmed=not lost)
+    return await _insert_request_and_record(
+        pool, tenant_id, "drop_kept", requested_by, reason=reason, confirmed=not lost
+    )
 
 
-async def confirm_request(
+async def confirm_audit_request(
     pool: Pool, tenant_id: str, request_id: str, *, confirmed_by: str, is_person: bool
 ) -> AuditRequest:
     """Agrees, as a second person, to what a request asks for; the audit consumer then does it.
@@ -273,41 +279,41 @@ async def confirm_request(
         Conflict: it does not wait for a confirmation.
     """
     async with tenant_transaction(pool, tenant_id) as connection:
-        row = await connection.fetchrow(_CONFIRM, tenant_id, request_id, confirmed_by) if is_person else None
+        row = await connection.fetchrow(_CONFIRM_REQUEST, tenant_id, request_id, confirmed_by) if is_person else None
     if row is not None:
-        return _shown(row)
-    request = await get_request(pool, tenant_id, request_id)
+        return _request_from_row(row)
+    request = await get_audit_request(pool, tenant_id, request_id)
     if not request.needs_confirmation or request.confirmed_at is not None or request.finished_at is not None:
         raise Conflict(f"request {request_id} does not wait for a confirmation")
     who = f"{confirmed_by} asked for it" if is_person else f"{confirmed_by} is a service"
     raise Forbidden(f"{who}: a second person has to confirm request {request_id}")
 
 
-async def list_requests(pool: Pool, tenant_id: str, limit: int) -> list[AuditRequest]:
+async def list_audit_requests(pool: Pool, tenant_id: str, limit: int) -> list[AuditRequest]:
     """The tenant's newest requests."""
     async with tenant_transaction(pool, tenant_id) as connection:
-        return [_shown(row) for row in await connection.fetch(_LIST, tenant_id, limit)]
+        return [_request_from_row(row) for row in await connection.fetch(_LIST_REQUESTS, tenant_id, limit)]
 
 
-async def get_request(pool: Pool, tenant_id: str, request_id: str) -> AuditRequest:
+async def get_audit_request(pool: Pool, tenant_id: str, request_id: str) -> AuditRequest:
     """A request as it stands.
 
     Raises:
         NotFound: the tenant has no such request.
     """
     async with tenant_transaction(pool, tenant_id) as connection:
-        row = await connection.fetchrow(_GET, tenant_id, request_id)
+        row = await connection.fetchrow(_GET_REQUEST, tenant_id, request_id)
     if row is None:
         raise no_such("audit request", request_id)
-    return _shown(row)
+    return _request_from_row(row)
 
 
-async def _check_parked(pool: Pool, tenant_id: str, session_id: str) -> None:
-    if not await list_parked(pool, tenant_id, session_id):
+async def _check_session_is_parked(pool: Pool, tenant_id: str, session_id: str) -> None:
+    if not await list_parked_sessions(pool, tenant_id, session_id):
         raise NotFound(f"nothing of session {session_id} is parked")
 
 
-async def add_request(
+async def insert_audit_request(
     connection: Connection,
     tenant_id: str,
     kind: RequestKind,
@@ -318,13 +324,14 @@ async def add_request(
 ) -> AuditRequest:
     """Ask the audit consumer for something, in the caller's transaction."""
     request_id = new_id()
-    await connection.execute(_ADD, tenant_id, request_id, kind, session_id, requested_by, reason, False, None)  # noqa: FBT003
-    row = await connection.fetchrow(_GET, tenant_id, request_id)
+    row_values = (tenant_id, request_id, kind, session_id, requested_by, reason, False, None)
+    await connection.execute(_INSERT_REQUEST, *row_values)
+    row = await connection.fetchrow(_GET_REQUEST, tenant_id, request_id)
     assert row is not None  # noqa: S101 - just inserted
-    return _shown(row)
+    return _request_from_row(row)
 
 
-async def _request(
+async def _insert_request_and_record(
     pool: Pool,
     tenant_id: str,
     kind: RequestKind,
@@ -340,21 +347,21 @@ async def _request(
     accepted = None if losses is None else json.dumps(losses)
     async with tenant_transaction(pool, tenant_id) as connection:
         await connection.execute(
-            _ADD, tenant_id, request_id, kind, session_id, requested_by, reason, not confirmed, accepted
+            _INSERT_REQUEST, tenant_id, request_id, kind, session_id, requested_by, reason, not confirmed, accepted
         )
-        row = await connection.fetchrow(_GET, tenant_id, request_id)
+        row = await connection.fetchrow(_GET_REQUEST, tenant_id, request_id)
         if recorded:
             details: JsonObject = {"request_id": request_id, "decision": kind, "session_id": session_id}
             decided = ("parked_history_decided", {**details, "reason": reason, "by": requested_by})
             await record_admin_changes(connection, tenant_id, SOURCE, decided)
     assert row is not None  # noqa: S101 - just inserted
-    return _shown(row)
+    return _request_from_row(row)
 
 
 _JSON = ("outcome", "progress", "accept_loss")
 
 
-def _shown(row: asyncpg.Record) -> AuditRequest:
+def _request_from_row(row: asyncpg.Record) -> AuditRequest:
     fields: dict[str, Any] = {name: value for name, value in row.items() if name != "tenant_id"}
     parsed = {name: json.loads(fields[name]) if fields[name] else None for name in _JSON}
     return AuditRequest(**{**fields, **parsed})

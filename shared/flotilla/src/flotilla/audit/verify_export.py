@@ -19,19 +19,28 @@ from typing import NoReturn, Protocol, TypeVar
 import msgspec
 
 from flotilla.audit.chain import ChainChecker, ChainedEvent, ChainProblem, ExpectedChain, ProblemKind
-from flotilla.audit.export_format import FORMER_FORMAT, Anchor, End, Event, Header, Inclusion, Part, Witness
+from flotilla.audit.export_format import (
+    EXPORT_FORMAT_WITHOUT_INCLUSIONS,
+    Anchor,
+    End,
+    Event,
+    Header,
+    Inclusion,
+    Part,
+    Witness,
+)
 from flotilla.audit.export_lines import (
     BadLine,
-    ExportLines,
+    ExportLineReader,
     NotAnExport,
-    open_export,
+    open_export_file,
     printable_excerpt,
-    read_lines,
+    read_export_lines,
     split_exports,
 )
-from flotilla.audit.export_trees import ANY_TREE, ExportedTrees, WitnessPolicy
+from flotilla.audit.export_trees import NO_WITNESSES_NEEDED, ExportedTreeChecker, WitnessPolicy
 from flotilla.audit.export_votes import ExportedVoteChecker
-from flotilla.audit.proof import Statement, head_leaf, root_from_path
+from flotilla.audit.proof import Statement, merkle_root_from_path, session_head_leaf
 from flotilla.config.signing import PublicKeys, load_public_keys
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.names import AUDIT_SESSION
@@ -86,10 +95,10 @@ def verify_export(
     lines: Iterable[bytes],
     keys: PublicKeys,
     roots: VoteRoots | None = None,
-    signers: "Signers | None" = None,
-    policy: WitnessPolicy = ANY_TREE,
+    signers: "ExportedSigners | None" = None,
+    policy: WitnessPolicy = NO_WITNESSES_NEEDED,
 ) -> ExportVerdict:
-    """Check an export, given as its lines, each with its newline (`read_lines` bounds their length).
+    """Check an export, given as its lines, each with its newline (`read_export_lines` bounds their length).
 
     Holds two lines at a time, whatever the size of the file. Signed votes are checked up to `roots`, and by `signers`
     for keys that were revoked; without roots they are counted only. Fewer cosignatures than `policy` asks for leave the
@@ -99,7 +108,7 @@ def verify_export(
         NotAnExport: the first line is not a header.
         ConfigurationError: the policy can't be met, or the signers are of another tenant.
     """
-    policy.check()
+    policy.check_policy()
     verdict = ExportVerdict(knows_revocations=signers is not None, witnesses=policy.needed)
 
     def votes_of(header: Header) -> ExportedVoteChecker:
@@ -112,7 +121,7 @@ def verify_export(
     def count(votes: ExportedVoteChecker) -> None:
         verdict.signed_votes, verdict.unchecked_votes = votes.proven, votes.unchecked
 
-    _checked(lines, keys, verdict, votes_of, count, policy=policy)
+    _verify_lines(lines, keys, verdict, votes_of, count, policy=policy)
     return verdict
 
 
@@ -120,8 +129,8 @@ def verify_exports(
     lines: Iterable[bytes],
     keys: PublicKeys,
     roots: VoteRoots | None = None,
-    signers: "Signers | None" = None,
-    policy: WitnessPolicy = ANY_TREE,
+    signers: "ExportedSigners | None" = None,
+    policy: WitnessPolicy = NO_WITNESSES_NEEDED,
 ) -> Iterator[ExportVerdict]:
     """Check the exports of an archive one after the other, as `verify_export`, up to the first that is bad."""
     seen: set[str] = set()
@@ -143,7 +152,7 @@ def verify_exports(
 
 
 @dataclass(slots=True)
-class Signers:
+class ExportedSigners:
     """What the export of a tenant's audit session says of signing keys."""
 
     tenant_id: str = ""
@@ -152,24 +161,24 @@ class Signers:
     def problem(self, seq: int, body: bytes) -> str | None:
         """What is wrong with an event about a key; None when nothing is."""
         try:
-            self.history.add_events(seq, [(seq, body)])
+            self.history.add_audit_events(seq, [(seq, body)])
         except Unproven as error:
             return str(error)
         return None
 
 
 def read_signers(
-    lines: Iterable[bytes], keys: PublicKeys, policy: WitnessPolicy = ANY_TREE
-) -> tuple[ExportVerdict, Signers]:
+    lines: Iterable[bytes], keys: PublicKeys, policy: WitnessPolicy = NO_WITNESSES_NEEDED
+) -> tuple[ExportVerdict, ExportedSigners]:
     """Check the export of a tenant's audit session, and return what it says of signing keys.
 
     Raises:
         NotAnExport: the first line is not a header.
         ConfigurationError: it is the export of another session, or begins with one.
     """
-    verdict, signers = ExportVerdict(), Signers()
+    verdict, signers = ExportVerdict(), ExportedSigners()
 
-    def reader_of(header: Header) -> Signers:
+    def reader_of(header: Header) -> ExportedSigners:
         if header.session != AUDIT_SESSION:
             raise ConfigurationError(
                 f"the export of session {AUDIT_SESSION} was asked for, not that of {header.session}"
@@ -182,11 +191,11 @@ def read_signers(
         signers.tenant_id = header.tenant
         return signers
 
-    _checked(lines, keys, verdict, reader_of, policy=policy)
+    _verify_lines(lines, keys, verdict, reader_of, policy=policy)
     return verdict, signers
 
 
-def _checked(
+def _verify_lines(
     lines: Iterable[bytes],
     keys: PublicKeys,
     verdict: ExportVerdict,
@@ -196,13 +205,13 @@ def _checked(
     policy: WitnessPolicy,
 ) -> None:
     try:
-        _check(ExportLines(lines), keys, verdict, reader_of, count, policy=policy)
+        _check_lines(ExportLineReader(lines), keys, verdict, reader_of, count, policy=policy)
     except BadLine as bad:
         verdict.problems.append(bad.problem)
 
 
-def _check(
-    lines: ExportLines,
+def _check_lines(
+    lines: ExportLineReader,
     keys: PublicKeys,
     verdict: ExportVerdict,
     reader_of: Callable[[Header], R],
@@ -210,38 +219,45 @@ def _check(
     *,
     policy: WitnessPolicy,
 ) -> None:
-    header = lines.take(Header, "edited", "the header")
+    header = lines.read_required(Header, "edited", "the header")
     verdict.session_id = header.session
     if problem := _lineage_problem(header):
-        lines.bad("lineage", problem)
+        lines.raise_bad_line("lineage", problem)
     witnesses = anchors = 0
     events = reader_of(header)
-    trees = ExportedTrees(header.tenant, keys, policy) if header.format != FORMER_FORMAT else None
+    trees = (
+        ExportedTreeChecker(header.tenant, keys, policy) if header.format != EXPORT_FORMAT_WITHOUT_INCLUSIONS else None
+    )
     for part in header.segments:
         reader = _PartReader(lines, keys, header.tenant, part, events, trees=trees)
         try:
-            reader.read()
+            reader.read_part()
         finally:
             verdict.events += reader.events
             count(events)
             verdict.last_seq, verdict.anchored_seq = reader.check.last_seq, reader.anchored_seq
-        verdict.unsigned += _unsigned(part, reader.anchored_seq, header.session)
-        verdict.unwitnessed += _unwitnessed(part, trees, policy)
+        verdict.unsigned += _unsigned_events(part, reader.anchored_seq, header.session)
+        verdict.unwitnessed += _missing_witnesses(part, trees, policy)
         witnesses, anchors = witnesses + reader.witnesses, anchors + reader.anchors
     verdict.unsigned += verdict.unwitnessed
-    end = lines.take(End, "added", "the end")
+    end = lines.read_required(End, "added", "the end")
     inclusions = trees.proven if trees is not None else msgspec.UNSET
     if end != End(events=verdict.events, witnesses=witnesses, anchors=anchors, inclusions=inclusions):
-        lines.bad("truncated", "it counts other lines than there are: the file was cut, or lines were taken out of it")
-    lines.finish()
+        lines.raise_bad_line(
+            "truncated", "it counts other lines than there are: the file was cut, or lines were taken out of it"
+        )
+    lines.check_nothing_follows()
     verdict.inclusions = inclusions or 0
 
 
-def _unwitnessed(part: Part, trees: ExportedTrees | None, policy: WitnessPolicy) -> Iterator[str]:
-    if trees is not None and (problem := trees.unwitnessed(part.session)):
+def _missing_witnesses(part: Part, trees: ExportedTreeChecker | None, policy: WitnessPolicy) -> Iterator[str]:
+    if trees is not None and (problem := trees.why_not_witnessed(part.session)):
         yield problem
     if trees is None and policy.needed:
-        yield f"the export has the format {FORMER_FORMAT}, which holds no trees: ask for a newer export"
+        yield (
+            f"the export has the format {EXPORT_FORMAT_WITHOUT_INCLUSIONS}, which holds no trees: "
+            "ask for a newer export"
+        )
 
 
 def _lineage_problem(header: Header) -> str | None:
@@ -269,7 +285,7 @@ def _link_problem(before: Part, part: Part) -> str | None:
     return None
 
 
-def _unsigned(part: Part, anchored_seq: int, own_session_id: str) -> Iterator[str]:
+def _unsigned_events(part: Part, anchored_seq: int, own_session_id: str) -> Iterator[str]:
     """What of the part no checkpoint vouches for; its start, too, is proven by a signed event of its own."""
     whose = "" if part.session == own_session_id else f" of its parent {part.session}"
     due_seq = max(part.upto_seq, part.after_seq + 1)
@@ -289,13 +305,13 @@ class _PartReader:
 
     def __init__(
         self,
-        lines: ExportLines,
+        lines: ExportLineReader,
         keys: PublicKeys,
         tenant_id: str,
         part: Part,
         reader: ExportedEventChecker,
         *,
-        trees: ExportedTrees | None,
+        trees: ExportedTreeChecker | None,
     ) -> None:
         self._lines = lines
         self._keys = keys
@@ -307,7 +323,7 @@ class _PartReader:
         self.events = self.witnesses = self.anchors = 0
         self.anchored_seq = part.after_seq
 
-    def read(self) -> None:
+    def read_part(self) -> None:
         """Take the events, the witnesses and the anchor, and check each.
 
         Raises:
@@ -316,49 +332,49 @@ class _PartReader:
         part = self._part
         for seq in range(part.after_seq + 1, part.signed_seq + 1):
             is_witness = seq >= part.first_seq_after_history
-            self._take_event(seq, Witness if is_witness else Event)
+            self._read_event(seq, Witness if is_witness else Event)
             self.witnesses, self.events = self.witnesses + is_witness, self.events + (not is_witness)
-            if (anchor := self._lines.take_if(Anchor)) is not None:
-                self._take_anchor(anchor)
-                self._take_inclusion(anchor)
+            if (anchor := self._lines.read_optional(Anchor)) is not None:
+                self._read_anchor(anchor)
+                self._read_inclusion(anchor)
         if self.witnesses and self.anchored_seq != part.signed_seq:
-            self._bad("added", part.signed_seq, "these witnesses lead to no signed checkpoint")
+            self._raise_bad_line("added", part.signed_seq, "these witnesses lead to no signed checkpoint")
 
-    def _take_event(self, seq: int, kind: type[Event]) -> None:
+    def _read_event(self, seq: int, kind: type[Event]) -> None:
         name = f"{kind.article} {kind.__name__.lower()}"
         place = f"{name} {seq} of session {self._part.session}"
-        line = self._lines.take(kind, "truncated", place)
+        line = self._lines.read_required(kind, "truncated", place)
         if line.session != self._part.session:
-            self._bad("swapped", seq, f"it is of session {line.session}")
-        self.check.check(ChainedEvent(line.seq, bytes.fromhex(line.hash), line.body.encode()))
+            self._raise_bad_line("swapped", seq, f"it is of session {line.session}")
+        self.check.check_event(ChainedEvent(line.seq, bytes.fromhex(line.hash), line.body.encode()))
         if (problem := self.check.problem) is not None:
             raise BadLine(replace(problem, detail=printable_excerpt(f"line {self._lines.number}: {problem.detail}")))
         if kind is Event and (wrong := self._reader.problem(seq, line.body.encode())) is not None:
-            self._bad("votes", seq, wrong)
+            self._raise_bad_line("votes", seq, wrong)
 
-    def _take_anchor(self, anchor: Anchor) -> None:
+    def _read_anchor(self, anchor: Anchor) -> None:
         self.anchors += 1
         seq = self.check.last_seq
         if self.anchors > 1:
-            self._bad("added", seq, f"session {self._part.session} has an anchor before it")
+            self._raise_bad_line("added", seq, f"session {self._part.session} has an anchor before it")
         if (anchor.session, anchor.seq) != (self._part.session, seq):
-            self._bad("swapped", seq, f"this anchor is of event {anchor.seq} of session {anchor.session}")
+            self._raise_bad_line("swapped", seq, f"this anchor is of event {anchor.seq} of session {anchor.session}")
         if anchor.hash != self.check.last_hash.hex():
-            self._bad("rewritten", seq, "a checkpoint has another hash for it: the chain was rewritten")
+            self._raise_bad_line("rewritten", seq, "a checkpoint has another hash for it: the chain was rewritten")
         if problem := _anchor_problem(self._tenant_id, anchor, self._keys):
-            self._bad("checkpoint", seq, problem)
+            self._raise_bad_line("checkpoint", seq, problem)
         self.anchored_seq = seq
 
-    def _take_inclusion(self, anchor: Anchor) -> None:
-        if (inclusion := self._lines.take_if(Inclusion)) is None:
+    def _read_inclusion(self, anchor: Anchor) -> None:
+        if (inclusion := self._lines.read_optional(Inclusion)) is None:
             return
         if self._trees is None:
-            self._bad("added", anchor.seq, "the former format has no inclusions")
-        if problem := self._trees.problem(anchor, inclusion):
-            self._bad("checkpoint", anchor.seq, problem)
+            self._raise_bad_line("added", anchor.seq, "the former format has no inclusions")
+        if problem := self._trees.problem_of_inclusion(anchor, inclusion):
+            self._raise_bad_line("checkpoint", anchor.seq, problem)
 
-    def _bad(self, kind: ProblemKind, seq: int, detail: str) -> NoReturn:
-        self._lines.bad(kind, detail, self._part.session, seq)
+    def _raise_bad_line(self, kind: ProblemKind, seq: int, detail: str) -> NoReturn:
+        self._lines.raise_bad_line(kind, detail, self._part.session, seq)
 
 
 def _anchor_problem(tenant_id: str, anchor: Anchor, keys: PublicKeys) -> str | None:
@@ -370,8 +386,8 @@ def _anchor_problem(tenant_id: str, anchor: Anchor, keys: PublicKeys) -> str | N
         statement = Statement.from_bytes(body)
     except ValueError as error:
         return str(error)
-    leaf = head_leaf(tenant_id, anchor.session, anchor.seq, bytes.fromhex(anchor.hash))
-    root = root_from_path(leaf, anchor.index, statement.leaves, [bytes.fromhex(node) for node in anchor.path])
+    leaf = session_head_leaf(tenant_id, anchor.session, anchor.seq, bytes.fromhex(anchor.hash))
+    root = merkle_root_from_path(leaf, anchor.index, statement.leaves, [bytes.fromhex(node) for node in anchor.path])
     if root is None or root.hex() != statement.merkle_root:
         return f"checkpoint {statement.number} of partition {statement.partition} does not hold this head"
     return None
@@ -394,11 +410,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--origin", help="the log's name, for example flotilla.example.com/audit")
     arguments = parser.parse_args(argv)
     try:
-        policy = WitnessPolicy.of(arguments.witness, arguments.witnesses, arguments.origin)
-        keys, roots = load_public_keys(arguments.public_key), _roots(arguments.vote_roots)
+        policy = WitnessPolicy.from_options(arguments.witness, arguments.witnesses, arguments.origin)
+        keys, roots = load_public_keys(arguments.public_key), _read_vote_roots(arguments.vote_roots)
         signers = load_signers(arguments.audit_session, keys, policy) if arguments.audit_session else None
-        with open_export(arguments.file) as file:
-            found = list(verify_exports(read_lines(file), keys, roots, signers, policy))
+        with open_export_file(arguments.file) as file:
+            found = list(verify_exports(read_export_lines(file), keys, roots, signers, policy))
     except OSError as error:
         sys.stderr.write(f"{error.filename}: {error.strerror}\n")
         return EXIT_MISUSE
@@ -412,11 +428,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{arguments.file}: it is empty\n")
         return EXIT_MISUSE
     for verdict in [one for one in found if one.problems] or found:  # nothing of a bad file is good
-        _print(verdict)
+        _print_verdict(verdict)
     return EXIT_GOOD if {one.word for one in found} == {"GOOD"} else EXIT_BAD
 
 
-def _print(verdict: ExportVerdict) -> None:
+def _print_verdict(verdict: ExportVerdict) -> None:
     for problem in verdict.problems:
         place = f"session {problem.session_id} event {problem.seq}: " if problem.session_id else ""
         sys.stdout.write(f"BAD {place}{problem.kind}: {problem.detail}\n")
@@ -424,30 +440,30 @@ def _print(verdict: ExportVerdict) -> None:
         sys.stdout.write(f"UNSIGNED {unsigned}\n")
     sys.stdout.write(
         f"{verdict.word} session {verdict.session_id}: {verdict.events} events, verified up to {verdict.last_seq}, "
-        f"signed up to {verdict.anchored_seq}{_votes(verdict)}{_witnessed(verdict)}\n"
+        f"signed up to {verdict.anchored_seq}{_votes_clause(verdict)}{_witnesses_clause(verdict)}\n"
     )
 
 
-def load_signers(file: Path, keys: PublicKeys, policy: WitnessPolicy = ANY_TREE) -> Signers:
+def load_signers(file: Path, keys: PublicKeys, policy: WitnessPolicy = NO_WITNESSES_NEEDED) -> ExportedSigners:
     """Return what the export of an audit session says of signing keys.
 
     Raises:
         OSError, NotAnExport: it can't be read.
         ConfigurationError: it is of another session, or is not good.
     """
-    with open_export(file) as opened:
-        verdict, signers = read_signers(read_lines(opened), keys, policy)
+    with open_export_file(file) as opened:
+        verdict, signers = read_signers(read_export_lines(opened), keys, policy)
     if verdict.word != "GOOD":
         why = [problem.detail for problem in verdict.problems] + verdict.unsigned
         raise ConfigurationError(f"{file} is {verdict.word}, so it proves no revocation: {why[0]}")
     return signers
 
 
-def _roots(file: Path | None) -> VoteRoots | None:
+def _read_vote_roots(file: Path | None) -> VoteRoots | None:
     return None if file is None else read_vote_roots(file)
 
 
-def _votes(verdict: ExportVerdict) -> str:
+def _votes_clause(verdict: ExportVerdict) -> str:
     if verdict.unchecked_votes:
         return f"; {verdict.unchecked_votes} signed votes NOT CHECKED: give --vote-roots"
     if not verdict.signed_votes:
@@ -456,7 +472,7 @@ def _votes(verdict: ExportVerdict) -> str:
     return f"; {verdict.signed_votes} signed votes hold{revoked}"
 
 
-def _witnessed(verdict: ExportVerdict) -> str:
+def _witnesses_clause(verdict: ExportVerdict) -> str:
     return f"; cosigned by {verdict.witnesses} witnesses" if verdict.witnesses and verdict.word == "GOOD" else ""
 
 

@@ -31,8 +31,8 @@ from flotilla.backup.topics import CUT, TopicCopies
 from flotilla.config.signing import Signer, load_signer
 from flotilla.contracts.errors import ConfigurationError, Conflict, Refused
 from flotilla.contracts.ids import new_id, utc_now
-from flotilla.kafka.topics import topic_specs
-from flotilla.kafka.whole_topics import Extent, TopicReader
+from flotilla.kafka.topics import log_topic_specs
+from flotilla.kafka.whole_topics import PartitionExtent, TopicReader
 
 PARTIAL = ".partial"
 KEYS = "keys/sealed"
@@ -131,10 +131,11 @@ async def _create(settings: BackupSettings, folder: Path, keys: _Keys, progress:
     )
 
 
-async def _topic_ends(settings: BackupSettings) -> dict[str, list[Extent]]:
+async def _topic_ends(settings: BackupSettings) -> dict[str, list[PartitionExtent]]:
     async with TopicReader(settings) as reader:
         return {
-            topic.name: await reader.extents(topic.name, range(topic.partitions)) for topic in topic_specs(settings)
+            topic.name: await reader.load_partition_extents(topic.name, range(topic.partitions))
+            for topic in log_topic_specs(settings)
         }
 
 

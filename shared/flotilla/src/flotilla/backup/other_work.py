@@ -7,7 +7,7 @@ from temporalio.service import RPCError
 
 from flotilla.backup.settings import RestoreSettings
 from flotilla.bus import AWAY, connect_redis
-from flotilla.bus.connection import ask
+from flotilla.bus.connection import execute_redis_command
 from flotilla.config import TemporalSettings, load_settings
 from flotilla.contracts.errors import Refused, RetryLater
 from flotilla.temporal import temporal_connection_options
@@ -46,9 +46,9 @@ async def _refuse_workflows(settings: TemporalSettings) -> None:
 async def _refuse_entries(url: str) -> None:
     try:
         async with connect_redis(url, name="flotilla-restore") as redis:
-            keys = await ask(redis, "KEYS", _STREAMS)
-            streams = [key.decode() for key in keys if await ask(redis, "TYPE", key) == b"stream"]
-            filled = [stream for stream in streams if await ask(redis, "XLEN", stream)]
+            keys = await execute_redis_command(redis, "KEYS", _STREAMS)
+            streams = [key.decode() for key in keys if await execute_redis_command(redis, "TYPE", key) == b"stream"]
+            filled = [stream for stream in streams if await execute_redis_command(redis, "XLEN", stream)]
     except AWAY as error:
         raise RetryLater(f"Redis does not answer: {error}") from error
     if filled:

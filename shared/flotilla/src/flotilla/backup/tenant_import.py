@@ -23,7 +23,7 @@ from flotilla.config.signing import load_public_keys
 from flotilla.contracts.errors import ConfigurationError, Refused
 from flotilla.encryption.keyring import key_context_of_tenant
 from flotilla.encryption.providers import open_root_keys
-from flotilla.kafka.lanes import lane_of
+from flotilla.kafka.lanes import lane_of_session
 
 MOVER = "flotilla_mover"
 """The role that may write rows of suspended tenants."""
@@ -169,7 +169,7 @@ async def _queue_events(connection: Plain, folder: Path, manifest: TenantManifes
 
 def _outbox_rows(folder: Path, manifest: TenantManifest) -> Iterator[tuple[object, ...]]:
     for event in read_events(folder, manifest):
-        lane = lane_of(manifest.tenant_id, event.session_id)
+        lane = lane_of_session(manifest.tenant_id, event.session_id)
         yield lane, event.session_id, event.seq, UUID(event.event_id), event.body, event.traceparent
 
 

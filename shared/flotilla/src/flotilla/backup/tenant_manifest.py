@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from flotilla.audit.proof import genesis_hash, link
+from flotilla.audit.proof import genesis_hash, next_chain_hash
 from flotilla.backup.copy_text import bytes_of, rows, text_of
 from flotilla.backup.files import problem_of
 from flotilla.backup.manifest import StoredFile, StoredTable, read_signed_manifest
@@ -119,7 +119,7 @@ def read_events(folder: Path, manifest: TenantManifest) -> Iterator[ExportedEven
         _, first, parent, _ = heads[event.session_id]
         start = (first - 1, genesis_hash(manifest.tenant_id, event.session_id, parent, first - 1 if parent else 0))
         before, chained = reached.get(event.session_id, start)
-        following = link(chained, event.body)
+        following = next_chain_hash(chained, event.body)
         if event.seq != before + 1 or following != bytes_of(digest):
             raise Refused(f"the chain of session {event.session_id} of the export does not hold at seq {event.seq}")
         reached[event.session_id] = (event.seq, following)

@@ -12,10 +12,10 @@ from flotilla.backup.settings import RestoreSettings
 from flotilla.backup.tables import Progress
 from flotilla.backup.topics import KINDS
 from flotilla.contracts.errors import Refused
-from flotilla.kafka.exact_writes import ExactWriter, RecordToWrite, exact_writer
-from flotilla.kafka.session_log import record_hash
-from flotilla.kafka.topics import TopicSpec, ensure_topics, topic_specs
-from flotilla.kafka.whole_topics import Extent, TopicReader
+from flotilla.kafka.exact_writes import ExactOffsetWriter, RecordToWrite, open_exact_writer
+from flotilla.kafka.session_log import hash_kafka_record
+from flotilla.kafka.topics import TopicSpec, ensure_topics, log_topic_specs
+from flotilla.kafka.whole_topics import PartitionExtent, TopicReader
 
 _OF_THE_BROKERS = ("min.insync.replicas", "unclean.leader.election.enable", "leader.", "follower.")
 """Settings that belong to how many brokers there are; the restored topic gets those of this cluster."""
@@ -28,7 +28,7 @@ class RestoredTopics:
         self._settings = settings
         self._folder = folder
         self._topics = [
-            (topic, manifest.find_topic(kind)) for kind, topic in zip(KINDS, topic_specs(settings), strict=True)
+            (topic, manifest.find_topic(kind)) for kind, topic in zip(KINDS, log_topic_specs(settings), strict=True)
         ]
 
     async def create_missing_topics(self) -> None:
@@ -47,7 +47,7 @@ class RestoredTopics:
         """
         async with TopicReader(self._settings) as reader:
             for topic, _ in self._topics:
-                extents = await reader.extents(topic.name, range(topic.partitions))
+                extents = await reader.load_partition_extents(topic.name, range(topic.partitions))
                 if count := sum(extent.end for extent in extents):
                     raise Refused(
                         f"the fleet is not empty, so nothing was changed. Topic {topic.name} has, or had, {count} "
@@ -60,7 +60,7 @@ class RestoredTopics:
         Raises:
             Refused: the topic holds something else.
         """
-        async with TopicReader(self._settings) as reader, exact_writer(self._settings) as writer:
+        async with TopicReader(self._settings) as reader, open_exact_writer(self._settings) as writer:
             for topic, stored in self._topics:
                 for partition in stored.partitions:
                     await self._write(reader, writer, topic.name, partition)
@@ -68,11 +68,11 @@ class RestoredTopics:
             for topic, stored in self._topics:
                 await self._compare(reader, topic.name, stored, progress)
 
-    async def _write(self, reader: TopicReader, writer: ExactWriter, topic: str, stored: StoredPartition) -> None:
-        (extent,) = await reader.extents(topic, [stored.partition])
+    async def _write(self, reader: TopicReader, writer: ExactOffsetWriter, topic: str, stored: StoredPartition) -> None:
+        (extent,) = await reader.load_partition_extents(topic, [stored.partition])
         end = extent.end
         if end < stored.start or (stored.start and extent.start < stored.start):
-            await writer.pass_over(topic, stored.partition, stored.start, end)
+            await writer.skip_offsets(topic, stored.partition, stored.start, end)
             end = max(end, stored.start)
         if end > stored.start + stored.records:
             raise Refused(
@@ -80,17 +80,19 @@ class RestoredTopics:
                 f"{stored.start + stored.records}: something else wrote to it"
             )
         left = islice(read_backup_records(self._folder, stored.file), end - stored.start, None)
-        await writer.write(topic, stored.partition, end, map(_to_write, left))
+        await writer.write_records(topic, stored.partition, end, map(_to_write, left))
 
     async def _compare(self, reader: TopicReader, topic: str, stored: StoredTopic, progress: Progress) -> None:
         """What a killed restore sent may have arrived after this one looked."""
         for partition in stored.partitions:
             end = partition.start + partition.records
-            found = await reader.extents(topic, [partition.partition])
+            found = await reader.load_partition_extents(topic, [partition.partition])
             wanted = read_backup_records(self._folder, partition.file)
-            same = found == [Extent(partition.partition, partition.start if partition.records else found[0].start, end)]
+            same = found == [
+                PartitionExtent(partition.partition, partition.start if partition.records else found[0].start, end)
+            ]
             if same and partition.records:
-                async for batch in reader.batches(topic, found[0]):
+                async for batch in reader.read_batches(topic, found[0]):
                     same = same and all(_is_same(record, one) for record, one in zip(batch, wanted, strict=False))
             progress(f"comparing {topic}-{partition.partition}", partition.partition, len(stored.partitions))
             if not same:
@@ -109,4 +111,4 @@ def _to_write(record: Record) -> RecordToWrite:
 
 
 def _is_same(found: "ConsumerRecord[bytes, bytes]", wanted: Record) -> bool:
-    return record_hash(found.key, found.value) == record_hash(wanted.key, wanted.value)
+    return hash_kafka_record(found.key, found.value) == hash_kafka_record(wanted.key, wanted.value)

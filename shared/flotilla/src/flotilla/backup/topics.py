@@ -22,12 +22,12 @@ from flotilla.config import KafkaSettings
 from flotilla.contracts.checkpoints import CheckpointRecord
 from flotilla.contracts.envelope import to_json
 from flotilla.contracts.errors import ConfigurationError, Undecodable
-from flotilla.kafka.topics import TopicSpec, topic_settings, topic_specs
-from flotilla.kafka.whole_topics import Extent, TopicReader
+from flotilla.kafka.topics import TopicSpec, load_topic_settings, log_topic_specs
+from flotilla.kafka.whole_topics import PartitionExtent, TopicReader
 
 Kind: TypeAlias = Literal["session-events", "checkpoints"]
 KINDS: Sequence[Kind] = ("session-events", "checkpoints")
-"""In the order of `topic_specs`."""
+"""In the order of `log_topic_specs`."""
 CUT = "kafka/cut.jsonl.gz"
 
 _NEXT_OFFSETS = "SELECT kafka_partition, next_offset FROM audit.consumer_offsets"
@@ -74,15 +74,15 @@ class TopicCopies:
         self._folder = folder
         self._progress = progress
 
-    async def copy(self, ends: dict[str, list[Extent]], cut: CompressedFileWriter) -> list[StoredTopic]:
+    async def copy(self, ends: dict[str, list[PartitionExtent]], cut: CompressedFileWriter) -> list[StoredTopic]:
         """Write each partition up to the end that was found, and into `cut` what is left out."""
         stored = []
         async with AsyncExitStack() as stack:
             reader = await stack.enter_async_context(TopicReader(self._settings))
-            for kind, topic in zip(KINDS, topic_specs(self._settings), strict=True):
+            for kind, topic in zip(KINDS, log_topic_specs(self._settings), strict=True):
                 rule = await (self._events() if kind == "session-events" else self._checkpoints())
                 partitions = [await self._partition(reader, topic, extent, rule, cut) for extent in ends[topic.name]]
-                settings = await topic_settings(self._settings, topic.name)
+                settings = await load_topic_settings(self._settings, topic.name)
                 stored.append(StoredTopic(kind=kind, name=topic.name, settings=settings, partitions=partitions))
         return stored
 
@@ -98,14 +98,14 @@ class TopicCopies:
         self,
         reader: TopicReader,
         topic: TopicSpec,
-        extent: Extent,
+        extent: PartitionExtent,
         rule: "_EventsRule | _CheckpointsRule",
         cut: CompressedFileWriter,
     ) -> StoredPartition:
         what = f"{topic.name}-{extent.partition}"
         count = left_out = 0
         with new_compressed_file(self._folder, f"kafka/{what}.records.gz") as file:
-            async for batch in reader.batches(topic.name, extent):
+            async for batch in reader.read_batches(topic.name, extent):
                 ahead = await rule.ahead(extent.partition, batch)
                 for record in batch:
                     _refuse_gap(topic.name, extent, record.offset, count + left_out)
@@ -121,7 +121,7 @@ class TopicCopies:
         )
 
 
-def _refuse_gap(topic: str, extent: Extent, offset: int, taken: int) -> None:
+def _refuse_gap(topic: str, extent: PartitionExtent, offset: int, taken: int) -> None:
     if offset != extent.start + taken:
         raise ConfigurationError(
             f"topic {topic}, partition {extent.partition} has no record at offset {extent.start + taken}, but one at "

@@ -10,8 +10,14 @@ from hashlib import sha256
 from pathlib import Path
 
 from flotilla.audit.chain import ChainChecker, ChainedEvent, ExpectedChain
-from flotilla.audit.checkpoints import FIRST, SeenCheckpoint, statement_problems
-from flotilla.audit.proof import NO_CHECKPOINT, Rewind, Statement, head_leaf, split_leaves
+from flotilla.audit.checkpoints import BEFORE_FIRST_CHECKPOINT, SeenCheckpoint, find_statement_problems
+from flotilla.audit.proof import (
+    NO_PREVIOUS_CHECKPOINT,
+    HistoryRewind,
+    Statement,
+    session_head_leaf,
+    split_concatenated_leaves,
+)
 from flotilla.backup.copy_text import bytes_of, rows, text_of
 from flotilla.backup.files import problem_of, read_backup_records, read_compressed_lines
 from flotilla.backup.manifest import Manifest, SignedManifest, StoredTable, read_manifest
@@ -155,7 +161,7 @@ class _Contents:
     def _check_checkpoints(self) -> None:
         self._verdict.signatures_checked = self._audit_keys is not None
         columns = ("kafka_partition", "number", "statement", "signature", "key_id", "leaves")
-        last, previous, partition = FIRST, NO_CHECKPOINT, -1
+        last, previous, partition = BEFORE_FIRST_CHECKPOINT, NO_PREVIOUS_CHECKPOINT, -1
         for row in self._rows(_CHECKPOINTS, *columns):
             record = CheckpointRecord(
                 partition=int(text_of(row[0])),
@@ -166,11 +172,11 @@ class _Contents:
                 leaves=bytes_of(row[5]),
             )
             if record.partition != partition:
-                last, previous, partition = FIRST, NO_CHECKPOINT, record.partition
-            found = list(statement_problems(record, last, previous, self._audit_keys))
+                last, previous, partition = BEFORE_FIRST_CHECKPOINT, NO_PREVIOUS_CHECKPOINT, record.partition
+            found = list(find_statement_problems(record, last, previous, self._audit_keys))
             self._verdict.note(*(f"checkpoint {record.number} of partition {partition}: {text}" for text in found))
             self._verdict.checkpoints += 1
-            self._leaves[partition, record.number] = split_leaves(record.leaves)
+            self._leaves[partition, record.number] = split_concatenated_leaves(record.leaves)
             previous = sha256(record.statement).hexdigest()
             last = SeenCheckpoint(record.number, _epoch_of(record.statement, last.epoch))
 
@@ -183,7 +189,7 @@ class _Contents:
             if session != current or check is None:
                 self._end(current, check, heads)
                 current, check = session, _begin(session, heads.get(session), anchors.of(session))
-            check.check(ChainedEvent(seq, bytes_of(row[3]), body))
+            check.check_event(ChainedEvent(seq, bytes_of(row[3]), body))
             self._compare_with_kafka(session, seq, body, int(text_of(row[5])), int(text_of(row[6])))
         self._end(current, check, heads)
         for session in [session for session, head in heads.items() if head.archived is not None]:
@@ -193,7 +199,7 @@ class _Contents:
     def _end(self, session: _Session, check: ChainChecker | None, heads: dict[_Session, _Head]) -> None:
         if check is None:
             return
-        check.end()
+        check.check_end_of_chain()
         self._verdict.sessions += 1
         self._verdict.events += check.events
         head = heads.pop(session, None)
@@ -218,7 +224,7 @@ class _Contents:
         """From which event on each session has another history, and where that was signed."""
         found: dict[_Session, list[tuple[int, int, int]]] = {}
         for row in self._rows(_REWINDS, *_REWIND_COLUMNS):
-            rewind = Rewind(
+            rewind = HistoryRewind(
                 tenant_id=text_of(row[0]),
                 session_id=text_of(row[1]),
                 from_seq=int(text_of(row[2])),
@@ -229,7 +235,7 @@ class _Contents:
             if row[7] is None:
                 continue  # the next checkpoint signs it
             partition, number, index = (int(text_of(cell)) for cell in row[6:9])
-            if self._leaves.get((partition, number), [])[index : index + 1] == [rewind.leaf()]:
+            if self._leaves.get((partition, number), [])[index : index + 1] == [rewind.to_merkle_leaf()]:
                 session = (rewind.tenant_id, rewind.session_id)
                 found.setdefault(session, []).append((rewind.from_seq, partition, number))
             else:
@@ -278,7 +284,7 @@ class _Anchors:
         for row in found:
             session, seq, head = (text_of(row[0]), text_of(row[1])), int(text_of(row[2])), bytes_of(row[3])
             partition, number, index = (int(text_of(cell)) for cell in row[4:7])
-            if leaves.get((partition, number), [])[index : index + 1] != [head_leaf(*session, seq, head)]:
+            if leaves.get((partition, number), [])[index : index + 1] != [session_head_leaf(*session, seq, head)]:
                 verdict.note(f"session {session[1]} event {seq}: checkpoint {number} signed another hash for it")
             elif not any(
                 seq >= from_seq and place == partition and number < decided

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from redis.exceptions import ResponseError
 
-from flotilla.bus.connection import Redis, ask
+from flotilla.bus.connection import Redis, execute_redis_command
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.contracts.names import (
     CANCELLED_KEY_PREFIX,
@@ -28,12 +28,12 @@ from flotilla.contracts.names import (
     task_stream,
 )
 
-_CONNECT = "+auth +hello +ping +select +client|setname +multi +exec"
-_CONSUME = (
+_CONNECT_COMMANDS = "+auth +hello +ping +select +client|setname +multi +exec"
+_CONSUME_COMMANDS = (
     "+xreadgroup +xautoclaim +xclaim +xpending +xack +xgroup|create +xgroup|delconsumer +xinfo|groups +xinfo|consumers "
     "+xrange +fcall"
 )
-_LOOK = "+xread +xrange +xlen"
+_READ_COMMANDS = "+xread +xrange +xlen"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class AclSelector:
 
 
 @dataclass(frozen=True, slots=True)
-class UserPermissions:
+class RedisUserPermissions:
     """What one user may do; the first selector is the user's own, the others are further ones (Redis 7)."""
 
     selectors: tuple[AclSelector, ...]
@@ -61,15 +61,18 @@ class UserPermissions:
         return ["reset", "on", "-@all", *first.acl_words(), *(f"({' '.join(each.acl_words())})" for each in further)]
 
 
-def agent_redis_permissions(agent: str) -> UserPermissions:
+def agent_redis_permissions(agent: str) -> RedisUserPermissions:
     """For the service of `agent`: its own tasks to read, its own reply stream to add to, live runs whose name it knows.
 
     Nothing that others read or write is within its reach but the live stream of a run, whose name only the tasks of
     that run hold. No script is its own: it calls the functions that housekeeping has loaded.
     """
-    return UserPermissions(
+    return RedisUserPermissions(
         (
-            AclSelector(f"{_CONNECT} {_CONSUME}", (f"%RW~{task_stream(agent)}", f"%RW~{task_stream(agent, '*')}")),
+            AclSelector(
+                f"{_CONNECT_COMMANDS} {_CONSUME_COMMANDS}",
+                (f"%RW~{task_stream(agent)}", f"%RW~{task_stream(agent, '*')}"),
+            ),
             AclSelector("+xadd", (f"%W~{reply_stream(agent)}",)),
             AclSelector("+xadd +expire", (f"%W~{RUN_STREAM_PREFIX}*",)),
             AclSelector("+exists", (f"%R~{CANCELLED_KEY_PREFIX}*",)),
@@ -77,12 +80,13 @@ def agent_redis_permissions(agent: str) -> UserPermissions:
     )
 
 
-_REPLIES = (REPLIES_STREAM, f"{REPLY_STREAM_PREFIX}*", REDRIVES_STREAM)
-WORKER_GRANT = UserPermissions(
+_REPLY_KEYS = (REPLIES_STREAM, f"{REPLY_STREAM_PREFIX}*", REDRIVES_STREAM)
+WORKER_REDIS_PERMISSIONS = RedisUserPermissions(
     (
         AclSelector(
-            f"{_CONNECT} {_CONSUME} {_LOOK} +xadd +xtrim +xinfo|stream +scan +del +function|load +acl|log",
-            (f"%RW~{TASK_STREAM_PREFIX}*", *(f"%RW~{stream}" for stream in _REPLIES)),
+            f"{_CONNECT_COMMANDS} {_CONSUME_COMMANDS} {_READ_COMMANDS} "
+            "+xadd +xtrim +xinfo|stream +scan +del +function|load +acl|log",
+            (f"%RW~{TASK_STREAM_PREFIX}*", *(f"%RW~{stream}" for stream in _REPLY_KEYS)),
         ),
         AclSelector(
             "+xadd +expire",
@@ -94,13 +98,15 @@ WORKER_GRANT = UserPermissions(
 )
 """For the workflow worker: delegation, the bridge and housekeeping."""
 
-GATEWAY_GRANT = UserPermissions(
+GATEWAY_REDIS_PERMISSIONS = RedisUserPermissions(
     (
-        AclSelector(f"{_CONNECT} {_LOOK} +xrevrange", (f"%R~{RUN_STREAM_PREFIX}*", f"%R~{EVENTS_STREAM}")),
+        AclSelector(
+            f"{_CONNECT_COMMANDS} {_READ_COMMANDS} +xrevrange", (f"%R~{RUN_STREAM_PREFIX}*", f"%R~{EVENTS_STREAM}")
+        ),
         AclSelector("+xadd", (f"%W~{REDRIVES_STREAM}",)),
         AclSelector(
             "+exists +xinfo|groups +xpending",
-            (f"%R~{TASK_STREAM_PREFIX}*", *(f"%R~{stream}" for stream in _REPLIES)),
+            (f"%R~{TASK_STREAM_PREFIX}*", *(f"%R~{stream}" for stream in _REPLY_KEYS)),
         ),
         AclSelector("+set +getdel", (f"%RW~{LOGIN_KEY_PREFIX}*",)),
     )
@@ -108,24 +114,29 @@ GATEWAY_GRANT = UserPermissions(
 """For the gateway: live runs and announcements to read, dead letters to ask for again, what waits on the streams,
 logins on their way."""
 
-SCALER_GRANT = UserPermissions(
+SCALER_REDIS_PERMISSIONS = RedisUserPermissions(
     (
         AclSelector(
-            f"{_CONNECT} +info +xlen +xpending +xinfo|groups +xinfo|stream",
-            (f"%R~{TASK_STREAM_PREFIX}*", *(f"%R~{stream}" for stream in _REPLIES)),
+            f"{_CONNECT_COMMANDS} +info +xlen +xpending +xinfo|groups +xinfo|stream",
+            (f"%R~{TASK_STREAM_PREFIX}*", *(f"%R~{stream}" for stream in _REPLY_KEYS)),
         ),
     )
 )
 """For KEDA: lengths, lag and pending entries."""
 
 
-def fleet_redis_permissions(agents: Iterable[str] = ("research", "write", "mcp")) -> dict[str, UserPermissions]:
+def fleet_redis_permissions(agents: Iterable[str] = ("research", "write", "mcp")) -> dict[str, RedisUserPermissions]:
     """The users of a fleet with these agents, by name: `<agent>-agent`, `workflow-worker`, `gateway`, `scaler`."""
     users = {f"{agent}-agent": agent_redis_permissions(agent) for agent in agents}
-    return {**users, "workflow-worker": WORKER_GRANT, "gateway": GATEWAY_GRANT, "scaler": SCALER_GRANT}
+    return {
+        **users,
+        "workflow-worker": WORKER_REDIS_PERMISSIONS,
+        "gateway": GATEWAY_REDIS_PERMISSIONS,
+        "scaler": SCALER_REDIS_PERMISSIONS,
+    }
 
 
-def acl_file_text(users: Mapping[str, UserPermissions], passwords: Mapping[str, str]) -> str:
+def format_acl_file(users: Mapping[str, RedisUserPermissions], passwords: Mapping[str, str]) -> str:
     """The text of a users.acl file. It holds passwords as SHA-256 only; the default user is off.
 
     Raises:
@@ -133,33 +144,39 @@ def acl_file_text(users: Mapping[str, UserPermissions], passwords: Mapping[str, 
     """
     missing = [name for name in users if not passwords.get(name)]
     if missing:
-        raise ConfigurationError(f"no password for {', '.join(missing)}: set {', '.join(map(_variable, missing))}")
-    lines = [_line(name, grant, passwords[name]) for name, grant in users.items()]
+        raise ConfigurationError(
+            f"no password for {', '.join(missing)}: set {', '.join(map(_password_variable, missing))}"
+        )
+    lines = [_acl_file_line(name, grant, passwords[name]) for name, grant in users.items()]
     return "\n".join(["user default off", *lines]) + "\n"
 
 
-async def create_redis_users(redis: Redis, users: Mapping[str, UserPermissions], passwords: Mapping[str, str]) -> None:
+async def create_redis_users(
+    redis: Redis, users: Mapping[str, RedisUserPermissions], passwords: Mapping[str, str]
+) -> None:
     """Make those of `users` that have a password, and save them where the server keeps a users.acl file."""
     known = {name: grant for name, grant in users.items() if passwords.get(name)}
     for name, grant in known.items():
-        await ask(redis, "ACL", "SETUSER", name, *grant.acl_rules(), f"#{_digest(passwords[name])}")
+        await execute_redis_command(
+            redis, "ACL", "SETUSER", name, *grant.acl_rules(), f"#{_password_digest(passwords[name])}"
+        )
     if known:
         try:
-            await ask(redis, "ACL", "SAVE")
+            await execute_redis_command(redis, "ACL", "SAVE")
         except ResponseError as error:
             if "not configured to use an ACL file" not in str(error):
                 raise
 
 
-def _digest(password: str) -> str:
+def _password_digest(password: str) -> str:
     return hashlib.sha256(password.encode()).hexdigest()
 
 
-def _line(name: str, grant: UserPermissions, password: str) -> str:
-    return " ".join(["user", name, *grant.acl_rules(), f"#{_digest(password)}"])
+def _acl_file_line(name: str, grant: RedisUserPermissions, password: str) -> str:
+    return " ".join(["user", name, *grant.acl_rules(), f"#{_password_digest(password)}"])
 
 
-def _variable(user: str) -> str:
+def _password_variable(user: str) -> str:
     return f"REDIS_PASSWORD_{user.upper().replace('-', '_')}"
 
 
@@ -167,7 +184,7 @@ def main(arguments: list[str]) -> int:
     """Print a users.acl file; arguments are the fleet's agents."""
     users = fleet_redis_permissions(arguments) if arguments else fleet_redis_permissions()
     try:
-        text = acl_file_text(users, {name: os.environ.get(_variable(name), "") for name in users})
+        text = format_acl_file(users, {name: os.environ.get(_password_variable(name), "") for name in users})
     except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -21,9 +21,9 @@ from flotilla.contracts.names import EVENT_FIELD, EVENTS_STREAM
 OnAnnouncement: TypeAlias = Callable[[AgentEvent], Awaitable[None]]
 
 log = structlog.get_logger(__name__)
-_FIELD = EVENT_FIELD.encode()
-_MAX_RECORDS = 100
-_POLL_MS = 1_000
+_EVENT_FIELD_BYTES = EVENT_FIELD.encode()
+_MAX_ENTRIES_PER_READ = 100
+_READ_BLOCK_MS = 1_000
 
 
 def announcement_broker(redis_url: str, on_announcement: OnAnnouncement) -> RedisBroker:
@@ -35,7 +35,8 @@ def announcement_broker(redis_url: str, on_announcement: OnAnnouncement) -> Redi
     broker = RedisBroker(url, apply_types=False, logger=None, **options)  # type: ignore[arg-type]
 
     @broker.subscriber(
-        stream=StreamSub(EVENTS_STREAM, polling_interval=_POLL_MS, max_records=_MAX_RECORDS), decoder=_decode
+        stream=StreamSub(EVENTS_STREAM, polling_interval=_READ_BLOCK_MS, max_records=_MAX_ENTRIES_PER_READ),
+        decoder=_decode_announcement,
     )
     async def receive(event: AgentEvent | None) -> None:
         if event is not None:
@@ -44,10 +45,10 @@ def announcement_broker(redis_url: str, on_announcement: OnAnnouncement) -> Redi
     return broker
 
 
-async def _decode(message: RedisStreamMessage) -> Any:
+async def _decode_announcement(message: RedisStreamMessage) -> Any:
     """The entry's event; None for an entry that holds none, which is logged and passed over."""
     try:
-        return decode_event(message.raw_message["data"].get(_FIELD, b""))
+        return decode_event(message.raw_message["data"].get(_EVENT_FIELD_BYTES, b""))
     except Undecodable as error:
         log.warning("announcement_unreadable", error=str(error))
         return None

@@ -11,7 +11,7 @@ from faststream.redis import RedisBroker, StreamSub
 from faststream.specification import AsyncAPI
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, create_model
 
-from flotilla.bus.channels import DEAD_LETTERS_MAXLEN, EVENTS_MAXLEN, RUN_MAXLEN
+from flotilla.bus.channels import ANNOUNCEMENTS_MAXLEN, DEAD_LETTERS_MAXLEN, LIVE_RUN_MAXLEN
 from flotilla.contracts.dead_letters import REDRIVE_REQUESTED, DeadLettered, RedriveRequested
 from flotilla.contracts.live import LiveDone, LiveReset, LiveStep, LiveToken
 from flotilla.contracts.names import (
@@ -39,7 +39,7 @@ from flotilla.contracts.tasks import (
 )
 
 TITLE = "Flotilla"
-_ENTRY = "Each entry's field `event` holds the message: one CloudEvents 1.0 document as JSON."
+_ENTRY_FORMAT = "Each entry's field `event` holds the message: one CloudEvents 1.0 document as JSON."
 
 
 class CloudEvent(BaseModel):
@@ -68,7 +68,7 @@ class CloudEvent(BaseModel):
     """W3C Trace Context."""
 
 
-class _LiveEntry(BaseModel):
+class _LiveRunEntry(BaseModel):
     kind: str
 
 
@@ -86,8 +86,8 @@ def asyncapi_document(
     kafka = KafkaBroker(kafka_host, description="The permanent event log.")
     _declare_tasks(redis)
     _declare_announcements(redis)
-    _declare_live(redis)
-    _declare_log(kafka)
+    _declare_live_runs(redis)
+    _declare_event_log(kafka)
     specification = AsyncAPI(
         redis,
         kafka,
@@ -97,7 +97,7 @@ def asyncapi_document(
         schema_version="3.0.0",
     )
     made: dict[str, Any] = json.loads(specification.to_specification().to_json())
-    return _completed(made)
+    return _declare_address_parameters(made)
 
 
 def asyncapi_message(name: str, event_type: str, data: Any) -> type[BaseModel]:
@@ -106,7 +106,7 @@ def asyncapi_message(name: str, event_type: str, data: Any) -> type[BaseModel]:
         name,
         __base__=CloudEvent,
         __doc__=f"`{event_type}`. {(data.__doc__ or '').strip().splitlines()[0]}",
-        type=_constant(event_type),
+        type=_constant_field(event_type),
         data=(data, Field()),
     )
 
@@ -115,20 +115,21 @@ def _declare_tasks(redis: RedisBroker) -> None:
     redis.publisher(
         stream=StreamSub(TASK_STREAM_PREFIX + "{agent}"),
         title="tasks",
-        description=f"Work for one agent, read by its group `<agent>-agents`. {_ENTRY} The field `{TICKET_FIELD}` "
+        description=f"Work for one agent, read by its group `<agent>-agents`. {_ENTRY_FORMAT} "
+        f"The field `{TICKET_FIELD}` "
         "holds the worker's signature over the field `event`, byte for byte: `<key id>.<Ed25519 in base64url>`.",
         schema=asyncapi_message("TaskRequested", TASK_REQUESTED, AgentTask),
     )
     redis.publisher(
         stream=StreamSub(REPLY_STREAM_PREFIX + "{agent}"),
         title="replies",
-        description=f"What one agent answers, read by the group `{BRIDGE_GROUP}`. {_ENTRY}",
+        description=f"What one agent answers, read by the group `{BRIDGE_GROUP}`. {_ENTRY_FORMAT}",
         schema=asyncapi_message("TaskReplied", TASK_REPLIED, AgentReply),
     )
     redis.publisher(
         stream=StreamSub(REDRIVES_STREAM),
         title="redrives",
-        description=f"Dead letters that are to be published again, read by the group `{BRIDGE_GROUP}`. {_ENTRY}",
+        description=f"Dead letters that are to be published again, read by the group `{BRIDGE_GROUP}`. {_ENTRY_FORMAT}",
         schema=asyncapi_message("RedriveAsked", REDRIVE_REQUESTED, RedriveRequested),
     )
 
@@ -139,36 +140,37 @@ def _declare_announcements(redis: RedisBroker) -> None:
         ("draft-completed", "DraftCompleted", DRAFT_COMPLETED),
     ):
         redis.publisher(
-            stream=StreamSub(EVENTS_STREAM, maxlen=EVENTS_MAXLEN),
+            stream=StreamSub(EVENTS_STREAM, maxlen=ANNOUNCEMENTS_MAXLEN),
             title=title,
-            description=f"Announcements, about {EVENTS_MAXLEN:,} of them; Kafka has the durable copy. {_ENTRY}",
+            description=f"Announcements, about {ANNOUNCEMENTS_MAXLEN:,} of them; Kafka has the durable copy. "
+            f"{_ENTRY_FORMAT}",
             schema=asyncapi_message(name, event_type, TaskCompleted),
         )
     redis.publisher(
         stream=StreamSub(DEAD_LETTERS_STREAM, maxlen=DEAD_LETTERS_MAXLEN),
         title="dead-letters",
-        description=f"Announces entries that could not be handled; PostgreSQL keeps them. {_ENTRY}",
+        description=f"Announces entries that could not be handled; PostgreSQL keeps them. {_ENTRY_FORMAT}",
         schema=asyncapi_message("EntryDeadLettered", DEAD_LETTERED, DeadLettered),
     )
 
 
-def _declare_live(redis: RedisBroker) -> None:
+def _declare_live_runs(redis: RedisBroker) -> None:
     for kind, data in (("token", LiveToken), ("reset", LiveReset), ("step", LiveStep), ("done", LiveDone)):
         redis.publisher(
-            stream=StreamSub(RUN_STREAM_PREFIX + "{run}.{key}", maxlen=RUN_MAXLEN),
+            stream=StreamSub(RUN_STREAM_PREFIX + "{run}.{key}", maxlen=LIVE_RUN_MAXLEN),
             title=f"run-{kind}",
             description="Live progress of a run, kept for an hour. Fields `kind` and `data`, the latter as JSON.",
             schema=create_model(
                 data.__name__ + "Entry",
-                __base__=_LiveEntry,
+                __base__=_LiveRunEntry,
                 __doc__=data.__doc__,
-                kind=_constant(kind),
+                kind=_constant_field(kind),
                 data=(data, Field()),
             ),
         )
 
 
-def _declare_log(kafka: KafkaBroker) -> None:
+def _declare_event_log(kafka: KafkaBroker) -> None:
     for kind, data in DATA_OF_KIND.items():
         event_type = session_event_type(kind)
         name = "Session" + "".join(part.capitalize() for part in kind.split("_"))
@@ -186,19 +188,19 @@ def _declare_log(kafka: KafkaBroker) -> None:
     )
 
 
-def _constant(value: str) -> tuple[Any, Any]:
+def _constant_field(value: str) -> tuple[Any, Any]:
     """A field that holds just this value."""
     return Literal[value], Field()
 
 
-_PARAMETERS = {
+_ADDRESS_PARAMETERS = {
     "agent": "Name of the agent.",
     "run": "Id of the run.",
     "key": "A secret: who follows the run has it from the database, an agent from its task.",
 }
 
 
-def _completed(made: dict[str, Any]) -> dict[str, Any]:
+def _declare_address_parameters(made: dict[str, Any]) -> dict[str, Any]:
     """AsyncAPI wants the variables of an address declared; FastStream has no place for them. Sorted, since FastStream
     collects publishers in a set."""
     for part in ("channels", "operations"):
@@ -206,7 +208,7 @@ def _completed(made: dict[str, Any]) -> dict[str, Any]:
     for part in ("messages", "schemas"):
         made["components"][part] = dict(sorted(made["components"][part].items()))
     for channel in made["channels"].values():
-        names = [name for name in _PARAMETERS if f"{{{name}}}" in channel["address"]]
+        names = [name for name in _ADDRESS_PARAMETERS if f"{{{name}}}" in channel["address"]]
         if names:
-            channel["parameters"] = {name: {"description": _PARAMETERS[name]} for name in names}
+            channel["parameters"] = {name: {"description": _ADDRESS_PARAMETERS[name]} for name in names}
     return made

@@ -23,12 +23,12 @@ class Backoff:
         """The other side answered."""
         self._failures = 0
 
-    def next_s(self) -> float:
+    def next_wait_s(self) -> float:
         """The next wait, in seconds."""
         wait_s = min(self._cap_s, self._base_s * 2.0 ** min(self._failures, 16))
         self._failures += 1
         return wait_s * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
 
-    async def wait(self, stop: asyncio.Event) -> None:
+    async def wait_or_stop(self, stop: asyncio.Event) -> None:
         """Wait, but no longer than until `stop` is set."""
-        await sleep_or_stop(stop, self.next_s())
+        await sleep_or_stop(stop, self.next_wait_s())

@@ -16,20 +16,20 @@ from redis.exceptions import ResponseError
 from flotilla.bus.connection import Redis
 from flotilla.contracts.errors import RetryLater
 
-Command: TypeAlias = tuple[str | bytes | int, ...]
+RedisCommand: TypeAlias = tuple[str | bytes | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class SharedCommand:
     """A command that a round trip holds once, with the arguments of all units that end with it: `XACK`, `XLEN`."""
 
-    command: Command
-    arguments: Command = ()
+    command: RedisCommand
+    arguments: RedisCommand = ()
 
 
 @dataclass(frozen=True, slots=True)
-class _Unit:
-    commands: Sequence[Command]
+class _CommandUnit:
+    commands: Sequence[RedisCommand]
     last: SharedCommand | None
     answer: "asyncio.Future[list[Any]]"
 
@@ -41,10 +41,10 @@ class CommandBatcher:
         self._redis = redis
         self._atomic = atomic
         self._max_units = max_units
-        self._queue: deque[_Unit] = deque()
+        self._queue: deque[_CommandUnit] = deque()
         self._flight: asyncio.Task[None] | None = None
 
-    async def send(self, commands: Sequence[Command], last: SharedCommand | None = None) -> list[Any]:
+    async def send_commands(self, commands: Sequence[RedisCommand], last: SharedCommand | None = None) -> list[Any]:
         """The answers to `commands`, in order, and the one to `last`, which counts for all units that share it.
 
         Raises:
@@ -53,49 +53,49 @@ class CommandBatcher:
         """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[list[Any]] = loop.create_future()
-        self._queue.append(_Unit(commands, last, answer))
+        self._queue.append(_CommandUnit(commands, last, answer))
         if self._flight is None or self._flight.done():  # cancelled before it began, it could not report it
-            self._flight = loop.create_task(self._fly(), name="redis-batch")
+            self._flight = loop.create_task(self._send_queued_units(), name="redis-batch")
         return await answer
 
-    async def _fly(self) -> None:
+    async def _send_queued_units(self) -> None:
         try:
             while self._queue:
                 size = min(len(self._queue), self._max_units)
-                await self._deliver([self._queue.popleft() for _ in range(size)])
+                await self._send_units([self._queue.popleft() for _ in range(size)])
         finally:
             self._flight = None
-            self._abandon()
+            self._reject_queued_units()
 
-    def _abandon(self) -> None:
+    def _reject_queued_units(self) -> None:
         """Only a cancelled flight leaves anything here: the process is going away."""
         while self._queue:
-            _reject(self._queue.popleft(), RetryLater("the connection to Redis is being closed"))
+            _reject_unit(self._queue.popleft(), RetryLater("the connection to Redis is being closed"))
 
-    async def _deliver(self, units: list[_Unit]) -> None:
+    async def _send_units(self, units: list[_CommandUnit]) -> None:
         try:
             answers = await self._round_trip(units)
         except asyncio.CancelledError:
             for unit in units:
-                _reject(unit, RetryLater("the connection to Redis is being closed"))
+                _reject_unit(unit, RetryLater("the connection to Redis is being closed"))
             raise
         except ResponseError as error:
             # MULTI was refused as a whole because of one command in it; the others must not suffer.
-            await self._one_by_one(units, error)
+            await self._send_one_by_one(units, error)
         except Exception as error:  # noqa: BLE001 - each caller gets it
             for unit in units:
-                _reject(unit, error)
+                _reject_unit(unit, error)
         else:
-            _resolve(units, answers)
+            _resolve_futures(units, answers)
 
-    async def _one_by_one(self, units: list[_Unit], error: ResponseError) -> None:
+    async def _send_one_by_one(self, units: list[_CommandUnit], error: ResponseError) -> None:
         if len(units) == 1:
-            _reject(units[0], error)
+            _reject_unit(units[0], error)
             return
         for unit in units:
-            await self._deliver([unit])
+            await self._send_units([unit])
 
-    async def _round_trip(self, units: list[_Unit]) -> "_Answers":
+    async def _round_trip(self, units: list[_CommandUnit]) -> "_Answers":
         shared = _join(units)
         commands = [*chain.from_iterable(unit.commands for unit in units), *shared.values()]
         # A lone command needs no MULTI, which a Redis out of memory refuses even for an acknowledgement.
@@ -111,19 +111,19 @@ class CommandBatcher:
 class _Answers:
     own: list[Any]
     """Of the units' own commands, one unit after the other."""
-    shared: dict[Command, Any]
+    shared: dict[RedisCommand, Any]
 
 
-def _join(units: list[_Unit]) -> dict[Command, Command]:
+def _join(units: list[_CommandUnit]) -> dict[RedisCommand, RedisCommand]:
     """What the units end with, each command once and whole."""
-    arguments: dict[Command, list[str | bytes | int]] = {}
+    arguments: dict[RedisCommand, list[str | bytes | int]] = {}
     for unit in units:
         if unit.last is not None:
             arguments.setdefault(unit.last.command, []).extend(unit.last.arguments)
     return {command: (*command, *rest) for command, rest in arguments.items()}
 
 
-def _resolve(units: list[_Unit], answers: _Answers) -> None:
+def _resolve_futures(units: list[_CommandUnit], answers: _Answers) -> None:
     start = 0
     for unit in units:
         mine = answers.own[start : start + len(unit.commands)]
@@ -139,6 +139,6 @@ def _resolve(units: list[_Unit], answers: _Answers) -> None:
             unit.answer.set_exception(failed)
 
 
-def _reject(unit: _Unit, error: Exception) -> None:
+def _reject_unit(unit: _CommandUnit, error: Exception) -> None:
     if not unit.answer.done():
         unit.answer.set_exception(error)

@@ -12,14 +12,14 @@ from flotilla.contracts.names import (
     agent_of_stream,
 )
 
-EVENTS_MAXLEN = 100_000
+ANNOUNCEMENTS_MAXLEN = 100_000
 DEAD_LETTERS_MAXLEN = 10_000
-RUN_MAXLEN = 10_000
-HARD_LIMIT_ENTRIES = 200_000
+LIVE_RUN_MAXLEN = 10_000
+MAX_TASK_STREAM_ENTRIES = 200_000
 """Publishing to a task stream stops here; housekeeping trims what is handled every few seconds."""
 
 
-def default_group(stream: str) -> str | None:
+def default_consumer_group(stream: str) -> str | None:
     """The group that the contract gives `stream`: `research-agents` for `flotilla.tasks.research`."""
     if stream in (REPLIES_STREAM, REDRIVES_STREAM) or stream.startswith(REPLY_STREAM_PREFIX):
         return BRIDGE_GROUP
@@ -30,7 +30,7 @@ def default_group(stream: str) -> str | None:
 def stream_maxlen(stream: str) -> int | None:
     """The length that XADD keeps `stream` at, where Redis is not the place that work waits in."""
     if stream == EVENTS_STREAM:
-        return EVENTS_MAXLEN
+        return ANNOUNCEMENTS_MAXLEN
     if stream == DEAD_LETTERS_STREAM:
         return DEAD_LETTERS_MAXLEN
-    return RUN_MAXLEN if stream.startswith(RUN_STREAM_PREFIX) else None
+    return LIVE_RUN_MAXLEN if stream.startswith(RUN_STREAM_PREFIX) else None

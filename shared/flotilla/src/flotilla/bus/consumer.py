@@ -18,13 +18,13 @@ from opentelemetry.util.types import AttributeValue
 from redis.exceptions import RedisError, ResponseError
 
 from flotilla.bus.backoff import Backoff
-from flotilla.bus.batching import Command, CommandBatcher, SharedCommand
-from flotilla.bus.connection import AWAY, MAX_BLOCK_MS, Redis, ask
+from flotilla.bus.batching import RedisCommand, CommandBatcher, SharedCommand
+from flotilla.bus.connection import AWAY, MAX_READ_BLOCK_MS, Redis, execute_redis_command
 from flotilla.bus.dead_letters import DeadLetterReason, DeadLetters, StreamDeadLetters, UnhandledEntry
-from flotilla.bus.entries import Delivery, HandlerResult, StreamEntry, decode_entry, xadd
-from flotilla.bus.groups import ensure_group, group_is_missing, retire_consumer
-from flotilla.bus.renewal import renew_entries, return_entry
-from flotilla.bus.takeover import PendingScan
+from flotilla.bus.entries import Delivery, HandlerResult, StreamEntry, decode_stream_entry, make_xadd_command
+from flotilla.bus.groups import ensure_group, is_group_missing_error, retire_idle_consumer
+from flotilla.bus.renewal import renew_entries, return_entry_to_pending
+from flotilla.bus.takeover import PendingEntriesScan
 from flotilla.contracts.errors import DeadLetter, Oversize, RetryLater, Undecodable, UnknownType, Untrusted
 from flotilla.runtime.cancellation import cancel_all
 from flotilla.telemetry import span
@@ -35,8 +35,8 @@ Handler: TypeAlias = Callable[[Delivery], Awaitable[HandlerResult]]
 failure without an answer: the entry is delivered again, and given up after `max_deliveries`."""
 
 MAX_ERROR_CHARS = 4000
-MAX_FAILURES = 1000
-_FINISH_AGAIN_AFTER_S = (0.05, 0.2, 1.0)
+MAX_REMEMBERED_FAILURES = 1000
+_FINISH_RETRY_WAITS_S = (0.05, 0.2, 1.0)
 
 log = structlog.get_logger(__name__)
 
@@ -55,8 +55,8 @@ class ConsumerOptions:
     """Another version of the code may be able to read what this one can't, so it gets a few chances."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.block_ms <= MAX_BLOCK_MS:
-            raise ValueError(f"block_ms is {self.block_ms}: 1 to {MAX_BLOCK_MS}, below the socket's timeout")
+        if not 0 < self.block_ms <= MAX_READ_BLOCK_MS:
+            raise ValueError(f"block_ms is {self.block_ms}: 1 to {MAX_READ_BLOCK_MS}, below the socket's timeout")
         if self.concurrency < 1:
             raise ValueError(f"concurrency is {self.concurrency}: at least 1")
 
@@ -86,7 +86,7 @@ class Consumer:
         self._busy_beside = busy_beside
         self._dead_letters = dead_letters or StreamDeadLetters()
         self._answers = CommandBatcher(redis, atomic=True)
-        self._takeover = PendingScan(redis, stream, group, name, self._options.min_idle_ms)
+        self._takeover = PendingEntriesScan(redis, stream, group, name, self._options.min_idle_ms)
         self._in_hand: dict[str, asyncio.Task[None]] = {}
         self._answered: set[str] = set()
         self._failures: OrderedDict[str, str] = OrderedDict()
@@ -114,15 +114,15 @@ class Consumer:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Handles entries until `stop` is set; then no reads, the grace time, and what is left stays pending."""
-        renewal = asyncio.create_task(self._keep_renewing(), name=f"renew {self._stream}")
+        renewal = asyncio.create_task(self._renew_entries_repeatedly(), name=f"renew {self._stream}")
         try:
-            await self._take_in(stop, renewal)
-            await self._drain()
+            await self._start_entries_until(stop, renewal)
+            await self._wait_for_entries_in_hand()
         finally:
             await cancel_all([renewal, *self._in_hand.values()])
-        await self._leave()
+        await self._leave_group()
 
-    async def _take_in(self, stop: asyncio.Event, renewal: "asyncio.Task[None]") -> None:
+    async def _start_entries_until(self, stop: asyncio.Event, renewal: "asyncio.Task[None]") -> None:
         while not stop.is_set():
             if renewal.done():
                 raise RuntimeError(f"the renewal of entries in hand on {self._stream} has ended")
@@ -130,8 +130,8 @@ class Consumer:
             if free <= 0:
                 await self._wait_for_slot()
                 continue
-            for entry in await self._guarded_take(free, stop):
-                self._start(entry)
+            for entry in await self._take_entries_or_back_off(free, stop):
+                self._start_handling(entry)
 
     async def _wait_for_slot(self) -> None:
         self._slot_freed.clear()
@@ -141,16 +141,16 @@ class Consumer:
         except TimeoutError:
             return  # the caller looks at `stop` and comes back
 
-    async def _guarded_take(self, free: int, stop: asyncio.Event) -> list[StreamEntry]:
+    async def _take_entries_or_back_off(self, free: int, stop: asyncio.Event) -> list[StreamEntry]:
         """Takes entries; whatever Redis answers instead, the loop goes on, and never spins."""
         try:
-            entries = await self._take(free)
+            entries = await self._take_orphans_or_new_entries(free)
         except AWAY as error:
             if self._away.has_not_failed:
                 self._log.warning("redis_away", error=str(error))
             await self._away.wait(stop)
         except ResponseError as error:
-            if group_is_missing(error):
+            if is_group_missing_error(error):
                 await self._recreate_group()
             else:
                 self._log.exception("bus_read_refused")
@@ -169,18 +169,18 @@ class Consumer:
         self._takeover.restart_scan()
         self._log.warning("bus_group_created", reason="the stream was deleted, or Redis lost its data")
 
-    async def _take(self, free: int) -> list[StreamEntry]:
+    async def _take_orphans_or_new_entries(self, free: int) -> list[StreamEntry]:
         due_s = self._takeover.next_scan_in_s()
         if due_s > 0:
-            return await self._read(free, min(self._options.block_ms, max(1, int(due_s * 1000))))
+            return await self._read_new_entries(free, min(self._options.block_ms, max(1, int(due_s * 1000))))
         if orphans := await self._takeover.take(free, self._in_hand):
             return orphans
         # In the middle of a long scan new entries get their turn too, without a wait.
-        return await self._read(free, None) if self._takeover.is_mid_scan else []
+        return await self._read_new_entries(free, None) if self._takeover.is_mid_scan else []
 
-    async def _read(self, count: int, block_ms: int | None) -> list[StreamEntry]:
+    async def _read_new_entries(self, count: int, block_ms: int | None) -> list[StreamEntry]:
         block = () if block_ms is None else ("BLOCK", block_ms)
-        answer = await ask(
+        answer = await execute_redis_command(
             self._redis,
             "XREADGROUP",
             "GROUP",
@@ -197,13 +197,13 @@ class Consumer:
             return []
         return [StreamEntry(entry_id.decode(), fields) for entry_id, fields in answer[0][1]]
 
-    def _start(self, entry: StreamEntry) -> None:
-        self._in_hand[entry.entry_id] = asyncio.create_task(self._work(entry), name=f"handle {entry.entry_id}")
+    def _start_handling(self, entry: StreamEntry) -> None:
+        self._in_hand[entry.entry_id] = asyncio.create_task(self._handle_and_count(entry), name=f"handle {entry.entry_id}")
 
-    async def _work(self, entry: StreamEntry) -> None:
+    async def _handle_and_count(self, entry: StreamEntry) -> None:
         outcome = "cancelled"
         try:
-            outcome = await self._answer(entry)
+            outcome = await self._handle_or_dead_letter(entry)
         except RetryLater as error:
             outcome = "retry"
             await self._retry_later(entry, error)
@@ -212,7 +212,7 @@ class Consumer:
             self._log.warning("redis_away", entry_id=entry.entry_id, error=str(error))
         except Exception as error:  # noqa: BLE001 - the edge of the loop: logged, counted, delivered again
             outcome = "error"
-            self._remember(entry, error)
+            self._remember_failure(entry, error)
             self._log.exception("bus_handler_failed", entry_id=entry.entry_id, deliveries=entry.deliveries)
         finally:
             del self._in_hand[entry.entry_id]
@@ -220,34 +220,34 @@ class Consumer:
             self._slot_freed.set()
             self._counted(outcome).inc()
 
-    async def _answer(self, entry: StreamEntry) -> str:
+    async def _handle_or_dead_letter(self, entry: StreamEntry) -> str:
         if entry.deliveries > self._options.max_deliveries:
-            return await self._bury(entry, "no_answer", self._no_answer(entry))
+            return await self._dead_letter_entry(entry, "no_answer", self._describe_no_answer(entry))
         try:
-            delivery = decode_entry(entry)
-            commands = await self._handle(delivery)
+            delivery = decode_stream_entry(entry)
+            commands = await self._run_handler(delivery)
         except (Undecodable, UnknownType, Oversize) as error:
             if entry.deliveries >= self._options.max_undecodable_deliveries:
-                return await self._bury(entry, _reason(error), str(error), trusted=isinstance(error, UnknownType))
+                return await self._dead_letter_entry(entry, _dead_letter_reason(error), str(error), trusted=isinstance(error, UnknownType))
             self._log.warning("bus_entry_unreadable", entry_id=entry.entry_id, error=str(error))
             return "undecodable"
         except DeadLetter as error:
-            return await self._bury(entry, "refused", str(error), trusted=not isinstance(error, Untrusted))
-        await self._finish(entry, commands)
+            return await self._dead_letter_entry(entry, "refused", str(error), trusted=not isinstance(error, Untrusted))
+        await self._publish_and_acknowledge(entry, commands)
         self._failures.pop(entry.entry_id, None)
         self._retries.reset()
         return "done"
 
-    def _remember(self, entry: StreamEntry, error: Exception) -> None:
+    def _remember_failure(self, entry: StreamEntry, error: Exception) -> None:
         self._failures[entry.entry_id] = f"{type(error).__name__}: {error}"[:MAX_ERROR_CHARS]
-        if len(self._failures) > MAX_FAILURES:
+        if len(self._failures) > MAX_REMEMBERED_FAILURES:
             self._failures.popitem(last=False)
 
-    def _no_answer(self, entry: StreamEntry) -> str:
+    def _describe_no_answer(self, entry: StreamEntry) -> str:
         last = self._failures.get(entry.entry_id)
         return f"no answer after {entry.deliveries - 1} deliveries{f', the last: {last}' if last else ''}"
 
-    async def _handle(self, delivery: Delivery) -> list[Command]:
+    async def _run_handler(self, delivery: Delivery) -> list[RedisCommand]:
         """Runs the handler and returns what it wants published, encoded while its span is the current one.
 
         Raises:
@@ -264,18 +264,18 @@ class Consumer:
                 attributes={**self._attributes, "messaging.message.id": delivery.entry_id},
             ):
                 finish = await self._handler(delivery)
-                return [xadd(stream, event) for stream, event in finish.publish]
+                return [make_xadd_command(stream, event) for stream, event in finish.publish]
         except Oversize as error:
             raise DeadLetter(str(error)) from error
         finally:
             self._handler_time.observe(time.monotonic() - started)
 
-    async def _finish(self, entry: StreamEntry, publish: list[Command]) -> None:
+    async def _publish_and_acknowledge(self, entry: StreamEntry, publish: list[RedisCommand]) -> None:
         """Publishes and acknowledges in one MULTI. The effect is made, so a lost connection is worth a second try;
         whether the first one came through is unknown, and a reply sent twice does no harm."""
         acknowledgement = SharedCommand(("XACK", self._stream, self._group), (entry.entry_id,))
         self._answered.add(entry.entry_id)
-        for wait_s in _FINISH_AGAIN_AFTER_S:
+        for wait_s in _FINISH_RETRY_WAITS_S:
             try:
                 await self._answers.send(publish, acknowledgement)
             except AWAY as error:
@@ -285,12 +285,12 @@ class Consumer:
                 return
         await self._answers.send(publish, acknowledgement)
 
-    async def _bury(self, entry: StreamEntry, reason: DeadLetterReason, error: str, *, trusted: bool = True) -> str:
+    async def _dead_letter_entry(self, entry: StreamEntry, reason: DeadLetterReason, error: str, *, trusted: bool = True) -> str:
         error = error[:MAX_ERROR_CHARS]
         lost = UnhandledEntry(
             stream=self._stream, group=self._group, entry=entry, reason=reason, error=error, trusted=trusted
         )
-        await self._finish(entry, [xadd(stream, event) for stream, event in await self._dead_letters.keep(lost)])
+        await self._publish_and_acknowledge(entry, [make_xadd_command(stream, event) for stream, event in await self._dead_letters.keep(lost)])
         self._failures.pop(entry.entry_id, None)
         self._log.error("bus_dead_letter", entry_id=entry.entry_id, reason=reason, error=error)
         return "dead_lettered"
@@ -300,7 +300,7 @@ class Consumer:
         delay_s = self._retries.next_s()
         self._log.warning("bus_retry_later", entry_id=entry.entry_id, error=str(error), retry_in_s=round(delay_s, 2))
         try:
-            await return_entry(
+            await return_entry_to_pending(
                 self._redis, self._stream, self._group, self._name, entry.entry_id,
                 idle_ms=self._options.min_idle_ms, deliveries=entry.deliveries - 1,
             )  # fmt: skip
@@ -308,13 +308,13 @@ class Consumer:
             self._log.warning("bus_give_back_failed", entry_id=entry.entry_id, error=str(problem))
         self._takeover.scan_within(delay_s)
 
-    async def _keep_renewing(self) -> None:
+    async def _renew_entries_repeatedly(self) -> None:
         while True:
             await asyncio.sleep(self._options.min_idle_ms / 3_000)
             if self._in_hand:
-                await self._renew()
+                await self._renew_entries_in_hand()
 
-    async def _renew(self) -> None:
+    async def _renew_entries_in_hand(self) -> None:
         try:
             lost = await renew_entries(self._redis, self._stream, self._group, self._name, list(self._in_hand))
         except (RedisError, RetryLater) as error:
@@ -324,19 +324,19 @@ class Consumer:
             self._log.warning("bus_entry_taken_over", entry_id=entry_id)
             self._in_hand[entry_id].cancel()
 
-    async def _drain(self) -> None:
+    async def _wait_for_entries_in_hand(self) -> None:
         if self._in_hand:
             await asyncio.wait(self._in_hand.values(), timeout=self._options.grace_s)
 
-    async def _leave(self) -> None:
+    async def _leave_group(self) -> None:
         """Takes its name off the group if nothing is pending for it, so that names of old pods do not pile up."""
         try:
-            await retire_consumer(self._redis, self._stream, self._group, self._name)
+            await retire_idle_consumer(self._redis, self._stream, self._group, self._name)
         except (RedisError, RetryLater) as error:
             self._log.info("bus_consumer_not_retired", error=str(error))
 
 
-def _reason(error: DeadLetter) -> DeadLetterReason:
+def _dead_letter_reason(error: DeadLetter) -> DeadLetterReason:
     if isinstance(error, UnknownType):
         return "unknown_type"
     return "oversize" if isinstance(error, Oversize) else "undecodable"

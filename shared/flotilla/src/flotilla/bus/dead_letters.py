@@ -17,7 +17,7 @@ from flotilla.contracts.names import DEAD_LETTERS_STREAM, EVENT_FIELD, agent_of_
 from flotilla.contracts.tasks import DEAD_LETTERED, TASK_REPLIED, AgentReply, Failure
 
 DeadLetterReason: TypeAlias = Literal["undecodable", "unknown_type", "oversize", "refused", "no_answer"]
-_BODY = EVENT_FIELD.encode()
+_EVENT_FIELD_BYTES = EVENT_FIELD.encode()
 MAX_NAME_CHARS = 1000
 MAX_SHOWN_BODY_BYTES = 100_000
 """Of a body in an announcement: it is text there, and each byte may take six."""
@@ -43,11 +43,11 @@ class UnhandledEntry:
     @property
     def body(self) -> bytes:
         """What the field `event` holds; empty when there is none."""
-        return self.entry.fields.get(_BODY, b"")
+        return self.entry.fields.get(_EVENT_FIELD_BYTES, b"")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReadableTask:
+class TaskReference:
     """What is known of a task that could not be handled, whatever version it is of."""
 
     task_id: str
@@ -72,10 +72,10 @@ class StreamDeadLetters:
     async def keep(self, lost: UnhandledEntry) -> list[tuple[str, AgentEvent]]:
         """The announcement holds the body, as text (its beginning, if it is large); its durability is that of Redis."""
         shown = lost.body[:MAX_SHOWN_BODY_BYTES].decode(errors="replace")
-        return [dead_letter_announcement(lost, body=shown), *failure_reply(lost)]
+        return [make_dead_letter_announcement(lost, body=shown), *make_failure_reply(lost)]
 
 
-def dead_letter_announcement(
+def make_dead_letter_announcement(
     lost: UnhandledEntry, *, dead_letter_id: str | None = None, body: str | None = None
 ) -> tuple[str, AgentEvent]:
     """Tells subscribers of `flotilla.dead-letters` about the entry."""
@@ -95,19 +95,19 @@ def dead_letter_announcement(
     made = AgentEvent(type=DEAD_LETTERED, source=f"/groups/{lost.group}", subject=lost.entry.entry_id, data=data)
     if event is not None:
         made = replace(
-            made, subject=_short(event.subject) or made.subject, tenant=_short(event.tenant), runid=_short(event.runid),
-            taskid=_short(event.taskid), traceparent=_short(event.traceparent),
+            made, subject=_cut_name(event.subject) or made.subject, tenant=_cut_name(event.tenant),
+            runid=_cut_name(event.runid), taskid=_cut_name(event.taskid), traceparent=_cut_name(event.traceparent),
         )  # fmt: skip
     # An agent writes to no stream but its own; the bridge passes it on.
     return DEAD_LETTERS_STREAM if lost.agent is None else reply_stream(lost.agent), made
 
 
-def _short(name: str | None) -> str | None:
+def _cut_name(name: str | None) -> str | None:
     """A name that is too long for one of ours would only make the announcement too large for its stream."""
     return name if name is not None and len(name) <= MAX_NAME_CHARS else None
 
 
-def failure_reply(lost: UnhandledEntry) -> list[tuple[str, AgentEvent]]:
+def make_failure_reply(lost: UnhandledEntry) -> list[tuple[str, AgentEvent]]:
     """The failure for the caller that waits for the task, so that nobody hangs; none if the entry can't be trusted."""
     task = decode_task_if_possible(lost.body)
     if task is None or lost.agent is None or not lost.trusted or len(task.task_id) > MAX_NAME_CHARS:
@@ -149,12 +149,12 @@ def decode_event_if_possible(body: bytes) -> AgentEvent | None:
         return None
 
 
-def decode_task_if_possible(body: bytes) -> ReadableTask | None:
+def decode_task_if_possible(body: bytes) -> TaskReference | None:
     """What is known of the task in `body`, if it names one."""
     event = decode_event_if_possible(body)
     if event is None:
         return None
     try:
-        return msgspec.convert(event.data, ReadableTask)
+        return msgspec.convert(event.data, TaskReference)
     except msgspec.ValidationError:
         return None

@@ -7,15 +7,15 @@ from typing import Any
 import structlog
 from redis.exceptions import NoPermissionError, ResponseError
 
-from flotilla.bus.connection import Redis, ask
+from flotilla.bus.connection import Redis, execute_redis_command
 from flotilla.telemetry.metrics import REDIS_DENIED
 
-MAX_ENTRIES = 128
+MAX_ACL_LOG_ENTRIES = 128
 """As many as Redis keeps by default (acllog-max-len)."""
-_MAX_CHARS = 200
-_HARMLESS = frozenset({"client|setinfo"})
+_MAX_REPORTED_CHARS = 200
+_IGNORED_COMMANDS = frozenset({"client|setinfo"})
 """Clients name their library with it, and do without."""
-_REASONS = frozenset({"command", "key", "channel"})
+_REPORTED_REASONS = frozenset({"command", "key", "channel"})
 """Failed logins are not among them: their user names are the caller's choice."""
 
 log = structlog.get_logger(__name__)
@@ -39,15 +39,15 @@ class DenialMonitor:
         self._counted: Counter[tuple[DeniedCommand, bytes]] | None = None
         self._may_look = True
 
-    async def look(self) -> None:
+    async def report_new_denials(self) -> None:
         """Report what is new. Where Redis refuses to show its log (an older users.acl, a service without it) it asks
         once, and never again."""
         if not self._may_look:
             return
         try:
-            found = denial_counts_by_entry(await ask(self._redis, "ACL", "LOG", MAX_ENTRIES))
+            found = denial_counts_by_entry(await execute_redis_command(self._redis, "ACL", "LOG", MAX_ACL_LOG_ENTRIES))
         except ResponseError as error:
-            if not _is_lasting(error):
+            if not _is_permanent_error(error):
                 raise
             self._may_look = False
             log.warning("redis_denials_not_read", error=str(error))
@@ -58,14 +58,14 @@ class DenialMonitor:
             new[denied] += max(0, times - before[denied, entry])
         self._counted = found
         for denied, times in (+new).items():
-            _report(denied, times)
+            _report_denial(denied, times)
 
 
-def _is_lasting(error: ResponseError) -> bool:
+def _is_permanent_error(error: ResponseError) -> bool:
     return isinstance(error, NoPermissionError) or "unknown" in str(error).lower()
 
 
-def _report(denied: DeniedCommand, times: int) -> None:
+def _report_denial(denied: DeniedCommand, times: int) -> None:
     REDIS_DENIED.labels(denied.user).inc(times)
     log.warning("redis_denied", user=denied.user, reason=denied.reason, denied=denied.name, times=times)
 
@@ -77,11 +77,13 @@ def denial_counts_by_entry(rows: list[list[Any]]) -> Counter[tuple[DeniedCommand
     for row in rows:
         entry = dict(zip(row[::2], row[1::2], strict=True))
         user, reason, name = (entry[field].decode(errors="replace") for field in (b"username", b"reason", b"object"))
-        if reason in _REASONS and name.lower() not in _HARMLESS:
-            which = b"%s at %s" % tuple(_bytes(entry.get(field, b"")) for field in (b"entry-id", b"timestamp-created"))
-            found[DeniedCommand(user, reason, name[:_MAX_CHARS]), which] += entry[b"count"]
+        if reason in _REPORTED_REASONS and name.lower() not in _IGNORED_COMMANDS:
+            which = b"%s at %s" % tuple(
+                _to_bytes(entry.get(field, b"")) for field in (b"entry-id", b"timestamp-created")
+            )
+            found[DeniedCommand(user, reason, name[:_MAX_REPORTED_CHARS]), which] += entry[b"count"]
     return found
 
 
-def _bytes(value: bytes | int) -> bytes:
+def _to_bytes(value: bytes | int) -> bytes:
     return value if isinstance(value, bytes) else str(value).encode()

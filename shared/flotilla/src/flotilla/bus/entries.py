@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 from opentelemetry import trace
 
-from flotilla.bus.batching import Command
+from flotilla.bus.batching import RedisCommand
 from flotilla.bus.channels import stream_maxlen
-from flotilla.bus.tickets import SealedEvent
+from flotilla.bus.tickets import SignedEvent
 from flotilla.contracts.envelope import AgentEvent, encode_event
 from flotilla.contracts.errors import Oversize, Undecodable
 from flotilla.contracts.foreign import decode_foreign_agent_event
@@ -15,7 +15,7 @@ from flotilla.contracts.names import EVENT_FIELD, TICKET_FIELD
 from flotilla.telemetry import current_traceparent
 
 MAX_ENTRY_BYTES = 1_000_000
-_FIELD = EVENT_FIELD.encode()
+_EVENT_FIELD_BYTES = EVENT_FIELD.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +49,22 @@ class HandlerResult:
 DONE = HandlerResult()
 
 
-def xadd(stream: str, event: AgentEvent | SealedEvent) -> Command:
+def make_xadd_command(stream: str, event: AgentEvent | SignedEvent) -> RedisCommand:
     """The command that publishes `event`. An event without a trace joins the current one; a sealed one stays as it is.
 
     Raises:
         Oversize: over 1,000,000 bytes as JSON.
     """
-    if isinstance(event, SealedEvent):
+    if isinstance(event, SignedEvent):
         return ("XADD", stream, "*", EVENT_FIELD, event.body, TICKET_FIELD, event.ticket)
-    body = _encoded(stream, event)
+    body = _encode_for_stream(stream, event)
     maxlen = stream_maxlen(stream)
     if maxlen is None:
         return ("XADD", stream, "*", EVENT_FIELD, body)
     return ("XADD", stream, "MAXLEN", "~", maxlen, "*", EVENT_FIELD, body)
 
 
-def _encoded(stream: str, event: AgentEvent) -> bytes:
+def _encode_for_stream(stream: str, event: AgentEvent) -> bytes:
     if event.traceparent is None and trace.get_current_span().get_span_context().is_valid:
         event = replace(event, traceparent=current_traceparent())
     body = encode_event(event)
@@ -85,14 +85,14 @@ def check_entry_size(stream: str, event: AgentEvent, body: bytes) -> None:
         )
 
 
-def decode_entry(entry: StreamEntry) -> Delivery:
+def decode_stream_entry(entry: StreamEntry) -> Delivery:
     """The entry as a handler sees it.
 
     Raises:
         Undecodable: the field `event` is missing, or holds no CloudEvent.
         Oversize: it is larger than any event of ours may be.
     """
-    body = entry.fields.get(_FIELD)
+    body = entry.fields.get(_EVENT_FIELD_BYTES)
     if body is None:
         raise Undecodable(f"entry {entry.entry_id} has no field {EVENT_FIELD!r}: send events by flotilla.bus.Publisher")
     if len(body) > MAX_ENTRY_BYTES:

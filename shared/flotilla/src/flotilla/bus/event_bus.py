@@ -15,7 +15,7 @@ from flotilla.bus.consumer import Consumer, ConsumerOptions
 from flotilla.bus.dead_letters import DeadLetters
 from flotilla.bus.entries import DONE, Delivery, HandlerResult
 from flotilla.bus.publisher import Publisher
-from flotilla.bus.tickets import SealedEvent
+from flotilla.bus.tickets import SignedEvent
 from flotilla.contracts.envelope import AgentEvent
 
 EventHandler: TypeAlias = Callable[[AgentEvent], Awaitable[object]]
@@ -30,7 +30,7 @@ class AgentEventBus:
         self._dead_letters = dead_letters
         self._publisher = Publisher(redis)
 
-    async def publish(self, channel: str, event: AgentEvent | SealedEvent) -> str:
+    async def publish(self, channel: str, event: AgentEvent | SignedEvent) -> str:
         """Append `event` to `channel` and give the entry's id; see `Publisher.publish`."""
         return await self._publisher.publish(channel, event)
 

@@ -9,8 +9,8 @@ from flotilla.contracts.errors import Invalid
 from flotilla.contracts.names import task_stream
 from flotilla.postgres import Pool
 
-_REGISTERED = "SELECT DISTINCT name FROM flotilla_ops.agents"
-_NAMED = 20
+_SELECT_REGISTERED_AGENTS = "SELECT DISTINCT name FROM flotilla_ops.agents"
+_MAX_NAMES_IN_MESSAGE = 20
 """How many the refusal names."""
 
 
@@ -29,14 +29,14 @@ class KnownAgents:
         self._known = set(configured)
         self._registered: set[str] = set()
 
-    async def check_agent_is_known(self, agents: Sequence[str]) -> None:
+    async def check_agents_are_known(self, agents: Sequence[str]) -> None:
         """Raise UnknownAgent for one that is not known; name those that are."""
         if self._known.issuperset(agents):
             return
         self._known.update(await self._load_registered())
         for agent in sorted(set(agents) - self._known):
-            if not await self._has_stream(agent):
-                raise UnknownAgent(f"no agent {agent}: there are {self._names()}")
+            if not await self._has_task_stream(agent):
+                raise UnknownAgent(f"no agent {agent}: there are {self._format_known_names()}")
             self._known.add(agent)
 
     async def are_registered(self, agents: Sequence[str]) -> bool:
@@ -44,17 +44,17 @@ class KnownAgents:
         return self._registered.issuperset(agents) or (await self._load_registered()).issuperset(agents)
 
     async def _load_registered(self) -> set[str]:
-        self._registered = {row["name"] for row in await self._pool.fetch(_REGISTERED)}
+        self._registered = {row["name"] for row in await self._pool.fetch(_SELECT_REGISTERED_AGENTS)}
         return self._registered
 
-    async def _has_stream(self, agent: str) -> bool:
+    async def _has_task_stream(self, agent: str) -> bool:
         try:
             await self._redis.xinfo_groups(task_stream(agent))
         except ResponseError:  # no such key
             return False
         return True
 
-    def _names(self) -> str:
+    def _format_known_names(self) -> str:
         names = sorted(self._known)
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        return ", ".join(names[:_NAMED]) + more
+        more = f" and {len(names) - _MAX_NAMES_IN_MESSAGE} more" if len(names) > _MAX_NAMES_IN_MESSAGE else ""
+        return ", ".join(names[:_MAX_NAMES_IN_MESSAGE]) + more

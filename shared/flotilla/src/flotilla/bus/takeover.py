@@ -5,14 +5,14 @@ import time
 from collections.abc import Collection
 from typing import Any
 
-from flotilla.bus.connection import Redis, ask
+from flotilla.bus.connection import Redis, execute_redis_command
 from flotilla.bus.entries import StreamEntry
 from flotilla.telemetry.metrics import BUS_LOST_ENTRIES, BUS_RECLAIMED
 
-BEGINNING = "0-0"
+FIRST_SCAN_CURSOR = "0-0"
 
 
-class PendingScan:
+class PendingEntriesScan:
     """One consumer's scan over the group's pending entries, every half of min-idle, with jitter."""
 
     def __init__(self, redis: Redis, stream: str, group: str, consumer: str, min_idle_ms: int) -> None:
@@ -21,18 +21,18 @@ class PendingScan:
         self._group = group
         self._consumer = consumer
         self._min_idle_ms = min_idle_ms
-        self._cursor = BEGINNING
-        self._due = time.monotonic() + self._interval_s() * random.random()  # noqa: S311 - jitter
+        self._cursor = FIRST_SCAN_CURSOR
+        self._due = time.monotonic() + self._next_scan_interval_s() * random.random()  # noqa: S311 - jitter
         self._reclaimed = BUS_RECLAIMED.labels(stream, group)
         self._lost = BUS_LOST_ENTRIES.labels(stream, group)
 
-    def _interval_s(self) -> float:
+    def _next_scan_interval_s(self) -> float:
         return self._min_idle_ms / 2_000 * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, so that peers spread
 
     @property
     def is_mid_scan(self) -> bool:
         """Whether the last call stopped before the end of the pending entries: a call scans ten times its COUNT."""
-        return self._cursor != BEGINNING
+        return self._cursor != FIRST_SCAN_CURSOR
 
     def next_scan_in_s(self) -> float:
         """Seconds until the next call should be made; 0 in the middle of a scan."""
@@ -44,11 +44,11 @@ class PendingScan:
 
     def restart_scan(self) -> None:
         """Forget the cursor: the group is a new one."""
-        self._cursor = BEGINNING
+        self._cursor = FIRST_SCAN_CURSOR
 
-    async def take(self, count: int, in_hand: Collection[str]) -> list[StreamEntry]:
+    async def take_orphaned_entries(self, count: int, in_hand: Collection[str]) -> list[StreamEntry]:
         """Up to `count` orphans that are not `in_hand` already, with how often each was delivered."""
-        answer = await ask(
+        answer = await execute_redis_command(
             self._redis,
             "XAUTOCLAIM",
             self._stream,
@@ -61,7 +61,7 @@ class PendingScan:
         )
         self._cursor = answer[0].decode()
         if not self.is_mid_scan:
-            self._due = time.monotonic() + self._interval_s()
+            self._due = time.monotonic() + self._next_scan_interval_s()
         # Redis 7 lists entries that were trimmed while pending, and drops them; 6.2 sent them without a body.
         self._lost.inc(len(answer[2]) if len(answer) > 2 else 0)  # noqa: PLR2004 - Redis 6.2 answers two parts
         taken = {entry_id.decode(): fields for entry_id, fields in answer[1] if fields is not None}
@@ -69,10 +69,10 @@ class PendingScan:
         if not orphans:
             return []
         self._reclaimed.inc(len(orphans))
-        counts = await self._deliveries(list(orphans), len(taken) + len(in_hand))
+        counts = await self._load_delivery_counts(list(orphans), len(taken) + len(in_hand))
         return [StreamEntry(entry_id, fields, counts.get(entry_id, 1)) for entry_id, fields in orphans.items()]
 
-    async def _deliveries(self, entry_ids: list[str], at_most: int) -> dict[str, int]:
+    async def _load_delivery_counts(self, entry_ids: list[str], at_most: int) -> dict[str, int]:
         """How often each of the claimed entries was delivered. XAUTOCLAIM gives them in order of id."""
         rows: Any = await self._redis.xpending_range(
             self._stream, self._group, entry_ids[0], entry_ids[-1], at_most, self._consumer

@@ -14,29 +14,29 @@ from flotilla.config.signing import PublicKeys, Signer
 from flotilla.contracts.envelope import AgentEvent, encode_event
 from flotilla.contracts.names import EVENT_FIELD, TICKET_FIELD
 
-_EVENT = EVENT_FIELD.encode()
-_TICKET = TICKET_FIELD.encode()
+_EVENT_FIELD_BYTES = EVENT_FIELD.encode()
+_TICKET_FIELD_BYTES = TICKET_FIELD.encode()
 _MAX_TICKET_BYTES = 256
 
 
 @dataclass(frozen=True, slots=True)
-class SealedEvent:
+class SignedEvent:
     """An encoded event with its ticket, ready to be published as it is."""
 
     body: bytes
     ticket: str
 
 
-def seal(event: AgentEvent, signer: Signer) -> SealedEvent:
+def sign_event(event: AgentEvent, signer: Signer) -> SignedEvent:
     """Encode `event` once and sign the bytes."""
     body = encode_event(event)
     signature = base64.urlsafe_b64encode(signer.sign(body)).rstrip(b"=").decode()
-    return SealedEvent(body, f"{signer.key_id}.{signature}")
+    return SignedEvent(body, f"{signer.key_id}.{signature}")
 
 
 def ticket_problem(fields: Mapping[bytes, bytes] | None, keys: PublicKeys) -> str | None:
     """Return why the entry's ticket does not hold; None when it does."""
-    ticket = (fields or {}).get(_TICKET)
+    ticket = (fields or {}).get(_TICKET_FIELD_BYTES)
     if ticket is None:
         return "it has no ticket"
     if len(ticket) > _MAX_TICKET_BYTES:
@@ -46,5 +46,7 @@ def ticket_problem(fields: Mapping[bytes, bytes] | None, keys: PublicKeys) -> st
         signature = base64.b64decode(encoded + b"=" * (-len(encoded) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         return "its ticket is not base64url"
-    problem = keys.signature_problem(key_id.decode(errors="replace"), (fields or {}).get(_EVENT, b""), signature)
+    problem = keys.signature_problem(
+        key_id.decode(errors="replace"), (fields or {}).get(_EVENT_FIELD_BYTES, b""), signature
+    )
     return None if problem is None else f"its ticket {problem}"

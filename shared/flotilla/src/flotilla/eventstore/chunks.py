@@ -26,7 +26,7 @@ class JsonChunk(Generic[T]):
         self._decoder: msgspec.json.Decoder[list[T]] | None = None
 
     @classmethod
-    def of_json(cls, raw: bytes, count: int, decoder: "msgspec.json.Decoder[list[T]]") -> "JsonChunk[T]":
+    def from_json_array(cls, raw: bytes, count: int, decoder: "msgspec.json.Decoder[list[T]]") -> "JsonChunk[T]":
         """The `count` items of the JSON array `raw`, decoded on first use."""
         chunk = cls(())
         chunk.count, chunk._items, chunk._raw, chunk._decoder = count, None, raw, decoder
@@ -77,7 +77,7 @@ class ChunkedSequence(Sequence[T]):
         return self._chunks[number].decoded_items()[position - start]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and len(self) == len(other) and all(map(_equal, self, other))
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(_is_equal, self, other))
 
     def __hash__(self) -> int:
         return hash(tuple(self))
@@ -102,5 +102,5 @@ class ChunkedSequence(Sequence[T]):
         return b"".join(self.json_parts())
 
 
-def _equal(one: Any, other: Any) -> bool:
+def _is_equal(one: Any, other: Any) -> bool:
     return bool(one == other)

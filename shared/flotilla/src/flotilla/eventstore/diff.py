@@ -10,12 +10,12 @@ from flotilla.eventstore.path import SeqRange, last_common_seq
 from flotilla.eventstore.state import ErrorEntry, MessageEntry, SessionState, ToolCallEntry, ToolResultEntry
 
 
-class _Placed(Protocol):
+class _HasSeq(Protocol):
     @property
     def seq(self) -> int: ...
 
 
-P = TypeVar("P", bound=_Placed)
+P = TypeVar("P", bound=_HasSeq)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,14 +58,14 @@ def diff_states(
         to_seq=after.at_seq,
         status=status,
         variables=_changed_variables(before, after),
-        messages_added=_beyond(after.messages, common),
-        messages_removed=_beyond(before.messages, common),
-        tool_calls_added=_beyond(after.tool_calls, common),
-        tool_calls_removed=_beyond(before.tool_calls, common),
-        tool_results_added=_beyond(after.tool_results, common),
-        tool_results_removed=_beyond(before.tool_results, common),
-        errors_added=_beyond(after.errors, common),
-        errors_removed=_beyond(before.errors, common),
+        messages_added=_items_after(after.messages, common),
+        messages_removed=_items_after(before.messages, common),
+        tool_calls_added=_items_after(after.tool_calls, common),
+        tool_calls_removed=_items_after(before.tool_calls, common),
+        tool_results_added=_items_after(after.tool_results, common),
+        tool_results_removed=_items_after(before.tool_results, common),
+        errors_added=_items_after(after.errors, common),
+        errors_removed=_items_after(before.errors, common),
     )
 
 
@@ -79,5 +79,5 @@ def _changed_variables(before: SessionState, after: SessionState) -> dict[str, C
     }
 
 
-def _beyond(items: Sequence[P], seq: int) -> list[P]:
+def _items_after(items: Sequence[P], seq: int) -> list[P]:
     return list(items[bisect_right(items, seq, key=lambda item: item.seq) :])

@@ -15,16 +15,16 @@ from typing import Protocol
 from flotilla.contracts.envelope import AgentEvent
 from flotilla.contracts.errors import Invalid, Parked, RetryLater, no_such
 from flotilla.eventstore.opening import decode_decrypted, decrypt_event_bodies
-from flotilla.eventstore.sessions import archived_error
-from flotilla.kafka.lanes import lane_of
+from flotilla.eventstore.sessions import session_archived_error
+from flotilla.kafka.lanes import lane_of_session
 from flotilla.kafka.records import LoggedEvent
 from flotilla.postgres import Pool, tenant_transaction
 
-PAGE_EVENTS = 1000
+MAX_EVENTS_PER_PAGE = 1000
 
 # The session's lineage (itself, its parent's prefix, ...), then the wanted events from projection and outbox. The
 # outbox is looked at only when the projection falls short, so its missing index costs nothing most of the time.
-_READ = """
+_SELECT_HISTORY = """
 WITH RECURSIVE lineage AS (
     SELECT s.session_id, s.parent_session_id, coalesce(s.forked_at_seq, 0) AS after_seq, s.head_seq AS upto_seq,
         0 AS depth
@@ -51,13 +51,13 @@ WHERE o.tenant_id = $1
     AND (SELECT count(*) FROM projected) < (SELECT sum(greatest(upto_seq - after_seq, 0)) FROM wanted)
 """
 # Sessions of a lineage whose events are in an archive up to there.
-_ARCHIVED = """
+_SELECT_ARCHIVED = """
 SELECT l.session_id, a.upto_seq FROM unnest($2::text[], $3::bigint[]) AS l (session_id, first_seq)
 CROSS JOIN LATERAL audit.archived_upto($1, l.session_id) AS a (upto_seq) WHERE a.upto_seq >= l.first_seq LIMIT 1
 """
-_NEXT_OFFSET = "SELECT audit.next_offset($1)"
+_SELECT_NEXT_OFFSET = "SELECT audit.next_offset($1)"
 # What holds up the sessions of a lineage, the cause before what waits behind it.
-_BLOCKED = """
+_SELECT_BLOCKING_PARKED = """
 SELECT session_id, reason, detail, parked_at FROM audit.parked_events
 WHERE tenant_id = $1 AND session_id = ANY($2) AND reason <> 'discarded'
 ORDER BY reason = 'waiting', reason = 'gap', kafka_offset LIMIT 1
@@ -65,9 +65,9 @@ ORDER BY reason = 'waiting', reason = 'gap', kafka_offset LIMIT 1
 
 
 class PublishedEventLog(Protocol):
-    """Where events are that have left the outbox: `flotilla.kafka.session_log.KafkaLog`."""
+    """Where events are that have left the outbox: `flotilla.kafka.session_log.KafkaEventLog`."""
 
-    async def read(
+    async def read_session_events(
         self,
         tenant_id: str,
         session_id: str,
@@ -117,7 +117,7 @@ class SessionLog:
         self._kafka = kafka
         self._wait_s = wait_s
 
-    async def read(self, session_id: str, from_seq: int = 1, to_seq: int | None = None) -> Page:
+    async def read_page(self, session_id: str, from_seq: int = 1, to_seq: int | None = None) -> Page:
         """The events from `from_seq` to `to_seq` (or to the head), at most 1,000 of them.
 
         Raises:
@@ -129,15 +129,10 @@ class SessionLog:
         page = await self._recorded(session_id, from_seq, to_seq)
         return replace(page, bodies=await decrypt_event_bodies(self._pool, self._tenant_id, page.bodies))
 
-    async def pages(self, session_id: str, from_seq: int = 1, to_seq: int | None = None) -> AsyncIterator[Page]:
-        """All pages from `from_seq` to `to_seq`, or to the head as it stands at the first page."""
-        async for page in self._recorded_pages(session_id, from_seq, to_seq):
-            yield replace(page, bodies=await decrypt_event_bodies(self._pool, self._tenant_id, page.bodies))
-
     async def events(
         self, session_id: str, from_seq: int = 1, to_seq: int | None = None
     ) -> AsyncIterator[list[AgentEvent]]:
-        """The events of `pages`, page by page: dearer to read are the bytes, where an event is what is needed."""
+        """The events from `from_seq` to `to_seq`, or to the head as it is at the first page, page by page."""
         async for page in self._recorded_pages(session_id, from_seq, to_seq):
             yield await decode_decrypted(self._pool, self._tenant_id, page.bodies)
 
@@ -146,19 +141,19 @@ class SessionLog:
         return (await self._read_stored(session_id, 1, 0)).lineage
 
     async def _recorded(self, session_id: str, from_seq: int, to_seq: int | None) -> Page:
-        """As `read`, with encrypted data as it was recorded."""
+        """As `read_page`, with encrypted data as it was recorded."""
         if from_seq < 1:
             raise Invalid(f"from_seq {from_seq}: sequence numbers start at 1")
-        limit = from_seq + PAGE_EVENTS - 1
+        limit = from_seq + MAX_EVENTS_PER_PAGE - 1
         last_seq = limit if to_seq is None else min(to_seq, limit)
         found = await self._read_stored(session_id, from_seq, last_seq)
         deadline = asyncio.get_running_loop().time() + self._wait_s
-        while found.missing and asyncio.get_running_loop().time() < deadline:
+        while found.missing_seqs and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.01)
             found = await self._read_stored(session_id, from_seq, last_seq)
-        if found.missing:
-            found = await self._read_missing(session_id, from_seq, last_seq)
-        return found.page()
+        if found.missing_seqs:
+            found = await self._read_and_fill_from_kafka(session_id, from_seq, last_seq)
+        return found.to_page()
 
     async def _recorded_pages(self, session_id: str, from_seq: int, to_seq: int | None) -> AsyncIterator[Page]:
         page = await self._recorded(session_id, from_seq, to_seq)
@@ -168,29 +163,29 @@ class SessionLog:
             page = await self._recorded(session_id, page.next_seq, last_seq)
             yield page
 
-    async def _read_stored(self, session_id: str, first_seq: int, last_seq: int) -> "_Found":
+    async def _read_stored(self, session_id: str, first_seq: int, last_seq: int) -> "_FoundEvents":
         async with tenant_transaction(self._pool, self._tenant_id) as connection:
-            rows = await connection.fetch(_READ, self._tenant_id, session_id, first_seq, last_seq)
+            rows = await connection.fetch(_SELECT_HISTORY, self._tenant_id, session_id, first_seq, last_seq)
         if not rows:
             raise no_such("session", session_id)
         lineage = sorted((row for row in rows if row["depth"] is not None), key=itemgetter("depth"))
         segments = [LineageSegment(row["session_id"], row["after_seq"], row["upto_seq"]) for row in lineage]
-        return _Found(segments, first_seq, last_seq, {row[3]: row[4] for row in rows if row[0] is None})
+        return _FoundEvents(segments, first_seq, last_seq, {row[3]: row[4] for row in rows if row[0] is None})
 
-    async def _read_missing(self, session_id: str, first_seq: int, last_seq: int) -> "_Found":
+    async def _read_and_fill_from_kafka(self, session_id: str, first_seq: int, last_seq: int) -> "_FoundEvents":
         """The same with the holes filled from Kafka. Offsets are read before the events, so that what the
         projection gains in between is seen twice rather than never."""
-        await self._check_archived(await self.lineage(session_id), first_seq)
+        await self._raise_if_archived(await self.lineage(session_id), first_seq)
         if self._kafka is None:
-            await self._check_parked(session_id, await self.lineage(session_id))
+            await self._raise_if_parked(session_id, await self.lineage(session_id))
             raise RetryLater(f"session {session_id}: its newest events are not projected yet: try again in a moment")
         segments = await self.lineage(session_id)
-        offsets = {segment.session_id: await self._next_offset(segment.session_id) for segment in segments}
+        offsets = {segment.session_id: await self._load_next_offset(segment.session_id) for segment in segments}
         found = await self._read_stored(session_id, first_seq, last_seq)
         for segment in found.lineage:
-            lacking = [seq for seq in found.missing if segment.after_seq < seq <= segment.upto_seq]
+            lacking = [seq for seq in found.missing_seqs if segment.after_seq < seq <= segment.upto_seq]
             if lacking:
-                events = await self._kafka.read(
+                events = await self._kafka.read_session_events(
                     self._tenant_id,
                     segment.session_id,
                     first_seq=lacking[0],
@@ -198,15 +193,15 @@ class SessionLog:
                     from_offset=offsets.get(segment.session_id),
                 )
                 found.bodies.update({event.seq: event.body for event in events if event.seq not in found.bodies})
-        if lacking := found.missing:
-            await self._check_parked(session_id, found.lineage)
+        if lacking := found.missing_seqs:
+            await self._raise_if_parked(session_id, found.lineage)
             raise RetryLater(
                 f"session {session_id}: events {lacking[0]} to {lacking[-1]} are committed but neither in Kafka nor in "
                 "the projection: is the relay running (`flotilla outbox status`)?"
             )
         return found
 
-    async def _check_archived(self, segments: Sequence[LineageSegment], first_seq: int) -> None:
+    async def _raise_if_archived(self, segments: Sequence[LineageSegment], first_seq: int) -> None:
         """Return unless events from `first_seq` on are in an archive.
 
         Raises:
@@ -215,11 +210,11 @@ class SessionLog:
         needed = [(one.session_id, max(first_seq, one.after_seq + 1)) for one in segments if one.upto_seq >= first_seq]
         names, first_seqs = [name for name, _ in needed], [seq for _, seq in needed]
         async with tenant_transaction(self._pool, self._tenant_id) as connection:
-            row = await connection.fetchrow(_ARCHIVED, self._tenant_id, names, first_seqs)
+            row = await connection.fetchrow(_SELECT_ARCHIVED, self._tenant_id, names, first_seqs)
         if row is not None:
-            raise archived_error(row["session_id"], row["upto_seq"])
+            raise session_archived_error(row["session_id"], row["upto_seq"])
 
-    async def _check_parked(self, session_id: str, segments: Sequence[LineageSegment]) -> None:
+    async def _raise_if_parked(self, session_id: str, segments: Sequence[LineageSegment]) -> None:
         """Return unless a person has to decide first.
 
         Raises:
@@ -227,7 +222,7 @@ class SessionLog:
         """
         async with tenant_transaction(self._pool, self._tenant_id) as connection:
             names = [segment.session_id for segment in segments]
-            row = await connection.fetchrow(_BLOCKED, self._tenant_id, names)
+            row = await connection.fetchrow(_SELECT_BLOCKING_PARKED, self._tenant_id, names)
         if row is not None:
             parent = "" if row["session_id"] == session_id else f", parent of {session_id},"
             raise Parked(
@@ -236,12 +231,12 @@ class SessionLog:
                 f"flotilla audit parked explain {row['session_id']}"
             )
 
-    async def _next_offset(self, session_id: str) -> int | None:
-        offset = await self._pool.fetchval(_NEXT_OFFSET, lane_of(self._tenant_id, session_id))
+    async def _load_next_offset(self, session_id: str) -> int | None:
+        offset = await self._pool.fetchval(_SELECT_NEXT_OFFSET, lane_of_session(self._tenant_id, session_id))
         return None if offset is None else int(offset)
 
 
-class _Found:
+class _FoundEvents:
     """What one statement saw."""
 
     def __init__(
@@ -253,10 +248,10 @@ class _Found:
         self._wanted = range(first_seq, min(last_seq, self.head_seq) + 1)
 
     @property
-    def missing(self) -> list[int]:
+    def missing_seqs(self) -> list[int]:
         if len(self.bodies) >= len(self._wanted):
             return []
         return [seq for seq in self._wanted if seq not in self.bodies]
 
-    def page(self) -> Page:
+    def to_page(self) -> Page:
         return Page(self.head_seq, self._wanted.start, [self.bodies[seq] for seq in self._wanted])

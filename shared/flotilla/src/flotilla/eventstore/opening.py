@@ -14,19 +14,19 @@ from flotilla.contracts.json_types import JsonObject
 from flotilla.encryption import Cipher, holds_sealed, opened_data
 from flotilla.postgres import Pool, reading_cipher
 
-_HINT = b'"sealed":"'
-_attributes_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_data_of = msgspec.json.Decoder(dict[str, Any]).decode
-_text_of = msgspec.json.Decoder(str).decode
+_SEALED_MARK = b'"sealed":"'
+_decode_attributes = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_data = msgspec.json.Decoder(dict[str, Any]).decode
+_decode_text = msgspec.json.Decoder(str).decode
 
 
 async def decrypt_event_bodies(pool: Pool, tenant_id: str, bodies: Sequence[bytes]) -> list[bytes]:
     """The events with encrypted data decrypted, all others byte for byte as they are."""
-    sealed = {place: event for place, body in enumerate(bodies) if (event := _sealed_event(body)) is not None}
+    sealed = {place: event for place, body in enumerate(bodies) if (event := _find_sealed_event(body)) is not None}
     ciphers = await _ciphers(pool, tenant_id, {event.session_id for event in sealed.values()})
     shown = list(bodies)
     for place, event in sealed.items():
-        shown[place] = event.opened(ciphers[event.session_id])
+        shown[place] = event.with_decrypted_data(ciphers[event.session_id])
     return shown
 
 
@@ -63,22 +63,22 @@ class _SealedEvent:
     def __init__(self, attributes: dict[str, msgspec.Raw], data: dict[str, Any]) -> None:
         self._attributes = attributes
         self._data = data
-        self.session_id = _text_of(attributes["subject"])
+        self.session_id = _decode_text(attributes["subject"])
 
-    def opened(self, cipher: Cipher | None) -> bytes:
+    def with_decrypted_data(self, cipher: Cipher | None) -> bytes:
         """The event with its data decrypted, all else byte for byte as it is."""
-        event_type, event_id = _text_of(self._attributes["type"]), _text_of(self._attributes["id"])
+        event_type, event_id = _decode_text(self._attributes["type"]), _decode_text(self._attributes["id"])
         data = _opened(cipher, event_type, event_id, self._data)
         return to_json({**self._attributes, "data": msgspec.Raw(to_json(data))})
 
 
-def _sealed_event(body: bytes) -> _SealedEvent | None:
+def _find_sealed_event(body: bytes) -> _SealedEvent | None:
     """The event, if part of its data is encrypted; others are not even decoded."""
-    if _HINT not in body:
+    if _SEALED_MARK not in body:
         return None
     try:
-        attributes = _attributes_of(body)
-        data = _data_of(attributes.get("data", msgspec.Raw(b"{}")))
+        attributes = _decode_attributes(body)
+        data = _decode_data(attributes.get("data", msgspec.Raw(b"{}")))
     except msgspec.MsgspecError:
         return None  # nothing that this version wrote
     return _SealedEvent(attributes, data) if holds_sealed(data) else None

@@ -18,7 +18,7 @@ class SeqRange:
     upto_seq: int
 
 
-def effective_ranges(seq: int, rollbacks: Mapping[int, int]) -> list[SeqRange]:
+def effective_seq_ranges(seq: int, rollbacks: Mapping[int, int]) -> list[SeqRange]:
     """The stretches, oldest first, whose events make up the state at `seq`.
 
     `rollbacks` maps the seq of each rollback to its target, which is less than it.

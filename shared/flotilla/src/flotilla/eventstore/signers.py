@@ -7,7 +7,7 @@ from flotilla.contracts.errors import RetryLater
 from flotilla.postgres import Pool, tenant_transaction
 from flotilla.votes.signer_history import SignerHistory
 
-_READ = "SELECT seq, body FROM flotilla.signer_events($1)"
+_SELECT_SIGNER_EVENTS = "SELECT seq, body FROM flotilla.signer_events($1)"
 _WAIT_S, _POLL_S = 10.0, 0.1
 
 
@@ -20,7 +20,7 @@ class SigningKeyLog:
         self._known: dict[str, SignerHistory] = {}
         self._alone: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    async def signer_history(self, tenant_id: str) -> SignerHistory:
+    async def load_signer_history(self, tenant_id: str) -> SignerHistory:
         """Return the tenant's keys, up to the newest event.
 
         Raises:
@@ -29,16 +29,16 @@ class SigningKeyLog:
         """
         async with self._alone[tenant_id]:
             known = self._known.get(tenant_id, SignerHistory())
-            head_seq, events = await self._after(tenant_id, known.head_seq)
-            known.add_events(head_seq, events)
+            head_seq, events = await self._load_events_after(tenant_id, known.head_seq)
+            known.add_audit_events(head_seq, events)
             self._known[tenant_id] = known
             return known
 
-    async def _after(self, tenant_id: str, seq: int) -> tuple[int, list[tuple[int, bytes]]]:
+    async def _load_events_after(self, tenant_id: str, seq: int) -> tuple[int, list[tuple[int, bytes]]]:
         deadline = asyncio.get_running_loop().time() + self._wait_s
         while True:
             async with tenant_transaction(self._pool, tenant_id) as connection:
-                rows = await connection.fetch(_READ, seq)
+                rows = await connection.fetch(_SELECT_SIGNER_EVENTS, seq)
             if rows:
                 return rows[-1]["seq"], [(row["seq"], row["body"]) for row in rows[:-1]]
             if asyncio.get_running_loop().time() > deadline:

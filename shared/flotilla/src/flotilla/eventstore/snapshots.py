@@ -24,7 +24,7 @@ from flotilla.eventstore.state import (
     delta_of_events,
 )
 
-SNAPSHOT_EVENTS = 1000
+EVENTS_PER_SNAPSHOT = 1000
 """A session gets a snapshot for each stretch of this many events."""
 
 _messages = msgspec.json.Decoder(list[MessageEntry])
@@ -33,14 +33,14 @@ _results = msgspec.json.Decoder(list[ToolResultEntry])
 _errors = msgspec.json.Decoder(list[ErrorEntry])
 
 
-class _Summary(msgspec.Struct):
+class _SnapshotSummary(msgspec.Struct):
     upto_time: datetime | None
     status: str | None
     set: JsonObject
     unset: list[str]
 
 
-_summary = msgspec.json.Decoder(_Summary)
+_summary = msgspec.json.Decoder(_SnapshotSummary)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +67,7 @@ def make_snapshot(events: Sequence[AgentEvent]) -> Snapshot:
         first_seq=events[0].sequence or 0,
         seq=delta.upto_seq,
         earliest=min(event.time for event in events),
-        summary=msgspec.json.encode(_Summary(delta.upto_time, delta.status, delta.set, list(delta.unset))),
+        summary=msgspec.json.encode(_SnapshotSummary(delta.upto_time, delta.status, delta.set, list(delta.unset))),
         counts=[len(items) for items in lists],
         messages=messages,
         tool_calls=tool_calls,
@@ -88,8 +88,8 @@ def delta_from_snapshot(row: "asyncpg.Record | Snapshot") -> StateDelta:
         status=summary.status,
         set=summary.set,
         unset=summary.unset,
-        messages=ChunkedSequence([JsonChunk.of_json(fields["messages"], counts[0], _messages)]),
-        tool_calls=ChunkedSequence([JsonChunk.of_json(fields["tool_calls"], counts[1], _calls)]),
-        tool_results=ChunkedSequence([JsonChunk.of_json(fields["tool_results"], counts[2], _results)]),
-        errors=ChunkedSequence([JsonChunk.of_json(fields["errors"], counts[3], _errors)]),
+        messages=ChunkedSequence([JsonChunk.from_json_array(fields["messages"], counts[0], _messages)]),
+        tool_calls=ChunkedSequence([JsonChunk.from_json_array(fields["tool_calls"], counts[1], _calls)]),
+        tool_results=ChunkedSequence([JsonChunk.from_json_array(fields["tool_results"], counts[2], _results)]),
+        errors=ChunkedSequence([JsonChunk.from_json_array(fields["errors"], counts[3], _errors)]),
     )

@@ -29,11 +29,11 @@ from flotilla.contracts.session_events import (
     session_event_type,
 )
 from flotilla.eventstore.chunks import ChunkedSequence, JsonChunk
-from flotilla.eventstore.path import effective_ranges
+from flotilla.eventstore.path import effective_seq_ranges
 from flotilla.eventstore.upcasters import upcast_event
 
 _STATE_CHANGE = session_event_type("state_change")
-_BLOCK_BYTES = 1_000_000
+_JSON_BLOCK_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,8 +140,8 @@ def fold(session_id: str, events: Iterable[AgentEvent], at_seq: int | None = Non
     """
     log = {event.sequence or 0: event for event in events if at_seq is None or (event.sequence or 0) <= at_seq}
     end = max(log, default=0)
-    rollbacks = {seq: to for seq, event in log.items() if (to := rollback_target(event)) is not None}
-    stretches = effective_ranges(end, rollbacks)
+    rollbacks = {seq: to for seq, event in log.items() if (to := rollback_target_seq(event)) is not None}
+    stretches = effective_seq_ranges(end, rollbacks)
     counted = [log[seq] for s in stretches for seq in range(s.after_seq + 1, s.upto_seq + 1) if seq in log]
     return combine_deltas(session_id, end, [delta_of_events(counted)])
 
@@ -171,19 +171,19 @@ def combine_deltas(session_id: str, at_seq: int, deltas: Sequence[StateDelta]) -
 
 def delta_of_events(events: Iterable[AgentEvent]) -> StateDelta:
     """What `events`, in order of seq and without rollbacks that count, add up to."""
-    parts = _Parts()
+    parts = _StateDeltaBuilder()
     for event in events:
-        parts.add(upcast_event(event))
-    return parts.delta()
+        parts.add_event(upcast_event(event))
+    return parts.build_delta()
 
 
-def _forbidden(event: AgentEvent) -> str | None:
+def _why_forbidden(event: AgentEvent) -> str | None:
     return write_violation_of_data(event.source, event.type, event.data, event.subject)
 
 
-def rollback_target(event: AgentEvent) -> int | None:
+def rollback_target_seq(event: AgentEvent) -> int | None:
     """The seq that a rollback event goes back to; None for any other event."""
-    if event.type != _STATE_CHANGE or event.data.get("change") != ROLLED_BACK or _forbidden(event):
+    if event.type != _STATE_CHANGE or event.data.get("change") != ROLLED_BACK or _why_forbidden(event):
         return None
     try:
         target = from_builtins(event.data.get("details"), RolledBackTo).to_seq
@@ -201,17 +201,17 @@ def state_json_blocks(state: SessionState) -> Iterator[bytes]:
     """`state_json` in blocks of about 1 MB: of a state of tens of megabytes each copy in memory counts."""
     block: list[bytes | memoryview] = []
     size = 0
-    for part in _json_parts(state):
+    for part in _state_json_parts(state):
         block.append(part)
         size += len(part)
-        if size >= _BLOCK_BYTES:
+        if size >= _JSON_BLOCK_BYTES:
             yield b"".join(block)
             block, size = [], 0
     if block:
         yield b"".join(block)
 
 
-def _json_parts(state: SessionState) -> Iterator[bytes | memoryview]:
+def _state_json_parts(state: SessionState) -> Iterator[bytes | memoryview]:
     head = {name: getattr(state, name) for name in ("session_id", "at_seq", "at_time", "status", "variables")}
     yield msgspec.json.encode(head)[:-1]
     for name in ("messages", "tool_calls", "tool_results", "errors"):
@@ -221,7 +221,7 @@ def _json_parts(state: SessionState) -> Iterator[bytes | memoryview]:
     yield b"}"
 
 
-class _Parts:
+class _StateDeltaBuilder:
     """A delta in the making."""
 
     def __init__(self) -> None:
@@ -235,29 +235,29 @@ class _Parts:
         self._results: list[ToolResultEntry] = []
         self._errors: list[ErrorEntry] = []
 
-    def add(self, event: AgentEvent) -> None:
+    def add_event(self, event: AgentEvent) -> None:
         kind = session_event_kind(event.type)
         assert kind is not None  # noqa: S101 - upcast gives known types only
         try:
             data = from_builtins(event.data, DATA_OF_KIND[kind])
         except Undecodable as error:
             data = ErrorRaised(type="Undecodable", message=str(error), where=event.type)
-        if problem := _forbidden(event):
+        if problem := _why_forbidden(event):
             data = ErrorRaised(type="ForbiddenEvent", message=problem, where=event.source)
         match data:
             case Message():
-                self._messages.append(_message(event, data))
+                self._messages.append(_message_entry(event, data))
             case ToolCall():
-                self._calls.append(_tool_call(event, data))
+                self._calls.append(_tool_call_entry(event, data))
             case ToolResult():
-                self._results.append(_tool_result(event, data))
+                self._results.append(_tool_result_entry(event, data))
             case StateChange():
-                self._change(data)
+                self._apply_state_change(data)
             case ErrorRaised():
-                self._errors.append(_error(event, data))
+                self._errors.append(_error_entry(event, data))
         self._upto_seq, self._upto_time = event.sequence or 0, event.time
 
-    def _change(self, data: StateChange) -> None:
+    def _apply_state_change(self, data: StateChange) -> None:
         if data.status is not None:
             self._status = data.status
         for name in data.unset:
@@ -266,7 +266,7 @@ class _Parts:
         self._set.update(data.set)
         self._unset.difference_update(data.set)
 
-    def delta(self) -> StateDelta:
+    def build_delta(self) -> StateDelta:
         return StateDelta(
             upto_seq=self._upto_seq,
             upto_time=self._upto_time,
@@ -280,7 +280,7 @@ class _Parts:
         )
 
 
-def _message(event: AgentEvent, data: Message) -> MessageEntry:
+def _message_entry(event: AgentEvent, data: Message) -> MessageEntry:
     return MessageEntry(
         seq=event.sequence or 0,
         time=event.time,
@@ -292,7 +292,7 @@ def _message(event: AgentEvent, data: Message) -> MessageEntry:
     )
 
 
-def _tool_call(event: AgentEvent, data: ToolCall) -> ToolCallEntry:
+def _tool_call_entry(event: AgentEvent, data: ToolCall) -> ToolCallEntry:
     return ToolCallEntry(
         seq=event.sequence or 0,
         time=event.time,
@@ -304,7 +304,7 @@ def _tool_call(event: AgentEvent, data: ToolCall) -> ToolCallEntry:
     )
 
 
-def _tool_result(event: AgentEvent, data: ToolResult) -> ToolResultEntry:
+def _tool_result_entry(event: AgentEvent, data: ToolResult) -> ToolResultEntry:
     return ToolResultEntry(
         seq=event.sequence or 0,
         time=event.time,
@@ -319,7 +319,7 @@ def _tool_result(event: AgentEvent, data: ToolResult) -> ToolResultEntry:
     )
 
 
-def _error(event: AgentEvent, data: ErrorRaised) -> ErrorEntry:
+def _error_entry(event: AgentEvent, data: ErrorRaised) -> ErrorEntry:
     return ErrorEntry(
         seq=event.sequence or 0,
         time=event.time,

@@ -87,7 +87,7 @@ class AgentEventStore:
             Invalid: no events, one whose data does not fit its kind, or one over 900,000 bytes.
         """
         for event in events:
-            _check_data(event)
+            _check_event_data(event)
         async with tenant_transaction(self._pool, self._tenant_id) as connection:
             return await append(connection, self._tenant_id, session_id, events, expected_seq=expected_seq)
 
@@ -110,7 +110,7 @@ class AgentEventStore:
 
     async def read_page(self, session_id: str, from_seq: int = 1, to_seq: int | None = None) -> Page:
         """Up to 1,000 events from `from_seq` on, as the bytes that were appended."""
-        return await self._log.read(session_id, from_seq, to_seq)
+        return await self._log.read_page(session_id, from_seq, to_seq)
 
     async def state_at(self, session_id: str, seq: int | None = None, *, time: datetime | None = None) -> SessionState:
         """The state at event `seq`, or at the newest event not later than `time`, or at the head.
@@ -125,8 +125,8 @@ class AgentEventStore:
                 raise Invalid("state_at takes a seq or a time, not both")
             if time.tzinfo is None:
                 raise Invalid(f"time {time.isoformat()} has no offset: give it one, for example {time.isoformat()}Z")
-            seq = await self._states.last_seq_before_time(session_id, time)
-        state, _ = await self._states.state_at(session_id, seq)
+            seq = await self._states.find_last_seq_before_time(session_id, time)
+        state, _ = await self._states.load_state_at(session_id, seq)
         return state
 
     async def diff(self, session_id: str, from_seq: int, to_seq: int) -> StateDiff:
@@ -137,8 +137,8 @@ class AgentEventStore:
             Invalid: a seq is beyond the head.
             RetryLater: committed events are out of reach.
         """
-        before, path_before = await self._states.state_at(session_id, from_seq)
-        after, path_after = await self._states.state_at(session_id, to_seq)
+        before, path_before = await self._states.load_state_at(session_id, from_seq)
+        after, path_after = await self._states.load_state_at(session_id, to_seq)
         return diff_states(before, after, path_before, path_after)
 
     async def fork(
@@ -193,7 +193,7 @@ class AgentEventStore:
             )
 
 
-def _check_data(event: AgentStateEvent) -> None:
+def _check_event_data(event: AgentStateEvent) -> None:
     kind = DATA_OF_KIND.get(event.kind)
     if kind is None:
         raise Invalid(f"kind {event.kind!r}: use one of {', '.join(DATA_OF_KIND)}")

@@ -9,20 +9,20 @@ import asyncpg
 from flotilla.contracts.envelope import AgentEvent
 from flotilla.contracts.errors import Invalid
 from flotilla.eventstore.log import LineageSegment, SessionLog
-from flotilla.eventstore.path import SeqRange, effective_ranges
+from flotilla.eventstore.path import SeqRange, effective_seq_ranges
 from flotilla.eventstore.sealed_snapshots import (
     SnapshotUnreadable,
-    drop_sealed_snapshot,
+    delete_sealed_snapshot,
     find_sealed_snapshots,
-    keep_sealed_snapshots,
     load_sealed_snapshots,
+    store_sealed_snapshots,
 )
-from flotilla.eventstore.snapshots import SNAPSHOT_EVENTS, delta_from_snapshot
-from flotilla.eventstore.state import SessionState, StateDelta, combine_deltas, delta_of_events, rollback_target
+from flotilla.eventstore.snapshots import EVENTS_PER_SNAPSHOT, delta_from_snapshot
+from flotilla.eventstore.state import SessionState, StateDelta, combine_deltas, delta_of_events, rollback_target_seq
 from flotilla.postgres import Pool, tenant_transaction
 
 # Rollbacks and snapshots of a lineage, whose sessions count above $3 and up to $4 each.
-_LANDMARKS = """
+_SELECT_LANDMARKS = """
 WITH lineage AS (SELECT * FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS l (session_id, after_seq, upto_seq))
 SELECT e.session_id, NULL::bigint AS first_seq, e.seq, e.rolled_back_to, e.occurred_at AS earliest
 FROM lineage AS l JOIN audit.session_events AS e ON e.tenant_id = $1 AND e.session_id = l.session_id
@@ -33,13 +33,13 @@ FROM lineage AS l JOIN audit.snapshots AS s ON s.tenant_id = $1 AND s.session_id
     AND s.seq > l.after_seq AND s.seq <= l.upto_seq
 """
 # Snapshots by session and last seq.
-_SNAPSHOTS = """
+_SELECT_SNAPSHOTS = """
 SELECT s.seq, s.summary, s.counts, s.messages, s.tool_calls, s.tool_results, s.errors
 FROM unnest($2::text[], $3::bigint[]) AS w (session_id, seq)
 JOIN audit.snapshots AS s ON s.tenant_id = $1 AND s.session_id = w.session_id AND s.seq = w.seq
 """
 # The newest event of some stretches that is not later than $5.
-_NOT_LATER = """
+_SELECT_LAST_SEQ_BEFORE_TIME = """
 SELECT max(e.seq) FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS l (session_id, after_seq, upto_seq)
 JOIN audit.session_events AS e ON e.tenant_id = $1 AND e.session_id = l.session_id
     AND e.seq > l.after_seq AND e.seq <= l.upto_seq AND e.occurred_at <= $5
@@ -47,14 +47,14 @@ JOIN audit.session_events AS e ON e.tenant_id = $1 AND e.session_id = l.session_
 
 
 @dataclass(frozen=True, slots=True)
-class _Rollback:
+class _RollbackMark:
     seq: int
     to_seq: int
     time: datetime
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _KnownSnapshot:
     """A stretch that has a snapshot."""
 
     session_id: str
@@ -66,8 +66,8 @@ class _Known:
 
 @dataclass(frozen=True, slots=True)
 class _Landmarks:
-    rollbacks: list[_Rollback]
-    snapshots: list[_Known]
+    rollbacks: list[_RollbackMark]
+    snapshots: list[_KnownSnapshot]
 
     @property
     def covered_seq(self) -> int:
@@ -88,7 +88,7 @@ class SessionStateReader:
         self._log = log
         self._sealed = sealed_snapshots
 
-    async def state_at(self, session_id: str, seq: int | None = None) -> tuple[SessionState, list[SeqRange]]:
+    async def load_state_at(self, session_id: str, seq: int | None = None) -> tuple[SessionState, list[SeqRange]]:
         """The state at `seq` (or at the head), and the path of events that make it up."""
         segments = await self._log.lineage(session_id)
         head = segments[0].upto_seq
@@ -96,23 +96,25 @@ class SessionStateReader:
             seq = head
         if not 0 <= seq <= head:
             raise Invalid(f"seq {seq}: session {session_id} has events up to {head}")
-        marks = await self._landmarks(segments, seq)
-        tail = {event.sequence or 0: event for event in await self._events(session_id, marks.covered_seq, seq)}
+        marks = await self._load_landmarks(segments, seq)
+        tail = {event.sequence or 0: event for event in await self._load_events(session_id, marks.covered_seq, seq)}
         rollbacks = {mark.seq: mark.to_seq for mark in marks.rollbacks}
-        rollbacks |= {at: to for at, event in tail.items() if (to := rollback_target(event)) is not None}
-        path = effective_ranges(seq, rollbacks)
-        await self._keep_snapshots(segments, marks, tail)
-        return combine_deltas(session_id, seq, await self._deltas(session_id, path, marks.snapshots, tail)), path
+        rollbacks |= {at: to for at, event in tail.items() if (to := rollback_target_seq(event)) is not None}
+        path = effective_seq_ranges(seq, rollbacks)
+        await self._store_sealed_snapshots(segments, marks, tail)
+        return combine_deltas(
+            session_id, seq, await self._collect_deltas(session_id, path, marks.snapshots, tail)
+        ), path
 
-    async def last_seq_before_time(self, session_id: str, time: datetime) -> int:
+    async def find_last_seq_before_time(self, session_id: str, time: datetime) -> int:
         """The newest event not later than `time`, 0 for none. By seq: producers' clocks decide no order."""
         segments = await self._log.lineage(session_id)
         head = segments[0].upto_seq
-        marks = await self._landmarks(segments, head)
-        tail = await self._events(session_id, marks.covered_seq, head)
+        marks = await self._load_landmarks(segments, head)
+        tail = await self._load_events(session_id, marks.covered_seq, head)
         candidates = [event.sequence or 0 for event in tail if event.time <= time]
         candidates += [mark.seq for mark in marks.rollbacks if mark.time <= time]
-        stretches = _uncovered(segments, marks)
+        stretches = _ranges_without_snapshot(segments, marks)
         holding = [known for known in marks.snapshots if known.earliest <= time]
         if holding:
             newest = max(holding, key=lambda known: known.seq)
@@ -120,7 +122,7 @@ class SessionStateReader:
         if stretches:
             async with tenant_transaction(self._pool, self._tenant_id) as connection:
                 newest_seq = await connection.fetchval(
-                    _NOT_LATER,
+                    _SELECT_LAST_SEQ_BEFORE_TIME,
                     self._tenant_id,
                     [stretch.session_id for stretch in stretches],
                     [stretch.after_seq for stretch in stretches],
@@ -130,10 +132,10 @@ class SessionStateReader:
             candidates.append(newest_seq or 0)
         return max(candidates, default=0)
 
-    async def _landmarks(self, segments: Sequence[LineageSegment], upto_seq: int) -> _Landmarks:
+    async def _load_landmarks(self, segments: Sequence[LineageSegment], upto_seq: int) -> _Landmarks:
         async with tenant_transaction(self._pool, self._tenant_id) as connection:
             rows = await connection.fetch(
-                _LANDMARKS,
+                _SELECT_LANDMARKS,
                 self._tenant_id,
                 [segment.session_id for segment in segments],
                 [segment.after_seq for segment in segments],
@@ -142,46 +144,54 @@ class SessionStateReader:
             sealed = (
                 await find_sealed_snapshots(connection, self._tenant_id, segments, upto_seq) if self._sealed else []
             )
-        clear = [_known(row) for row in rows if row["first_seq"] is not None]
+        clear = [_known_snapshot_from_row(row) for row in rows if row["first_seq"] is not None]
         return _Landmarks(
-            [_Rollback(row["seq"], row["rolled_back_to"], row["earliest"]) for row in rows if row["first_seq"] is None],
-            _apart(clear, [_known(row, is_sealed=True) for row in sealed]),
+            [
+                _RollbackMark(row["seq"], row["rolled_back_to"], row["earliest"])
+                for row in rows
+                if row["first_seq"] is None
+            ],
+            _drop_redundant_sealed_snapshots(clear, [_known_snapshot_from_row(row, is_sealed=True) for row in sealed]),
         )
 
-    async def _keep_snapshots(
+    async def _store_sealed_snapshots(
         self, segments: Sequence[LineageSegment], marks: _Landmarks, tail: dict[int, AgentEvent]
     ) -> None:
-        if self._sealed and len(tail) >= SNAPSHOT_EVENTS:
+        if self._sealed and len(tail) >= EVENTS_PER_SNAPSHOT:
             covered = [SeqRange(known.first_seq - 1, known.seq) for known in marks.snapshots]
             async with tenant_transaction(self._pool, self._tenant_id) as connection:
-                await keep_sealed_snapshots(connection, self._tenant_id, segments, covered, tail)
+                await store_sealed_snapshots(connection, self._tenant_id, segments, covered, tail)
 
-    async def _deltas(
-        self, session_id: str, path: Iterable[SeqRange], snapshots: Sequence[_Known], tail: dict[int, AgentEvent]
+    async def _collect_deltas(
+        self,
+        session_id: str,
+        path: Iterable[SeqRange],
+        snapshots: Sequence[_KnownSnapshot],
+        tail: dict[int, AgentEvent],
     ) -> list[StateDelta]:
         """One delta for each snapshot on the path and for each stretch of events between them, oldest first."""
-        used: list[_Known] = []
+        used: list[_KnownSnapshot] = []
         deltas: dict[int, StateDelta] = {}
         for stretch in path:
             inside = [k for k in snapshots if k.first_seq > stretch.after_seq and k.seq <= stretch.upto_seq]
             used += inside
-            for gap in _gaps(stretch, inside):
-                deltas[gap.upto_seq] = delta_of_events(await self._from_tail(session_id, gap, tail))
-        deltas |= await self._load(used)
+            for gap in _subtract_ranges(stretch, inside):
+                deltas[gap.upto_seq] = delta_of_events(await self._delta_from_tail(session_id, gap, tail))
+        deltas |= await self._load_snapshot_deltas(used)
         return [deltas[seq] for seq in sorted(deltas)]
 
-    async def _load(self, known: Sequence[_Known]) -> dict[int, StateDelta]:
+    async def _load_snapshot_deltas(self, known: Sequence[_KnownSnapshot]) -> dict[int, StateDelta]:
         if not known:
             return {}
         clear = [k for k in known if not k.is_sealed]
         async with tenant_transaction(self._pool, self._tenant_id) as connection:
             rows = await connection.fetch(
-                _SNAPSHOTS, self._tenant_id, [k.session_id for k in clear], [k.seq for k in clear]
+                _SELECT_SNAPSHOTS, self._tenant_id, [k.session_id for k in clear], [k.seq for k in clear]
             )
         deltas = {row["seq"]: delta_from_snapshot(row) for row in rows}
-        return deltas | await self._load_sealed([(k.session_id, k.seq) for k in known if k.is_sealed])
+        return deltas | await self._load_sealed_deltas([(k.session_id, k.seq) for k in known if k.is_sealed])
 
-    async def _load_sealed(self, wanted: Sequence[tuple[str, int]]) -> dict[int, StateDelta]:
+    async def _load_sealed_deltas(self, wanted: Sequence[tuple[str, int]]) -> dict[int, StateDelta]:
         if not wanted:
             return {}
         try:
@@ -189,34 +199,36 @@ class SessionStateReader:
                 opened = await load_sealed_snapshots(connection, self._tenant_id, wanted)
         except SnapshotUnreadable as unreadable:
             async with tenant_transaction(self._pool, self._tenant_id) as connection:
-                await drop_sealed_snapshot(connection, self._tenant_id, unreadable)
+                await delete_sealed_snapshot(connection, self._tenant_id, unreadable)
             raise
         return {one.seq: delta_from_snapshot(one) for one in opened}
 
-    async def _from_tail(self, session_id: str, gap: SeqRange, tail: dict[int, AgentEvent]) -> list[AgentEvent]:
+    async def _delta_from_tail(self, session_id: str, gap: SeqRange, tail: dict[int, AgentEvent]) -> list[AgentEvent]:
         if gap.after_seq + 1 in tail:
             return [tail[seq] for seq in range(gap.after_seq + 1, gap.upto_seq + 1)]
-        return await self._events(session_id, gap.after_seq, gap.upto_seq)
+        return await self._load_events(session_id, gap.after_seq, gap.upto_seq)
 
-    async def _events(self, session_id: str, after_seq: int, upto_seq: int) -> list[AgentEvent]:
+    async def _load_events(self, session_id: str, after_seq: int, upto_seq: int) -> list[AgentEvent]:
         if after_seq >= upto_seq:
             return []
         pages = self._log.events(session_id, after_seq + 1, upto_seq)
         return [event async for events in pages for event in events]
 
 
-def _known(row: "asyncpg.Record", *, is_sealed: bool = False) -> _Known:
-    return _Known(row["session_id"], row["first_seq"], row["seq"], row["earliest"], is_sealed)
+def _known_snapshot_from_row(row: "asyncpg.Record", *, is_sealed: bool = False) -> _KnownSnapshot:
+    return _KnownSnapshot(row["session_id"], row["first_seq"], row["seq"], row["earliest"], is_sealed)
 
 
-def _apart(clear: Sequence[_Known], sealed: Sequence[_Known]) -> list[_Known]:
+def _drop_redundant_sealed_snapshots(
+    clear: Sequence[_KnownSnapshot], sealed: Sequence[_KnownSnapshot]
+) -> list[_KnownSnapshot]:
     """The snapshots without the sealed ones that cover what a clear one does."""
     return [*clear, *(s for s in sealed if not any(c.first_seq <= s.seq and s.first_seq <= c.seq for c in clear))]
 
 
-def _uncovered(segments: Iterable[LineageSegment], marks: _Landmarks) -> list[LineageSegment]:
+def _ranges_without_snapshot(segments: Iterable[LineageSegment], marks: _Landmarks) -> list[LineageSegment]:
     """The stretches before the last snapshot's end that no snapshot holds."""
-    gaps = _gaps(SeqRange(0, marks.covered_seq), marks.snapshots)
+    gaps = _subtract_ranges(SeqRange(0, marks.covered_seq), marks.snapshots)
     cut = [
         LineageSegment(s.session_id, max(s.after_seq, gap.after_seq), min(s.upto_seq, gap.upto_seq))
         for gap in gaps
@@ -225,7 +237,7 @@ def _uncovered(segments: Iterable[LineageSegment], marks: _Landmarks) -> list[Li
     return [stretch for stretch in cut if stretch.after_seq < stretch.upto_seq]
 
 
-def _gaps(stretch: SeqRange, inside: Iterable[_Known]) -> list[SeqRange]:
+def _subtract_ranges(stretch: SeqRange, inside: Iterable[_KnownSnapshot]) -> list[SeqRange]:
     """What `inside` leaves uncovered of `stretch`."""
     gaps = []
     after_seq = stretch.after_seq

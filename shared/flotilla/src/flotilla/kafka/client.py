@@ -12,7 +12,7 @@ from flotilla.config.password_files import read_password_file
 from flotilla.contracts.errors import ConfigurationError
 from flotilla.kafka.tokens import shared_token_command
 
-OPEN_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 10.0
 """How long a client may take to connect."""
 _REQUEST_TIMEOUT_MS = 5_000
 """How long a broker may take to answer, the first request on a connection included. One that is frozen is asked two or
@@ -45,7 +45,7 @@ def kafka_client_arguments(settings: KafkaSettings) -> KafkaClientArguments:
         security_protocol=settings.kafka_security_protocol,
     )
     if settings.kafka_security_protocol.endswith("SSL"):
-        arguments["ssl_context"] = _ssl_context(settings)
+        arguments["ssl_context"] = _make_ssl_context(settings)
     elif settings.kafka_ca_file or settings.kafka_cert_file:
         raise ConfigurationError(
             f"FLOTILLA_KAFKA_CA_FILE and FLOTILLA_KAFKA_CERT_FILE need TLS, and FLOTILLA_KAFKA_SECURITY_PROTOCOL is "
@@ -53,11 +53,11 @@ def kafka_client_arguments(settings: KafkaSettings) -> KafkaClientArguments:
         )
     if settings.kafka_security_protocol.startswith("SASL"):
         arguments["sasl_mechanism"] = settings.kafka_sasl_mechanism
-        arguments.update(_login(settings))
+        arguments.update(_sasl_arguments(settings))
     return arguments
 
 
-def _login(settings: KafkaSettings) -> KafkaClientArguments:
+def _sasl_arguments(settings: KafkaSettings) -> KafkaClientArguments:
     if settings.kafka_sasl_mechanism == "OAUTHBEARER":
         if settings.kafka_token_command is None:
             raise ConfigurationError(
@@ -65,7 +65,7 @@ def _login(settings: KafkaSettings) -> KafkaClientArguments:
                 "prints a token"
             )
         return KafkaClientArguments(sasl_oauth_token_provider=shared_token_command(settings.kafka_token_command))
-    password = _password(settings)
+    password = _read_password(settings)
     if settings.kafka_username is None or password is None:
         raise ConfigurationError(
             f"FLOTILLA_KAFKA_SECURITY_PROTOCOL={settings.kafka_security_protocol} needs FLOTILLA_KAFKA_USERNAME and "
@@ -74,7 +74,7 @@ def _login(settings: KafkaSettings) -> KafkaClientArguments:
     return KafkaClientArguments(sasl_plain_username=settings.kafka_username, sasl_plain_password=password)
 
 
-def _password(settings: KafkaSettings) -> str | None:
+def _read_password(settings: KafkaSettings) -> str | None:
     if settings.kafka_password_file is None:
         return settings.kafka_password.get_secret_value() if settings.kafka_password else None
     if settings.kafka_password is not None:
@@ -82,10 +82,10 @@ def _password(settings: KafkaSettings) -> str | None:
     return read_password_file(settings.kafka_password_file)
 
 
-class _Renewing(ssl.SSLContext):
+class _RenewingSslContext(ssl.SSLContext):
     """Presents the certificate that its files hold at each connect: they are replaced while a service runs."""
 
-    def use(self, certificate: Path, key: Path) -> None:
+    def use_certificate_files(self, certificate: Path, key: Path) -> None:
         """Take this pair of files, now and at each connect."""
         self._load: Callable[[], None] = lambda: self.load_cert_chain(certificate, key)
         self._load()
@@ -96,14 +96,14 @@ class _Renewing(ssl.SSLContext):
         return super().wrap_bio(*arguments, **options)
 
 
-def _ssl_context(settings: KafkaSettings) -> ssl.SSLContext:
+def _make_ssl_context(settings: KafkaSettings) -> ssl.SSLContext:
     certificate, key = settings.kafka_cert_file, settings.kafka_key_file
     if (certificate is None) != (key is None):
         raise ConfigurationError("FLOTILLA_KAFKA_CERT_FILE and FLOTILLA_KAFKA_KEY_FILE belong together: set both")
-    context = _verifying(settings.kafka_ca_file, _Renewing if certificate else ssl.SSLContext)
-    if isinstance(context, _Renewing) and certificate and key:
+    context = _make_verifying_context(settings.kafka_ca_file, _RenewingSslContext if certificate else ssl.SSLContext)
+    if isinstance(context, _RenewingSslContext) and certificate and key:
         try:
-            context.use(certificate, key)
+            context.use_certificate_files(certificate, key)
         except OSError as error:  # ssl.SSLError is one
             raise ConfigurationError(
                 f"FLOTILLA_KAFKA_CERT_FILE={certificate} and FLOTILLA_KAFKA_KEY_FILE={key} can't be read as a "
@@ -112,7 +112,7 @@ def _ssl_context(settings: KafkaSettings) -> ssl.SSLContext:
     return context
 
 
-def _verifying(ca_file: str | None, kind: type[ssl.SSLContext]) -> ssl.SSLContext:
+def _make_verifying_context(ca_file: str | None, kind: type[ssl.SSLContext]) -> ssl.SSLContext:
     """A context that verifies the broker, its name included."""
     context = kind(ssl.PROTOCOL_TLS_CLIENT)
     try:

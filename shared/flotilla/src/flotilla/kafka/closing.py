@@ -12,14 +12,14 @@ import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import ProducerClosed
 
-PATIENCE_S = 1.0
+REQUEST_IN_HAND_TIMEOUT_S = 1.0
 """For the request in hand."""
-_LIMIT_S = 3.0
+_CLOSE_TIMEOUT_S = 3.0
 
 log = structlog.get_logger(__name__)
 
 
-async def close_producer(producer: AIOKafkaProducer) -> None:
+async def close_producer_without_flush(producer: AIOKafkaProducer) -> None:
     """Close without flushing: a request in hand gets a second, then everything of the producer is cancelled.
 
     Never raises for what the producer does, and takes at most 7 s.
@@ -27,33 +27,33 @@ async def close_producer(producer: AIOKafkaProducer) -> None:
     sender: asyncio.Task[None] | None = producer._sender.sender_task  # noqa: SLF001 - no public abort
     if sender is not None:
         sender.cancel()
-        await asyncio.wait([sender], timeout=PATIENCE_S)
-    await _cancel_all(producer)
-    _forget_batches(producer)
+        await asyncio.wait([sender], timeout=REQUEST_IN_HAND_TIMEOUT_S)
+    await _cancel_producer_tasks(producer)
+    _fail_queued_batches(producer)
     # A task of its own: whatever cancellation comes out of the producer ends there.
     stopping = asyncio.create_task(producer.stop(), name="kafka-producer-stop")
-    await asyncio.wait([stopping], timeout=_LIMIT_S)
+    await asyncio.wait([stopping], timeout=_CLOSE_TIMEOUT_S)
     if not stopping.done() or stopping.cancelled() or stopping.exception():
-        log.warning("kafka_producer_cut_off", problem=_problem(stopping))
+        log.warning("kafka_producer_cut_off", problem=_describe_close_problem(stopping))
         stopping.cancel()
 
 
-def _problem(task: "asyncio.Task[None]") -> str:
+def _describe_close_problem(task: "asyncio.Task[None]") -> str:
     if not task.done():
-        return f"still closing after {_LIMIT_S:g} s"
+        return f"still closing after {_CLOSE_TIMEOUT_S:g} s"
     return "cancelled" if task.cancelled() else repr(task.exception())
 
 
-async def _cancel_all(producer: AIOKafkaProducer) -> None:
+async def _cancel_producer_tasks(producer: AIOKafkaProducer) -> None:
     # A request may be in the middle of a connect, which no closed connection ends.
-    tasks = list(_tasks_of(producer._sender, producer.client))  # noqa: SLF001
+    tasks = list(_find_tasks_of(producer._sender, producer.client))  # noqa: SLF001
     for task in tasks:
         task.cancel()
     if tasks:
-        await asyncio.wait(tasks, timeout=_LIMIT_S)
+        await asyncio.wait(tasks, timeout=_CLOSE_TIMEOUT_S)
 
 
-def _tasks_of(*owners: object) -> Iterator["asyncio.Task[Any]"]:
+def _find_tasks_of(*owners: object) -> Iterator["asyncio.Task[Any]"]:
     """The tasks that run a method of one of `owners`; aiokafka keeps no list of its requests."""
     for task in asyncio.all_tasks():
         frame = getattr(task.get_coro(), "cr_frame", None)
@@ -61,7 +61,7 @@ def _tasks_of(*owners: object) -> Iterator["asyncio.Task[Any]"]:
             yield task
 
 
-def _forget_batches(producer: AIOKafkaProducer) -> None:
+def _fail_queued_batches(producer: AIOKafkaProducer) -> None:
     # Frees those who wait for a batch; the accumulator's own waiters must not be reported as unheard errors.
     accumulator = producer._message_accumulator  # noqa: SLF001
     queued = [batch for batches in accumulator._batches.values() for batch in batches]  # noqa: SLF001

@@ -13,11 +13,11 @@ from aiokafka.structs import RecordMetadata
 
 from flotilla.config import KafkaSettings
 from flotilla.contracts.errors import Conflict, RetryLater
-from flotilla.kafka.client import OPEN_TIMEOUT_S, kafka_client_arguments
-from flotilla.kafka.topics import forget_records_before
+from flotilla.kafka.client import CONNECT_TIMEOUT_S, kafka_client_arguments
+from flotilla.kafka.topics import delete_records_before
 
 _MAX_REQUEST_BYTES = 2 * 1024 * 1024
-_IN_FLIGHT = 500
+_MAX_RECORDS_IN_FLIGHT = 500
 Headers: TypeAlias = Sequence[tuple[str, bytes | None]]
 
 
@@ -32,7 +32,7 @@ class RecordToWrite:
 
 
 @asynccontextmanager
-async def exact_writer(settings: KafkaSettings) -> AsyncIterator["ExactWriter"]:
+async def open_exact_writer(settings: KafkaSettings) -> AsyncIterator["ExactOffsetWriter"]:
     """A writer that is closed after the block.
 
     Raises:
@@ -42,9 +42,9 @@ async def exact_writer(settings: KafkaSettings) -> AsyncIterator["ExactWriter"]:
         **kafka_client_arguments(settings), acks="all", enable_idempotence=True, max_request_size=_MAX_REQUEST_BYTES
     )
     try:
-        async with asyncio.timeout(OPEN_TIMEOUT_S):
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
             await producer.start()
-        yield ExactWriter(settings, producer)
+        yield ExactOffsetWriter(settings, producer)
     except (KafkaError, OSError, TimeoutError) as error:
         reason = str(error) or type(error).__name__
         raise RetryLater(f"Kafka at {settings.kafka_bootstrap_servers} does not take records: {reason}") from error
@@ -52,27 +52,27 @@ async def exact_writer(settings: KafkaSettings) -> AsyncIterator["ExactWriter"]:
         await producer.stop()
 
 
-class ExactWriter:
+class ExactOffsetWriter:
     """One partition at a time, its records in order."""
 
     def __init__(self, settings: KafkaSettings, producer: AIOKafkaProducer) -> None:
         self._settings = settings
         self._producer = producer
 
-    async def pass_over(self, topic: str, partition: int, start: int, end: int) -> None:
+    async def skip_offsets(self, topic: str, partition: int, start: int, end: int) -> None:
         """Use up the offsets from `end` (where the partition ends now) to below `start`, whose records are gone."""
         empty = (RecordToWrite(0, None, None, []) for _ in range(end, start))
-        await self.write(topic, partition, end, empty)
-        await forget_records_before(self._settings, {TopicPartition(topic, partition): start})
+        await self.write_records(topic, partition, end, empty)
+        await delete_records_before(self._settings, {TopicPartition(topic, partition): start})
 
-    async def write(self, topic: str, partition: int, offset: int, records: Iterator[RecordToWrite]) -> int:
+    async def write_records(self, topic: str, partition: int, offset: int, records: Iterator[RecordToWrite]) -> int:
         """Write the records from `offset` on, where the partition ends now; return where it ends then.
 
         Raises:
             Conflict: something else writes to the partition.
         """
-        while chunk := list(islice(records, _IN_FLIGHT)):
-            acknowledged = [await self._send(topic, partition, record) for record in chunk]
+        while chunk := list(islice(records, _MAX_RECORDS_IN_FLIGHT)):
+            acknowledged = [await self._send_record(topic, partition, record) for record in chunk]
             for metadata in await asyncio.gather(*acknowledged):
                 if metadata.offset != offset:
                     raise Conflict(
@@ -83,7 +83,7 @@ class ExactWriter:
                 offset += 1
         return offset
 
-    async def _send(self, topic: str, partition: int, record: RecordToWrite) -> "asyncio.Future[RecordMetadata]":
+    async def _send_record(self, topic: str, partition: int, record: RecordToWrite) -> "asyncio.Future[RecordMetadata]":
         sent: asyncio.Future[RecordMetadata] = await self._producer.send(
             topic,
             b"" if record.key is None and record.value is None else record.value,  # aiokafka wants one of them

@@ -5,12 +5,12 @@ Stored on each outbox row, so that relays can share the work by lane and keep th
 
 from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS, session_key
 
-_SEED = 0x9747B28C
-_M = 0x5BD1E995
-_MASK = 0xFFFFFFFF
+_MURMUR2_SEED = 0x9747B28C
+_MURMUR2_MULTIPLIER = 0x5BD1E995
+_UINT32_MASK = 0xFFFFFFFF
 
 
-def lane_of(tenant_id: str, session_id: str, lanes: int = SESSION_EVENTS_PARTITIONS) -> int:
+def lane_of_session(tenant_id: str, session_id: str, lanes: int = SESSION_EVENTS_PARTITIONS) -> int:
     """The lane, from 0 to `lanes - 1`, of a session."""
     key = session_key(tenant_id, session_id).encode()
     return (murmur2(key) & 0x7FFFFFFF) % lanes
@@ -18,13 +18,13 @@ def lane_of(tenant_id: str, session_id: str, lanes: int = SESSION_EVENTS_PARTITI
 
 def murmur2(data: bytes) -> int:
     """Kafka's murmur2, as in `org.apache.kafka.common.utils.Utils.murmur2`; an unsigned 32-bit number."""
-    h = (_SEED ^ len(data)) & _MASK
+    h = (_MURMUR2_SEED ^ len(data)) & _UINT32_MASK
     whole = len(data) & ~3
     for start in range(0, whole, 4):
-        k = int.from_bytes(data[start : start + 4], "little") * _M & _MASK
-        k = (k ^ (k >> 24)) * _M & _MASK
-        h = (h * _M & _MASK) ^ k
+        k = int.from_bytes(data[start : start + 4], "little") * _MURMUR2_MULTIPLIER & _UINT32_MASK
+        k = (k ^ (k >> 24)) * _MURMUR2_MULTIPLIER & _UINT32_MASK
+        h = (h * _MURMUR2_MULTIPLIER & _UINT32_MASK) ^ k
     if rest := data[whole:]:
-        h = (h ^ int.from_bytes(rest, "little")) * _M & _MASK
-    h = (h ^ (h >> 13)) * _M & _MASK
+        h = (h ^ int.from_bytes(rest, "little")) * _MURMUR2_MULTIPLIER & _UINT32_MASK
+    h = (h ^ (h >> 13)) * _MURMUR2_MULTIPLIER & _UINT32_MASK
     return h ^ (h >> 15)

@@ -11,15 +11,15 @@ from aiokafka.protocol.metadata import MetadataRequest
 from flotilla.config import KafkaSettings
 from flotilla.kafka.client import kafka_client_arguments
 
-_LIMIT_MS = 3_000
+_CONNECT_TIMEOUT_MS = 3_000
 
 
-async def bootstrap_errors(settings: KafkaSettings) -> dict[str, Exception]:
+async def find_bootstrap_errors(settings: KafkaSettings) -> dict[str, Exception]:
     """Connect to each of the bootstrap servers; return what stops it, by address. Empty where one can be used."""
     found: dict[str, Exception] = {}
     for host, port, _ in collect_hosts(settings.kafka_bootstrap_servers, randomize=False):
         try:
-            await _look(host, port, settings)
+            await _connect_to_broker(host, port, settings)
         except (KafkaError, OSError, TimeoutError) as error:
             found[f"{host}:{port}"] = error
         else:
@@ -29,11 +29,11 @@ async def bootstrap_errors(settings: KafkaSettings) -> dict[str, Exception]:
 
 def join_server_errors(refused: Mapping[str, Exception], settings: KafkaSettings) -> str:
     """Return them as a line of text."""
-    return "; ".join(f"{place}: {_reason(error, settings)}" for place, error in refused.items())
+    return "; ".join(f"{place}: {_describe_connection_error(error, settings)}" for place, error in refused.items())
 
 
-async def _look(host: str, port: int, settings: KafkaSettings) -> None:
-    arguments: dict[str, Any] = {**kafka_client_arguments(settings), "request_timeout_ms": _LIMIT_MS}
+async def _connect_to_broker(host: str, port: int, settings: KafkaSettings) -> None:
+    arguments: dict[str, Any] = {**kafka_client_arguments(settings), "request_timeout_ms": _CONNECT_TIMEOUT_MS}
     del arguments["bootstrap_servers"]
     connection = await create_conn(host, port, **arguments)
     try:
@@ -45,7 +45,7 @@ async def _look(host: str, port: int, settings: KafkaSettings) -> None:
         raise KafkaConnectionError("it refuses the token: check what FLOTILLA_KAFKA_TOKEN_COMMAND prints, and its end")
 
 
-def _reason(error: Exception, settings: KafkaSettings) -> str:
+def _describe_connection_error(error: Exception, settings: KafkaSettings) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {error.verify_message} (check FLOTILLA_KAFKA_CA_FILE)"
     text = str(error) or type(error).__name__

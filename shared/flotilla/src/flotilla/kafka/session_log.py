@@ -20,13 +20,13 @@ from flotilla.contracts.checkpoints import CheckpointRecord
 from flotilla.contracts.errors import RetryLater, Undecodable
 from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS, session_key
 from flotilla.kafka.client import kafka_client_arguments
-from flotilla.kafka.lanes import lane_of
+from flotilla.kafka.lanes import lane_of_session
 from flotilla.kafka.records import LoggedEvent
 
 ANSWER_TIMEOUT_S = 10.0
-FETCH_BYTES = 4 * 1024 * 1024
-_IDLE_READERS = 2
-_POLL_MS = 1000
+MAX_FETCH_BYTES = 4 * 1024 * 1024
+_MAX_IDLE_READERS = 2
+_POLL_TIMEOUT_MS = 1000
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +38,7 @@ class _Place(msgspec.Struct):
 _place = msgspec.json.Decoder(_Place)
 
 
-class KafkaLog:
+class KafkaEventLog:
     """The permanent log. Keeps up to two connections warm; safe for concurrent reads."""
 
     def __init__(self, settings: KafkaSettings) -> None:
@@ -46,7 +46,7 @@ class KafkaLog:
         self._topic = settings.kafka_session_events_topic
         self._idle: list[AIOKafkaConsumer] = []
 
-    async def read(
+    async def read_session_events(
         self,
         tenant_id: str,
         session_id: str,
@@ -67,12 +67,12 @@ class KafkaLog:
         Raises:
             RetryLater: Kafka does not answer.
         """
-        partition = TopicPartition(self._topic, lane_of(tenant_id, session_id))
+        partition = TopicPartition(self._topic, lane_of_session(tenant_id, session_id))
         key = session_key(tenant_id, session_id).encode()
         found: dict[int, LoggedEvent] = {}
-        async with self._reader() as reader:
-            end = await _seek(reader, partition, from_offset, not_before)
-            async for record in _until(reader, partition, end):
+        async with self._borrow_reader() as reader:
+            end = await _seek_and_load_end(reader, partition, from_offset, not_before)
+            async for record in _records_until(reader, partition, end):
                 event = read_logged_event(record) if record.key == key else None
                 if event is not None and set_aside and sha256(event.body).digest() in set_aside:
                     continue
@@ -85,12 +85,12 @@ class KafkaLog:
                     break
         return [found[seq] for seq in sorted(found)]
 
-    async def scan(self, partition: int) -> AsyncIterator[Sequence["ConsumerRecord[bytes, bytes]"]]:
+    async def scan_partition(self, partition: int) -> AsyncIterator[Sequence["ConsumerRecord[bytes, bytes]"]]:
         """Batches of all records of one partition, from its beginning to its end as of now."""
         place = TopicPartition(self._topic, partition)
-        async with self._reader() as reader:
-            end = await _seek(reader, place, None, None)
-            async for batch in batches_until(reader, place, end):
+        async with self._borrow_reader() as reader:
+            end = await _seek_and_load_end(reader, place, None, None)
+            async for batch in read_batches_until(reader, place, end):
                 yield batch
 
     async def read_record(self, partition: int, offset: int) -> "ConsumerRecord[bytes, bytes] | None":
@@ -100,12 +100,12 @@ class KafkaLog:
             RetryLater: Kafka does not answer.
         """
         place = TopicPartition(self._topic, partition)
-        async with self._reader() as reader:
-            end = await _seek(reader, place, offset, None)
+        async with self._borrow_reader() as reader:
+            end = await _seek_and_load_end(reader, place, offset, None)
             start = int((await reader.beginning_offsets([place]))[place])
             if not start <= offset < end:
                 return None
-            async for record in _until(reader, place, end):
+            async for record in _records_until(reader, place, end):
                 return record if record.offset == offset else None
         return None
 
@@ -123,10 +123,10 @@ class KafkaLog:
         """
         found: dict[tuple[int, int], CheckpointRecord] = {}
         place = TopicPartition(self.checkpoints_topic, 0)
-        async with self._reader() as reader:
-            end = await _seek(reader, place, from_offset, None)
-            async for record in _until(reader, place, end):
-                checkpoint = _checkpoint_of(record)
+        async with self._borrow_reader() as reader:
+            end = await _seek_and_load_end(reader, place, from_offset, None)
+            async for record in _records_until(reader, place, end):
+                checkpoint = _checkpoint_from_record(record)
                 if checkpoint is not None:
                     found.setdefault((checkpoint.partition, checkpoint.number), checkpoint)
         return found
@@ -138,7 +138,7 @@ class KafkaLog:
             RetryLater: Kafka does not answer.
         """
         places = [TopicPartition(self._topic, number) for number in range(SESSION_EVENTS_PARTITIONS)]
-        async with self._reader() as reader, asyncio.timeout(ANSWER_TIMEOUT_S):
+        async with self._borrow_reader() as reader, asyncio.timeout(ANSWER_TIMEOUT_S):
             ends = await reader.end_offsets(places)
         return {place.partition: offset for place, offset in ends.items()}
 
@@ -148,12 +148,12 @@ class KafkaLog:
             await self._idle.pop().stop()
 
     @asynccontextmanager
-    async def _reader(self) -> AsyncIterator[AIOKafkaConsumer]:
+    async def _borrow_reader(self) -> AsyncIterator[AIOKafkaConsumer]:
         reader: AIOKafkaConsumer | None = None
         healthy = False
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                reader = self._idle.pop() if self._idle else await self._connect()
+                reader = self._idle.pop() if self._idle else await self._connect_reader()
             yield reader
             healthy = True
         except (KafkaError, OSError, TimeoutError) as error:
@@ -162,24 +162,24 @@ class KafkaLog:
                 f"{str(error) or type(error).__name__}"
             ) from error
         finally:
-            await self._give_back(reader, healthy=healthy)
+            await self._return_reader(reader, healthy=healthy)
 
-    async def _give_back(self, reader: AIOKafkaConsumer | None, *, healthy: bool) -> None:
+    async def _return_reader(self, reader: AIOKafkaConsumer | None, *, healthy: bool) -> None:
         if reader is None:
             return
-        if healthy and len(self._idle) < _IDLE_READERS:
+        if healthy and len(self._idle) < _MAX_IDLE_READERS:
             reader.unsubscribe()
             self._idle.append(reader)
         else:
             await reader.stop()
 
-    async def _connect(self) -> AIOKafkaConsumer:
+    async def _connect_reader(self) -> AIOKafkaConsumer:
         reader = AIOKafkaConsumer(
             **kafka_client_arguments(self._settings),
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             fetch_max_wait_ms=100,
-            max_partition_fetch_bytes=FETCH_BYTES,
+            max_partition_fetch_bytes=MAX_FETCH_BYTES,
         )
         try:
             await reader.start()
@@ -190,16 +190,16 @@ class KafkaLog:
 
 
 @asynccontextmanager
-async def open_kafka_log(settings: KafkaSettings) -> AsyncIterator[KafkaLog]:
-    """A `KafkaLog` that connects on first use and is closed after the block."""
-    opened = KafkaLog(settings)
+async def open_kafka_log(settings: KafkaSettings) -> AsyncIterator[KafkaEventLog]:
+    """A `KafkaEventLog` that connects on first use and is closed after the block."""
+    opened = KafkaEventLog(settings)
     try:
         yield opened
     finally:
         await opened.close()
 
 
-async def _seek(
+async def _seek_and_load_end(
     reader: AIOKafkaConsumer, partition: TopicPartition, from_offset: int | None, not_before: datetime | None
 ) -> int:
     """Place the reader and give the partition's end as of now."""
@@ -216,15 +216,15 @@ async def _seek(
     return end
 
 
-async def _until(
+async def _records_until(
     reader: AIOKafkaConsumer, partition: TopicPartition, end: int
 ) -> AsyncIterator["ConsumerRecord[bytes, bytes]"]:
-    async for batch in batches_until(reader, partition, end):
+    async for batch in read_batches_until(reader, partition, end):
         for record in batch:
             yield record
 
 
-async def batches_until(
+async def read_batches_until(
     reader: AIOKafkaConsumer, partition: TopicPartition, end: int
 ) -> AsyncIterator[Sequence["ConsumerRecord[bytes, bytes]"]]:
     """Batches of the records from the reader's position to below `end`.
@@ -234,7 +234,7 @@ async def batches_until(
     """
     silent_since = asyncio.get_running_loop().time()
     while await reader.position(partition) < end:
-        batch = (await reader.getmany(partition, timeout_ms=_POLL_MS)).get(partition, [])
+        batch = (await reader.getmany(partition, timeout_ms=_POLL_TIMEOUT_MS)).get(partition, [])
         now = asyncio.get_running_loop().time()
         if batch:
             silent_since = now
@@ -243,7 +243,7 @@ async def batches_until(
             raise TimeoutError(f"no records of {partition} for {ANSWER_TIMEOUT_S:g} s")
 
 
-def record_hash(key: bytes | None, value: bytes | None) -> bytes:
+def hash_kafka_record(key: bytes | None, value: bytes | None) -> bytes:
     """What a record is known by: SHA-256 over the length of its key, the key, and the value."""
     name = key or b""
     return sha256(len(name).to_bytes(4, "big") + name + (value or b"")).digest()
@@ -259,7 +259,7 @@ def read_logged_event(record: "ConsumerRecord[bytes, bytes]") -> LoggedEvent | N
         return None
 
 
-def _checkpoint_of(record: "ConsumerRecord[bytes, bytes]") -> CheckpointRecord | None:
+def _checkpoint_from_record(record: "ConsumerRecord[bytes, bytes]") -> CheckpointRecord | None:
     try:
         return CheckpointRecord.from_json(record.value or b"")
     except Undecodable:

@@ -21,15 +21,15 @@ from flotilla.config import KafkaSettings
 from flotilla.contracts.errors import ConfigurationError, RetryLater
 from flotilla.contracts.names import SESSION_EVENTS_PARTITIONS
 from flotilla.kafka.client import kafka_client_arguments
-from flotilla.kafka.reaching import bootstrap_errors, join_server_errors
+from flotilla.kafka.reaching import find_bootstrap_errors, join_server_errors
 
 REQUEST_TIMEOUT_MS = 10_000
 MIN_MESSAGE_BYTES = 1_000_000
 """The largest event (900,000 bytes) with key, headers and framing."""
-_REPLICAS_WANTED = 3
-_IN_SYNC_WANTED = 2
-_PROPAGATION_S = 10.0
-_SET_ON_TOPIC = 1
+_RECOMMENDED_REPLICAS = 3
+_RECOMMENDED_IN_SYNC_REPLICAS = 2
+_TOPIC_VISIBLE_TIMEOUT_S = 10.0
+_DYNAMIC_TOPIC_CONFIG_SOURCE = 1
 """`config_source` of DescribeConfigs (Kafka protocol guide): DYNAMIC_TOPIC_CONFIG."""
 
 log = structlog.get_logger(__name__)
@@ -48,7 +48,7 @@ class TopicSpec:
     )
 
 
-def topic_specs(settings: KafkaSettings) -> list[TopicSpec]:
+def log_topic_specs(settings: KafkaSettings) -> list[TopicSpec]:
     """The two topics under the names of `settings`."""
     return [
         TopicSpec(settings.kafka_session_events_topic, SESSION_EVENTS_PARTITIONS),
@@ -68,37 +68,37 @@ async def ensure_topics(
         RetryLater: Kafka does not answer, or can't take a topic yet.
         ConfigurationError: a topic exists with other partitions, retention or message size, or can't be created.
     """
-    wanted = topic_specs(settings) if topics is None else topics
-    async with _admin(settings) as admin:
+    wanted = log_topic_specs(settings) if topics is None else topics
+    async with _open_admin_client(settings) as admin:
         existing = {topic["topic"] for topic in await admin.describe_topics()}
         missing = [topic for topic in wanted if topic.name not in existing]
         if missing:
             brokers = len((await admin.describe_cluster())["brokers"])
             if not brokers:
                 raise RetryLater(f"Kafka at {settings.kafka_bootstrap_servers} has no broker that takes topics yet")
-            await _create(admin, missing, replication_factor or min(_REPLICAS_WANTED, brokers))
-            await _until_visible(admin, missing)
-        await _check(admin, wanted, settings)
+            await _create_topics(admin, missing, replication_factor or min(_RECOMMENDED_REPLICAS, brokers))
+            await _wait_until_topics_visible(admin, missing)
+        await _check_topics(admin, wanted, settings)
     return [topic.name for topic in missing]
 
 
-async def topic_settings(settings: KafkaSettings, name: str) -> dict[str, str]:
+async def load_topic_settings(settings: KafkaSettings, name: str) -> dict[str, str]:
     """The settings of a topic that differ from its brokers' defaults.
 
     Raises:
         RetryLater: Kafka does not answer, or has no such topic.
     """
-    async with _admin(settings) as admin:
-        return await _configs(admin, name, only_own=True)
+    async with _open_admin_client(settings) as admin:
+        return await _load_topic_configs(admin, name, only_own=True)
 
 
-async def forget_records_before(settings: KafkaSettings, starts: Mapping[TopicPartition, int]) -> None:
+async def delete_records_before(settings: KafkaSettings, starts: Mapping[TopicPartition, int]) -> None:
     """Delete the records before these offsets.
 
     Raises:
         RetryLater: Kafka does not answer, or refuses.
     """
-    async with _admin(settings) as admin:
+    async with _open_admin_client(settings) as admin:
         await admin.delete_records({place: RecordsToDelete(before_offset=start) for place, start in starts.items()})
 
 
@@ -109,12 +109,12 @@ async def check_topics(settings: KafkaSettings, topics: Sequence[TopicSpec] | No
         RetryLater: Kafka does not answer, or a topic is not there yet.
         ConfigurationError: a topic is not as it must be; the message names the setting and the fix.
     """
-    async with _admin(settings) as admin:
-        await _check(admin, topic_specs(settings) if topics is None else topics, settings)
+    async with _open_admin_client(settings) as admin:
+        await _check_topics(admin, log_topic_specs(settings) if topics is None else topics, settings)
 
 
 @asynccontextmanager
-async def _admin(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
+async def _open_admin_client(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
     try:
         arguments = kafka_client_arguments(settings)
         arguments["request_timeout_ms"] = REQUEST_TIMEOUT_MS  # making a topic takes its time
@@ -125,7 +125,7 @@ async def _admin(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
         finally:
             await admin.close()
     except (KafkaError, OSError, TimeoutError) as error:
-        refused = await bootstrap_errors(settings)
+        refused = await find_bootstrap_errors(settings)
         reason = join_server_errors(refused, settings) or str(error) or type(error).__name__
         raise RetryLater(
             f"Kafka at {settings.kafka_bootstrap_servers} does not answer: {reason} "
@@ -133,9 +133,9 @@ async def _admin(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
         ) from next(iter(refused.values()), error)
 
 
-async def _create(admin: AIOKafkaAdminClient, topics: Sequence[TopicSpec], replication_factor: int) -> None:
+async def _create_topics(admin: AIOKafkaAdminClient, topics: Sequence[TopicSpec], replication_factor: int) -> None:
     in_sync = {
-        "min.insync.replicas": "2" if replication_factor >= _REPLICAS_WANTED else "1",
+        "min.insync.replicas": "2" if replication_factor >= _RECOMMENDED_REPLICAS else "1",
         "unclean.leader.election.enable": "false",
     }
     response = await admin.create_topics(
@@ -148,38 +148,38 @@ async def _create(admin: AIOKafkaAdminClient, topics: Sequence[TopicSpec], repli
             raise RetryLater(problem) if kind.retriable else ConfigurationError(problem)
 
 
-async def _until_visible(admin: AIOKafkaAdminClient, topics: Sequence[TopicSpec]) -> None:
+async def _wait_until_topics_visible(admin: AIOKafkaAdminClient, topics: Sequence[TopicSpec]) -> None:
     # A broker may answer from metadata that is older than the controller's.
     names = {topic.name for topic in topics}
-    async with asyncio.timeout(_PROPAGATION_S):
+    async with asyncio.timeout(_TOPIC_VISIBLE_TIMEOUT_S):
         while not names <= {topic["topic"] for topic in await admin.describe_topics()}:  # noqa: ASYNC110 - no event
             await asyncio.sleep(0.05)
 
 
-async def _check(admin: AIOKafkaAdminClient, topics: Sequence[TopicSpec], settings: KafkaSettings) -> None:
+async def _check_topics(admin: AIOKafkaAdminClient, topics: Sequence[TopicSpec], settings: KafkaSettings) -> None:
     found = {topic["topic"]: topic["partitions"] for topic in await admin.describe_topics()}
     absent = [topic.name for topic in topics if topic.name not in found]
     if absent:
         raise RetryLater(f"Kafka has no topic {', '.join(absent)} yet: run `python -m flotilla.install`")
     problems, risks = [], []
     for topic in topics:
-        configs = await _configs(admin, topic.name)
-        problems += _problems(topic, len(found[topic.name]), configs)
-        risks += _risks(topic, min(len(partition["replicas"]) for partition in found[topic.name]), configs)
+        configs = await _load_topic_configs(admin, topic.name)
+        problems += _topic_problems(topic, len(found[topic.name]), configs)
+        risks += _topic_risks(topic, min(len(partition["replicas"]) for partition in found[topic.name]), configs)
     if settings.kafka_durability == "required":
         problems += risks
     elif risks:
-        _warn_once("\n".join(risks))
+        _warn_of_risks_once("\n".join(risks))
     if problems:
         raise ConfigurationError("Kafka can't keep the log like this:\n" + "\n".join(problems))
 
 
 @lru_cache(maxsize=16)
-def _warn_once(risks: str) -> None:
+def _warn_of_risks_once(risks: str) -> None:
     log.warning("kafka_may_lose_acknowledged_events", risks=risks, refused_by="FLOTILLA_KAFKA_DURABILITY=required")
 
 
-async def _configs(admin: AIOKafkaAdminClient, name: str, *, only_own: bool = False) -> dict[str, str]:
+async def _load_topic_configs(admin: AIOKafkaAdminClient, name: str, *, only_own: bool = False) -> dict[str, str]:
     (response,) = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
     (answer,) = response.to_object()["resources"]
     if answer["error_code"]:
@@ -188,11 +188,11 @@ async def _configs(admin: AIOKafkaAdminClient, name: str, *, only_own: bool = Fa
     return {
         entry["config_names"]: entry["config_value"]
         for entry in answer["config_entries"]
-        if not only_own or entry["config_source"] == _SET_ON_TOPIC
+        if not only_own or entry["config_source"] == _DYNAMIC_TOPIC_CONFIG_SOURCE
     }
 
 
-def _problems(topic: TopicSpec, partitions: int, configs: Mapping[str, str]) -> list[str]:
+def _topic_problems(topic: TopicSpec, partitions: int, configs: Mapping[str, str]) -> list[str]:
     problems = []
     if partitions != topic.partitions:
         problems.append(
@@ -213,19 +213,19 @@ def _problems(topic: TopicSpec, partitions: int, configs: Mapping[str, str]) -> 
     return problems
 
 
-def _risks(topic: TopicSpec, replicas: int, configs: Mapping[str, str]) -> list[str]:
+def _topic_risks(topic: TopicSpec, replicas: int, configs: Mapping[str, str]) -> list[str]:
     """By what Kafka may lose acknowledged events, each with the command that ends it."""
     alter = f"kafka-configs.sh --alter --topic {topic.name} --add-config"
     risks = []
-    if replicas < _REPLICAS_WANTED:
+    if replicas < _RECOMMENDED_REPLICAS:
         risks.append(
-            f"  topic {topic.name} has {replicas} replicas, {_REPLICAS_WANTED} are needed: "
+            f"  topic {topic.name} has {replicas} replicas, {_RECOMMENDED_REPLICAS} are needed: "
             "kafka-reassign-partitions.sh --execute with a plan that names three brokers per partition"
         )
-    if int(configs["min.insync.replicas"]) < _IN_SYNC_WANTED:
+    if int(configs["min.insync.replicas"]) < _RECOMMENDED_IN_SYNC_REPLICAS:
         risks.append(
             f"  topic {topic.name} has min.insync.replicas={configs['min.insync.replicas']}, so one broker alone may "
-            f"acknowledge an event: {alter} min.insync.replicas={_IN_SYNC_WANTED}"
+            f"acknowledge an event: {alter} min.insync.replicas={_RECOMMENDED_IN_SYNC_REPLICAS}"
         )
     if configs.get("unclean.leader.election.enable") != "false":
         risks.append(

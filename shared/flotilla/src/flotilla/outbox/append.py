@@ -16,23 +16,23 @@ from flotilla.contracts.ids import Clock, IdMaker, new_id, utc_now
 from flotilla.contracts.session_events import AgentStateEvent, session_event_kind, session_event_type
 from flotilla.contracts.values import with_escaped_places
 from flotilla.encryption import SEALED, Cipher, holds_sealed, sealed_data
-from flotilla.kafka.lanes import lane_of
+from flotilla.kafka.lanes import lane_of_session
 from flotilla.postgres import Connection, is_acting_for_task, writing_cipher
 from flotilla.telemetry import current_traceparent
 
 MAX_EVENT_BYTES = 900_000
-_LARGEST_SEQ = 2**63 - 1
-_SOME_TIME = datetime(2000, 1, 1, 0, 0, 0, 1, tzinfo=UTC)
+_MAX_SEQ = 2**63 - 1
+_PLACEHOLDER_TIME = datetime(2000, 1, 1, 0, 0, 0, 1, tzinfo=UTC)
 """As long in JSON as any time."""
 
 # Draws the next sequence numbers under the session's row lock, and writes the events with them in their places; NULL
 # when the session is missing or has moved on.
-_APPEND = "SELECT flotilla.append_events($1, $2, $3, $4, $5, $6, $7, $8)"
+_APPEND_EVENTS = "SELECT flotilla.append_events($1, $2, $3, $4, $5, $6, $7, $8)"
 # The same for the session of the task that the transaction holds.
-_APPEND_FOR_TASK = "SELECT flotilla.append_task_events($1, $2, $3, $4)"
-_HEAD = "SELECT head_seq FROM flotilla.sessions WHERE tenant_id = $1 AND session_id = $2"
-_SEQUENCE = b'"sequence":'
-_PLACE = _SEQUENCE + str(_LARGEST_SEQ).encode()
+_APPEND_TASK_EVENTS = "SELECT flotilla.append_task_events($1, $2, $3, $4)"
+_SELECT_HEAD_SEQ = "SELECT head_seq FROM flotilla.sessions WHERE tenant_id = $1 AND session_id = $2"
+_SEQUENCE_KEY = b'"sequence":'
+_PLACEHOLDER_SEQUENCE = _SEQUENCE_KEY + str(_MAX_SEQ).encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class PreparedEvents:
     @property
     def sql_arguments(self) -> tuple[list[UUID], list[bytes], list[bytes], str | None]:
         """The last four arguments of `flotilla.append_events` and its like."""
-        return [UUID(event.id) for event in self.recorded], *_around_sequence(self.recorded), self.traceparent
+        return [UUID(event.id) for event in self.recorded], *_split_around_sequence(self.recorded), self.traceparent
 
 
 def prepare_events(
@@ -76,14 +76,14 @@ def prepare_events(
         Forbidden, Invalid: as `append`.
     """
     for event in events:
-        _check_source(event, session_id, source)
+        _check_event_source(event, session_id, source)
     traceparent = current_traceparent()
-    drafts = [_draft(event, tenant_id, session_id, traceparent, make_id) for event in events]
-    recorded = drafts if cipher is None else [_sealed(draft, cipher) for draft in drafts]
+    drafts = [_draft_event(event, tenant_id, session_id, traceparent, make_id) for event in events]
+    recorded = drafts if cipher is None else [_encrypt_draft(draft, cipher) for draft in drafts]
     for draft in recorded:
-        _check_size(draft)
+        _check_event_size(draft)
     now = clock()
-    return PreparedEvents(_at(now, drafts), _at(now, recorded), traceparent)
+    return PreparedEvents(_with_time(now, drafts), _with_time(now, recorded), traceparent)
 
 
 async def append(
@@ -117,24 +117,26 @@ async def append(
     cipher = await writing_cipher(connection, tenant_id, session_id)
     prepared = prepare_events(tenant_id, session_id, events, source=source, cipher=cipher, clock=clock, make_id=make_id)
     if is_acting_for_task():
-        head = await connection.fetchval(_APPEND_FOR_TASK, *prepared.sql_arguments)
+        head = await connection.fetchval(_APPEND_TASK_EVENTS, *prepared.sql_arguments)
     else:
-        lane = lane_of(tenant_id, session_id)
-        head = await connection.fetchval(_APPEND, tenant_id, session_id, expected_seq, lane, *prepared.sql_arguments)
+        lane = lane_of_session(tenant_id, session_id)
+        head = await connection.fetchval(
+            _APPEND_EVENTS, tenant_id, session_id, expected_seq, lane, *prepared.sql_arguments
+        )
     if head is None:
-        raise await _why_not_drawn(connection, tenant_id, session_id, expected_seq)
+        raise await _append_refusal_error(connection, tenant_id, session_id, expected_seq)
     first = int(head) - len(events) + 1
     placed = [replace(event, sequence=seq) for seq, event in enumerate(prepared.events, start=first)]
     return AppendedRange(first, int(head), placed)
 
 
-def _around_sequence(events: Sequence[AgentEvent]) -> tuple[list[bytes], list[bytes]]:
+def _split_around_sequence(events: Sequence[AgentEvent]) -> tuple[list[bytes], list[bytes]]:
     """What of each event's JSON comes before and after its sequence number, which the database draws."""
-    parts = [encode_event(event).rpartition(_PLACE) for event in events]
-    return [head + _SEQUENCE for head, _, _ in parts], [tail for _, _, tail in parts]
+    parts = [encode_event(event).rpartition(_PLACEHOLDER_SEQUENCE) for event in events]
+    return [head + _SEQUENCE_KEY for head, _, _ in parts], [tail for _, _, tail in parts]
 
 
-def _check_source(event: AgentStateEvent, session_id: str, source: str | None) -> None:
+def _check_event_source(event: AgentStateEvent, session_id: str, source: str | None) -> None:
     if source is not None and event.source != source:
         raise Forbidden(f"event of session {session_id}: {source} may not write in the name of {event.source}")
     if problem := write_violation_of_data(event.source, session_event_type(event.kind), event.data, session_id):
@@ -145,7 +147,7 @@ def _check_source(event: AgentStateEvent, session_id: str, source: str | None) -
         )
 
 
-def _draft(
+def _draft_event(
     event: AgentStateEvent, tenant_id: str, session_id: str, traceparent: str | None, make_id: IdMaker
 ) -> AgentEvent:
     """The event but for its place. All that can be wrong with it shows here, before a sequence number is drawn."""
@@ -158,10 +160,10 @@ def _draft(
         type=session_event_type(event.kind),
         source=event.source,
         subject=session_id,
-        time=_SOME_TIME,
+        time=_PLACEHOLDER_TIME,
         data=data,
         tenant=tenant_id,
-        sequence=_LARGEST_SEQ,
+        sequence=_MAX_SEQ,
         subjectkey=event.subject_key,
         runid=event.run_id,
         taskid=event.task_id,
@@ -169,7 +171,7 @@ def _draft(
     )
 
 
-def _sealed(draft: AgentEvent, cipher: Cipher) -> AgentEvent:
+def _encrypt_draft(draft: AgentEvent, cipher: Cipher) -> AgentEvent:
     """The draft with its personal part encrypted."""
     kind = session_event_kind(draft.type)
     assert kind is not None  # noqa: S101 - drafts are of known types
@@ -177,7 +179,7 @@ def _sealed(draft: AgentEvent, cipher: Cipher) -> AgentEvent:
     return replace(draft, data=data, subjectkey=cipher.person_key_id)
 
 
-def _check_size(draft: AgentEvent) -> None:
+def _check_event_size(draft: AgentEvent) -> None:
     """Raises Invalid: the event can't be written, or is too large as it is recorded."""
     try:
         UUID(draft.id)
@@ -191,7 +193,7 @@ def _check_size(draft: AgentEvent) -> None:
         )
 
 
-def _at(time: datetime, drafts: Sequence[AgentEvent]) -> list[AgentEvent]:
+def _with_time(time: datetime, drafts: Sequence[AgentEvent]) -> list[AgentEvent]:
     return [replace(draft, time=time) for draft in drafts]
 
 
@@ -200,10 +202,10 @@ def session_not_found(session_id: str) -> NotFound:
     return NotFound(f"no session {session_id}: create it first (POST /v1/sessions)")
 
 
-async def _why_not_drawn(
+async def _append_refusal_error(
     connection: Connection, tenant_id: str, session_id: str, expected_seq: int | None
 ) -> FlotillaError:
-    head = await connection.fetchval(_HEAD, tenant_id, session_id)
+    head = await connection.fetchval(_SELECT_HEAD_SEQ, tenant_id, session_id)
     if head is None or expected_seq is None:
         return session_not_found(session_id)
     return SequenceConflict(session_id, expected_seq, int(head))

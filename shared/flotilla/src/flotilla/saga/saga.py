@@ -23,7 +23,7 @@ from flotilla.contracts.errors import Conflict, NotFound
 from flotilla.contracts.orders import SagaStepState, SagaStepStatus, Verb
 
 T = TypeVar("T")
-OnChange: TypeAlias = Callable[[list[SagaStepState], SagaStepState], Awaitable[None]]
+OnStepChange: TypeAlias = Callable[[list[SagaStepState], SagaStepState], Awaitable[None]]
 """Told of every lasting change: all steps, and the one that changed. Must not raise."""
 
 
@@ -36,7 +36,7 @@ class UnknownStep(NotFound):
 
 
 @dataclass(slots=True)
-class _Step:
+class _SagaStep:
     number: int
     name: str
     undo: Callable[[], Awaitable[object]] | None
@@ -45,7 +45,7 @@ class _Step:
     error: str | None = None
     verbs: "asyncio.Queue[Verb]" = field(default_factory=asyncio.Queue)
 
-    def state(self) -> SagaStepState:
+    def to_state(self) -> SagaStepState:
         return SagaStepState(
             number=self.number, name=self.name, status=self.status, compensation=self.compensation, error=self.error
         )
@@ -54,10 +54,10 @@ class _Step:
 class Saga:
     """One run of a saga. `describe` says in words why a step or a compensation failed."""
 
-    def __init__(self, on_change: OnChange, describe: Callable[[BaseException], str] = str) -> None:
+    def __init__(self, on_change: OnStepChange, describe: Callable[[BaseException], str] = str) -> None:
         self._on_change = on_change
         self._describe = describe
-        self._steps: list[_Step] = []
+        self._steps: list[_SagaStep] = []
         self._current: asyncio.Future[Any] | None = None
         self._cancelled = False
         self._compensating = False
@@ -65,7 +65,7 @@ class Saga:
     @property
     def steps(self) -> list[SagaStepState]:
         """Every step that was started, in order."""
-        return [step.state() for step in self._steps]
+        return [step.to_state() for step in self._steps]
 
     @property
     def is_parked(self) -> bool:
@@ -86,21 +86,21 @@ class Saga:
             Exception: whatever `action` raises: call `compensate`.
             asyncio.CancelledError: the saga (or the workflow around it) was cancelled: call `compensate`.
         """
-        step = _Step(len(self._steps) + 1, name, undo, compensation)
+        step = _SagaStep(len(self._steps) + 1, name, undo, compensation)
         self._steps.append(step)
         try:
-            result = await self._forward(action)
+            result = await self._run_cancellable(action)
         except (Exception, asyncio.CancelledError) as error:
             step.status, step.error = "failed", self._describe(error)
-            await _to_the_end(self._changed(step))
+            await _wait_to_end_despite_cancellation(self._report_step_change(step))
             raise
         step.status = "done"
-        await _to_the_end(self._changed(step), self.cancel)
+        await _wait_to_end_despite_cancellation(self._report_step_change(step), self.cancel_forward_steps)
         if self._cancelled:
             raise asyncio.CancelledError
         return result
 
-    async def _forward(self, action: Callable[[], Awaitable[T]]) -> T:
+    async def _run_cancellable(self, action: Callable[[], Awaitable[T]]) -> T:
         if self._cancelled:
             raise asyncio.CancelledError
         work = asyncio.ensure_future(action())
@@ -110,7 +110,7 @@ class Saga:
         finally:
             self._current = None
 
-    def cancel(self) -> bool:
+    def cancel_forward_steps(self) -> bool:
         """Stop going forward; False if the saga is undoing already."""
         if self._compensating:
             return False
@@ -122,14 +122,14 @@ class Saga:
     async def compensate(self) -> None:
         """Undo every step that was started, last first; return when all are undone, skipped or resolved."""
         self._compensating = True
-        await _to_the_end(self._undo_all())
+        await _wait_to_end_despite_cancellation(self._compensate_in_reverse())
 
-    async def _undo_all(self) -> None:
+    async def _compensate_in_reverse(self) -> None:
         for step in reversed(self._steps):
             if step.undo is not None:
-                await self._undo(step, step.undo)
+                await self._compensate_step(step, step.undo)
 
-    async def _undo(self, step: _Step, undo: Callable[[], Awaitable[object]]) -> None:
+    async def _compensate_step(self, step: _SagaStep, undo: Callable[[], Awaitable[object]]) -> None:
         while True:
             step.status = "compensating"
             try:
@@ -138,13 +138,13 @@ class Saga:
                 step.status, step.error = "parked", self._describe(error)
             else:
                 step.status = "compensated"
-            await self._changed(step)
+            await self._report_step_change(step)
             if step.status == "compensated":
                 return
             verb = await step.verbs.get()
             if verb != "retry":
                 step.status = "skipped" if verb == "skip" else "resolved"
-                await self._changed(step)
+                await self._report_step_change(step)
                 return
 
     def find_parked_step(self, step: str) -> SagaStepState:
@@ -154,7 +154,7 @@ class Saga:
             UnknownStep: there is none of that name.
             NotParked: its compensation waits for nobody.
         """
-        return self._parked(step).state()
+        return self._require_parked_step(step).to_state()
 
     def apply_operator_verb(self, step: str, verb: Verb) -> None:
         """Hand an operator's verb to a parked compensation; it takes effect at once.
@@ -163,11 +163,11 @@ class Saga:
             UnknownStep: there is none of that name.
             NotParked: its compensation waits for nobody.
         """
-        found = self._parked(step)
+        found = self._require_parked_step(step)
         found.status = "compensating"  # a second verb in the same instant finds nothing parked
         found.verbs.put_nowait(verb)
 
-    def _parked(self, wanted: str) -> _Step:
+    def _require_parked_step(self, wanted: str) -> _SagaStep:
         found = next((step for step in self._steps if wanted in (step.name, str(step.number), step.compensation)), None)
         if found is None:
             raise UnknownStep(f"no step {wanted!r}: there are {', '.join(step.name for step in self._steps)}")
@@ -175,11 +175,11 @@ class Saga:
             raise NotParked(f"step {found.name} is {found.status}: only a parked compensation can be operated")
         return found
 
-    async def _changed(self, step: _Step) -> None:
-        await self._on_change(self.steps, step.state())
+    async def _report_step_change(self, step: _SagaStep) -> None:
+        await self._on_change(self.steps, step.to_state())
 
 
-async def _to_the_end(work: Awaitable[T], on_cancel: Callable[[], object] | None = None) -> T:
+async def _wait_to_end_despite_cancellation(work: Awaitable[T], on_cancel: Callable[[], object] | None = None) -> T:
     """Wait for `work` to its end, even when cancelled meanwhile; `on_cancel` receives the cancellation."""
     task = asyncio.ensure_future(work)
     while not task.done():

@@ -13,7 +13,7 @@ from typing import Any, Generic, Literal, TypeVar
 from flotilla.agent.agent import Agent
 from flotilla.agent.context import TaskContext
 from flotilla.agent.execution import run_task_function
-from flotilla.agent.ports import BegunCall, CallEnd, CallHistory, IdentifiedToolCall
+from flotilla.agent.ports import IdentifiedToolCall, StartedToolCall, ToolCallEnd, ToolCallHistory
 from flotilla.agent.tools import AgentToolBox, ToolFunction
 from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.ids import new_id
@@ -120,7 +120,7 @@ class _MemoryLive:
     async def show_text(self, text: str) -> None:
         self.tokens.append(text)
 
-    async def step(self, status: str) -> None:
+    async def show_step_status(self, status: str) -> None:
         """Nobody watches."""
 
     async def void_shown_text(self) -> None:
@@ -144,18 +144,18 @@ class _MemorySession:
 class _MemoryToolCalls:
     """One run has no earlier one to learn from."""
 
-    async def load_call_history(self, _call: IdentifiedToolCall) -> CallHistory:
-        return CallHistory()
+    async def load_call_history(self, _call: IdentifiedToolCall) -> ToolCallHistory:
+        return ToolCallHistory()
 
     async def begin_call(
         self, call: IdentifiedToolCall, start_no: int, call_id: str, _approval_id: str | None
-    ) -> BegunCall:
-        return BegunCall(call=call, start_no=start_no, call_id=call_id)
+    ) -> StartedToolCall:
+        return StartedToolCall(call=call, start_no=start_no, call_id=call_id)
 
-    def held(self, _begun: BegunCall) -> AbstractAsyncContextManager[None]:
+    def hold_call_claim(self, _begun: StartedToolCall) -> AbstractAsyncContextManager[None]:
         return nullcontext()
 
-    async def end(self, _begun: BegunCall, ended: CallEnd) -> CallEnd:
+    async def store_call_end(self, _begun: StartedToolCall, ended: ToolCallEnd) -> ToolCallEnd:
         return ended
 
 

@@ -36,8 +36,8 @@ from flotilla.temporal import DATA_CONVERTER, TASK_TIMEOUT
 from flotilla.workflows.calls import children as child_calls
 from flotilla.workflows.calls import custom as call
 from flotilla.workflows.calls import delegation, questions, runs, supervision
-from flotilla.workflows.declaration import DeclaredWorkflow, declaration_of
-from flotilla.workflows.sandbox import workflow_runner
+from flotilla.workflows.declaration import DeclaredWorkflow, find_workflow_declaration
+from flotilla.workflows.sandbox import make_workflow_runner
 
 Does: TypeAlias = Callable[[dict[str, Any]], Any]
 """Gets an input or arguments, returns (or is awaited for) the result; what it raises is a failure."""
@@ -62,7 +62,7 @@ class Trial:
     """The actions that were asked for, in order."""
     people_asked: list[questions.AskQuestion] = field(default_factory=list)
     """What people were asked, in order."""
-    recorded: list[call.Note] = field(default_factory=list)
+    recorded: list[call.RunNote] = field(default_factory=list)
     """The events for the session, those of ended steps included."""
     history: WorkflowHistory = field(init=False)
     """For `replay`."""
@@ -107,7 +107,7 @@ async def try_workflow(
             task_queue=_QUEUE,
             workflows=[cls, *children, _TriedAction],
             activities=stage.activities(),
-            workflow_runner=workflow_runner(),
+            workflow_runner=make_workflow_runner(),
         )
         async with worker:
             handle = await _start(environment.client, declared, request)
@@ -125,12 +125,12 @@ async def replay(cls: type, history: WorkflowHistory) -> None:
     Raises:
         temporalio.workflow.NondeterminismError: it would do something else; see `workflow.patched`.
     """
-    replayer = Replayer(workflows=[cls], workflow_runner=workflow_runner(), data_converter=DATA_CONVERTER)
+    replayer = Replayer(workflows=[cls], workflow_runner=make_workflow_runner(), data_converter=DATA_CONVERTER)
     await replayer.replay_workflow(history)
 
 
 def _declared(cls: type) -> DeclaredWorkflow:
-    declared = declaration_of(cls)
+    declared = find_workflow_declaration(cls)
     if declared is None:
         raise TypeError(f"{cls.__name__} is not declared: decorate it with @flotilla_workflow")
     declared.schemas()
@@ -237,7 +237,7 @@ class _Stage:
         return self._answers[settle.question_id]
 
     @activity.defn(name=call.RECORD_EVENTS)
-    async def record(self, records: call.EventRecords) -> None:
+    async def record(self, records: call.RunEventRecords) -> None:
         self.trial.recorded += records.notes
 
     @activity.defn(name=child_calls.FIND_WORKFLOW)
@@ -253,7 +253,7 @@ class _Stage:
         return supervision.Offer(tools=tools, planner=PLANNER_AGENT in self._agents)
 
     @activity.defn(name=call.LOAD_RESULT)
-    async def load(self, stored: call.StoredResult) -> call.LoadedResult:
+    async def load(self, stored: call.StoredResultReference) -> call.LoadedResult:
         return call.LoadedResult(data=self._results[stored.task_id])
 
     @activity.defn(name=call.COMBINE_RESULTS)

@@ -11,7 +11,7 @@ class Unproven(Refused):
 
 
 @contextmanager
-def passkey_library() -> Iterator[None]:
+def require_passkey_library() -> Iterator[None]:
     """Import what checks passkeys inside the block: an agent of one's own may lack the package.
 
     Raises:

@@ -11,10 +11,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
 
 from flotilla.contracts.votes import SignerKind
-from flotilla.votes.errors import Unproven, passkey_library
+from flotilla.votes.errors import Unproven, require_passkey_library
 
 SshKey = Ed25519PublicKey | EllipticCurvePublicKey
-COSE = "cose"
+COSE_KEY_KIND = "cose"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,9 @@ def parse_signer_key(kind: SignerKind, text: str, credential_id: str = "") -> Si
     if kind == "passkey":
         name, _, encoded = text.partition(" ")
         blob = decode_base64(encoded)
-        if name != COSE:
+        if name != COSE_KEY_KIND:
             raise Unproven("the public key of a passkey is written as `cose` and the base64 of its COSE key")
-        with passkey_library():
+        with require_passkey_library():
             from flotilla.votes.passkeys import check_cose_key
         check_cose_key(blob)
         return SignerPublicKey(kind, text, blob, credential_id)

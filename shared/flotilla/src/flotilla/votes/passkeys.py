@@ -14,16 +14,24 @@ from flotilla.contracts.votes import Signature
 from flotilla.votes.errors import Unproven
 from flotilla.votes.relying_party import RelyingParty
 
-ALGORITHMS = (
+PASSKEY_ALGORITHMS = (
     COSEAlgorithmIdentifier.ECDSA_SHA_256,
     COSEAlgorithmIdentifier.EDDSA,
     COSEAlgorithmIdentifier.RSASSA_PKCS1_v1_5_SHA_256,
 )
 """What authenticators are asked for, in this order."""
-MAX_CLIENT_DATA = 4096
-MAX_AUTHENTICATOR_DATA = 1024
+MAX_CLIENT_DATA_BYTES = 4096
+MAX_AUTHENTICATOR_DATA_BYTES = 1024
 # What the library lets through of bytes that are nothing it knows.
-_MALFORMED = (WebAuthnException, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
+_MALFORMED_PASSKEY_ERRORS = (
+    WebAuthnException,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    RecursionError,
+)
 
 
 def check_cose_key(key: bytes) -> None:
@@ -35,13 +43,13 @@ def check_cose_key(key: bytes) -> None:
     try:
         parsed = decode_credential_public_key(key)
         decoded_public_key_to_cryptography(parsed)
-    except _MALFORMED as error:
+    except _MALFORMED_PASSKEY_ERRORS as error:
         raise Unproven(f"not a COSE public key: {error}") from error
-    if parsed.alg not in ALGORITHMS:
+    if parsed.alg not in PASSKEY_ALGORITHMS:
         raise Unproven(f"passkeys sign with ES256, EdDSA or RS256, not with algorithm {parsed.alg}")
 
 
-def verify_assertion(
+def verify_passkey_assertion(
     key: bytes, credential_id: str, message: bytes, signature: Signature, passkeys: RelyingParty | None
 ) -> int:
     """Return the authenticator's signature counter, once the assertion over `message` holds; 0 where it has none.
@@ -52,10 +60,10 @@ def verify_assertion(
     if passkeys is None:
         raise Unproven("no passkey counts here: the file of vote roots has no [passkeys]")
     try:
-        client_data = _bytes(signature.client_data, MAX_CLIENT_DATA)
-        authenticator_data = _bytes(signature.authenticator_data, MAX_AUTHENTICATOR_DATA)
+        client_data = _decode_bounded_base64url(signature.client_data, MAX_CLIENT_DATA_BYTES)
+        authenticator_data = _decode_bounded_base64url(signature.authenticator_data, MAX_AUTHENTICATOR_DATA_BYTES)
         verified = verify_authentication_response(
-            credential=_credential(credential_id, client_data, authenticator_data, signature),
+            credential=_assertion_credential(credential_id, client_data, authenticator_data, signature),
             expected_challenge=hashlib.sha256(message).digest(),
             expected_rp_id=passkeys.rp_id,
             expected_origin=list(passkeys.origins),
@@ -64,21 +72,21 @@ def verify_assertion(
             require_user_verification=True,
         )
         in_a_frame = parse_client_data_json(client_data).cross_origin
-    except _MALFORMED as error:
+    except _MALFORMED_PASSKEY_ERRORS as error:
         raise Unproven(f"the passkey's signature does not hold: {error}") from error
     if in_a_frame:
         raise Unproven("the passkey's signature does not hold: it was made in a frame of another site")
     return verified.new_sign_count
 
 
-def _bytes(text: str, limit: int) -> bytes:
+def _decode_bounded_base64url(text: str, limit: int) -> bytes:
     raw = base64url_to_bytes(text)
     if not 0 < len(raw) <= limit:
         raise ValueError(f"a part of it is empty, or has more than {limit} bytes")
     return raw
 
 
-def _credential(
+def _assertion_credential(
     credential_id: str, client_data: bytes, authenticator_data: bytes, signature: Signature
 ) -> dict[str, Any]:
     return {
@@ -86,12 +94,12 @@ def _credential(
         "rawId": credential_id,
         "type": "public-key",
         "response": {
-            "clientDataJSON": _text(client_data),
-            "authenticatorData": _text(authenticator_data),
-            "signature": _text(_bytes(signature.value, MAX_AUTHENTICATOR_DATA)),
+            "clientDataJSON": _to_base64url(client_data),
+            "authenticatorData": _to_base64url(authenticator_data),
+            "signature": _to_base64url(_decode_bounded_base64url(signature.value, MAX_AUTHENTICATOR_DATA_BYTES)),
         },
     }
 
 
-def _text(raw: bytes) -> str:
+def _to_base64url(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")

@@ -18,11 +18,11 @@ from flotilla.votes.roots import VoteRoots
 from flotilla.votes.signatures import verify_signature
 from flotilla.votes.statements import parse_signed_statement, parse_statement_time, statement_digest
 
-SKEW = timedelta(minutes=5)
+MAX_SIGNING_CLOCK_SKEW = timedelta(minutes=5)
 """How far the clock of a person's machine may be ahead."""
-FRESH = timedelta(minutes=10)
+MAX_AGE_OF_NEW_VOTE = timedelta(minutes=10)
 """How old a vote may be when it is made."""
-LONGEST = timedelta(days=400)
+MAX_KEY_APPROVAL_PERIOD = timedelta(days=400)
 """How long the approval of a key may last: a revocation that a hostile database hides ends with it."""
 
 
@@ -69,7 +69,7 @@ class VerifiedVote:
         return self.signer.key.fingerprint
 
 
-def verify_possession(signer: Signed, roots: VoteRoots) -> tuple[SignerStatement, SignerPublicKey, int]:
+def verify_key_possession(signer: Signed, roots: VoteRoots) -> tuple[SignerStatement, SignerPublicKey, int]:
     """Return what the holder of a key says about it, the key, and a passkey's counter.
 
     Raises:
@@ -80,13 +80,13 @@ def verify_possession(signer: Signed, roots: VoteRoots) -> tuple[SignerStatement
     return statement, key, verify_signature(signer, key, roots.passkeys)
 
 
-def verify_signer(signer: Signed, approval: Signed, roots: VoteRoots, now: datetime) -> VerifiedSigner:
+def verify_approved_signer(signer: Signed, approval: Signed, roots: VoteRoots, now: datetime) -> VerifiedSigner:
     """Return whose key it is, once an administrator among the roots has approved it.
 
     Raises:
         Unproven: the chain from the key to a root does not hold, or is over.
     """
-    statement, key, _ = verify_possession(signer, roots)
+    statement, key, _ = verify_key_possession(signer, roots)
     approved = parse_signed_statement(approval.statement, SignerApproval)
     if (approved.tenant, approved.subject) != (statement.tenant, statement.subject):
         raise Unproven("the approval belongs to the key of somebody else")
@@ -97,7 +97,7 @@ def verify_signer(signer: Signed, approval: Signed, roots: VoteRoots, now: datet
     _check_root_signed(approval, approved, key, roots)
     if key.fingerprint in roots.revoked:
         raise Unproven(f"key {key.fingerprint} is revoked by the file of vote roots")
-    _check_period(approved, now)
+    _check_approval_period(approved, now)
     return VerifiedSigner(statement, approved, key)
 
 
@@ -116,11 +116,11 @@ def _check_root_signed(approval: Signed, approved: SignerApproval, key: SignerPu
     raise Unproven(f"the approval of the key is not signed by {approved.approved_by}: {'; '.join(reasons)}")
 
 
-def _check_period(approved: SignerApproval, now: datetime) -> None:
+def _check_approval_period(approved: SignerApproval, now: datetime) -> None:
     begin, end = parse_statement_time(approved.time), parse_statement_time(approved.expires_at)
-    if end - begin > LONGEST:
-        raise Unproven(f"the approval of a key lasts at most {LONGEST.days} days")
-    if begin > now + SKEW:
+    if end - begin > MAX_KEY_APPROVAL_PERIOD:
+        raise Unproven(f"the approval of a key lasts at most {MAX_KEY_APPROVAL_PERIOD.days} days")
+    if begin > now + MAX_SIGNING_CLOCK_SKEW:
         raise Unproven("the approval of the key is dated in the future: check the clock of who approved it")
     if end <= now:
         raise Unproven(f"the approval of the key ended at {approved.expires_at}: enroll it again")
@@ -132,25 +132,25 @@ def verify_vote(vote: SignedVote, ballot: ExpectedVote, roots: VoteRoots, now: d
     Raises:
         Unproven: it is about something else, of somebody who may not decide, or a signature does not hold.
     """
-    signer = verify_signer(vote.signer, vote.approval, roots, now)
+    signer = verify_approved_signer(vote.signer, vote.approval, roots, now)
     statement = parse_signed_statement(vote.vote.statement, VoteStatement)
     sign_count = verify_signature(vote.vote, signer.key, roots.passkeys)
-    _check_matches(statement, ballot)
-    _check_voter(statement, signer, ballot)
+    _check_statement_matches_ballot(statement, ballot)
+    _check_voter_may_vote(statement, signer, ballot)
     time = parse_statement_time(statement.time)
-    if not parse_statement_time(signer.approval.time) - SKEW <= time <= now + SKEW:
+    if not parse_statement_time(signer.approval.time) - MAX_SIGNING_CLOCK_SKEW <= time <= now + MAX_SIGNING_CLOCK_SKEW:
         raise Unproven(f"the vote is dated {statement.time}: before its key was approved, or in the future: sign again")
     return VerifiedVote(statement, signer, sign_count)
 
 
-def _check_matches(statement: VoteStatement, ballot: ExpectedVote) -> None:
+def _check_statement_matches_ballot(statement: VoteStatement, ballot: ExpectedVote) -> None:
     for name in ("tenant", "approval_id", "content_hash", "policy_version", "requested_by", "on_behalf_of"):
         signed, expected = getattr(statement, name), getattr(ballot, name)
         if signed != expected:
             raise Unproven(f"the vote was signed for {name} {signed!r}, not {expected!r}")
 
 
-def _check_voter(statement: VoteStatement, signer: VerifiedSigner, ballot: ExpectedVote) -> None:
+def _check_voter_may_vote(statement: VoteStatement, signer: VerifiedSigner, ballot: ExpectedVote) -> None:
     subject = statement.subject
     if (signer.statement.tenant, signer.statement.subject) != (statement.tenant, subject):
         raise Unproven(f"the key that signed is {signer.statement.subject}'s, not {subject}'s")
@@ -168,11 +168,11 @@ def check_vote_is_fresh(vote: VerifiedVote, decision: Decision, now: datetime) -
     """
     if vote.statement.decision != decision:
         raise Unproven(f"the vote was signed to {vote.statement.decision}, not to {decision}: sign what you send")
-    if now - parse_statement_time(vote.statement.time) > FRESH:
+    if now - parse_statement_time(vote.statement.time) > MAX_AGE_OF_NEW_VOTE:
         raise Unproven(f"the vote was signed at {vote.statement.time}: sign it again")
 
 
-def one_approval_per_person_and_key(votes: Iterable[VerifiedVote]) -> list[VerifiedVote]:
+def deduplicate_approvals(votes: Iterable[VerifiedVote]) -> list[VerifiedVote]:
     """Return the approvals that count: one a person, and one a key."""
     counted: list[VerifiedVote] = []
     for vote in votes:

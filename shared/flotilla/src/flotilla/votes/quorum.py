@@ -7,7 +7,7 @@ from datetime import datetime
 from flotilla.contracts.approvals import Decision
 from flotilla.contracts.votes import SignedVote, VoteReceipt
 from flotilla.votes.errors import Unproven
-from flotilla.votes.proof import ExpectedVote, VerifiedVote, one_approval_per_person_and_key, verify_vote
+from flotilla.votes.proof import ExpectedVote, VerifiedVote, deduplicate_approvals, verify_vote
 from flotilla.votes.receipts import ReceiptKeys, signers_seq_when_checked
 from flotilla.votes.roots import VoteRoots
 from flotilla.votes.signer_history import SignerHistory
@@ -26,7 +26,7 @@ class CountedVote:
 
 
 @dataclass(frozen=True, slots=True)
-class VoteTrust:
+class VoteTrustAnchors:
     """By what an executor judges votes: its file of roots, the tenant's log of signing keys, and who signs receipts."""
 
     roots: VoteRoots
@@ -35,7 +35,7 @@ class VoteTrust:
 
 
 def verify_quorum(
-    counted: Sequence[CountedVote], ballot: ExpectedVote, quorum: int, trust: VoteTrust, now: datetime
+    counted: Sequence[CountedVote], ballot: ExpectedVote, quorum: int, trust: VoteTrustAnchors, now: datetime
 ) -> None:
     """Check that `quorum` different people, not those who edited it last, approved what `ballot` is about.
 
@@ -46,17 +46,19 @@ def verify_quorum(
     proven: list[VerifiedVote] = []
     for vote in counted:
         try:
-            proven += _proven(vote, ballot, trust, now)
+            proven += _verified_approvals_of(vote, ballot, trust, now)
         except Unproven as error:
             reasons.append(str(error))
     editors = {vote.subject for vote in counted if _is_edit_to(vote, ballot.content_hash)}
-    voters = one_approval_per_person_and_key(vote for vote in proven if vote.subject not in editors)
+    voters = deduplicate_approvals(vote for vote in proven if vote.subject not in editors)
     if len(voters) < quorum:
         why = "; ".join(reasons) or "there is no signed vote in the log"
         raise Unproven(f"policy asks for {quorum} signed approvals, {len(voters)} hold: {why}")
 
 
-def _proven(counted: CountedVote, ballot: ExpectedVote, trust: VoteTrust, now: datetime) -> list[VerifiedVote]:
+def _verified_approvals_of(
+    counted: CountedVote, ballot: ExpectedVote, trust: VoteTrustAnchors, now: datetime
+) -> list[VerifiedVote]:
     if counted.proof is None:
         return []
     vote = verify_vote(counted.proof, ballot, trust.roots, now)

@@ -47,7 +47,7 @@ def signers_seq_when_checked(
 
     Without `keys`, for those who trust the log that the receipt is from, its signature is not asked for.
     """
-    if receipt is None or (keys is not None and not _holds(receipt, keys)):
+    if receipt is None or (keys is not None and not _is_receipt_signature_valid(receipt, keys)):
         return None
     try:
         stated = parse_signed_statement(receipt.statement, VoteReceiptStatement)
@@ -61,7 +61,7 @@ def signers_seq_when_checked(
     return stated.signers_seq if is_about_it else None
 
 
-def _holds(receipt: VoteReceipt, keys: ReceiptKeys) -> bool:
+def _is_receipt_signature_valid(receipt: VoteReceipt, keys: ReceiptKeys) -> bool:
     try:
         signature = base64.b64decode(receipt.signature, validate=True)
     except (binascii.Error, ValueError):

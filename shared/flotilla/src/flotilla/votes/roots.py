@@ -28,7 +28,7 @@ from flotilla.votes.keys import SignerPublicKey, parse_signer_key
 from flotilla.votes.relying_party import RelyingParty
 
 
-class _Root(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _RootEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tenant: str
     subject: str
     kind: SignerKind
@@ -36,19 +36,19 @@ class _Root(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     credential_id: str = ""
 
 
-class _Passkeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _PasskeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rp_id: str
     origins: list[str]
 
 
-class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    roots: list[_Root] = []
-    passkeys: _Passkeys | None = None
+class _VoteRootsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    roots: list[_RootEntry] = []
+    passkeys: _PasskeySettings | None = None
     revoked: list[str] = []
 
 
 @dataclass(frozen=True, slots=True)
-class Root:
+class VoteRoot:
     """A key whose holder may approve other people's keys in one tenant."""
 
     tenant: str
@@ -60,7 +60,7 @@ class Root:
 class VoteRoots:
     """What a verifier trusts. Without roots no signature counts."""
 
-    roots: tuple[Root, ...] = ()
+    roots: tuple[VoteRoot, ...] = ()
     passkeys: RelyingParty | None = None
     revoked: frozenset[str] = frozenset()
 
@@ -91,11 +91,11 @@ def parse_vote_roots(text: str) -> VoteRoots:
     Raises:
         tomllib.TOMLDecodeError, msgspec.ValidationError, Unproven: something in it is not as it should be.
     """
-    written = msgspec.convert(tomllib.loads(text), _File)
+    written = msgspec.convert(tomllib.loads(text), _VoteRootsFile)
     if unknown := [name for name in written.revoked if not name.startswith("SHA256:")]:
         raise Unproven(f"`revoked` takes fingerprints, `SHA256:...`, not {', '.join(unknown)}")
     roots = [
-        Root(root.tenant, root.subject, parse_signer_key(root.kind, root.public_key, root.credential_id))
+        VoteRoot(root.tenant, root.subject, parse_signer_key(root.kind, root.public_key, root.credential_id))
         for root in written.roots
     ]
     found = written.passkeys

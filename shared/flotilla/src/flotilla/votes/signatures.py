@@ -4,7 +4,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from flotilla.contracts.votes import SSH_NAMESPACE, Signature, Signed
-from flotilla.votes.errors import Unproven, passkey_library
+from flotilla.votes.errors import Unproven, require_passkey_library
 from flotilla.votes.keys import SignerPublicKey, decode_base64, load_ssh_key
 from flotilla.votes.relying_party import RelyingParty
 from flotilla.votes.sshsig import verify_sshsig
@@ -18,9 +18,9 @@ def verify_signature(signed: Signed, key: SignerPublicKey, passkeys: RelyingPart
     """
     message, signature = signed.statement.encode(), signed.signature
     if key.kind == "passkey":
-        with passkey_library():
-            from flotilla.votes.passkeys import verify_assertion
-        return verify_assertion(key.blob, key.credential_id, message, signature, passkeys)
+        with require_passkey_library():
+            from flotilla.votes.passkeys import verify_passkey_assertion
+        return verify_passkey_assertion(key.blob, key.credential_id, message, signature, passkeys)
     if signature.client_data or signature.authenticator_data:
         raise Unproven(f"a signature of kind {key.kind} is its value alone")
     if key.kind == "ssh":

@@ -11,7 +11,7 @@ from flotilla.votes.errors import Unproven
 APPROVED, REVOKED = "signer_approved", "signer_revoked"
 
 
-class _Details(msgspec.Struct, frozen=True):
+class _KeyChangeDetails(msgspec.Struct, frozen=True):
     fingerprint: str
 
 
@@ -24,7 +24,7 @@ class SignerHistory:
         self._approved: dict[str, int] = {}
         self._revoked: dict[str, int] = {}
 
-    def add_events(self, head_seq: int, events: Iterable[tuple[int, bytes]]) -> None:
+    def add_audit_events(self, head_seq: int, events: Iterable[tuple[int, bytes]]) -> None:
         """Take the events after `head_seq` of before, each with its place in the log; those of other kinds are skipped.
 
         Raises:
@@ -36,19 +36,19 @@ class SignerHistory:
                 "revocations. If it was restored on purpose, restart this service"
             )
         for seq, body in events:
-            self._take(seq, body)
+            self._add_key_change(seq, body)
         self.head_seq = head_seq
 
-    def _take(self, seq: int, body: bytes) -> None:
+    def _add_key_change(self, seq: int, body: bytes) -> None:
         try:
             event = decode_event(body)
             if (change := event.data.get("change")) in (APPROVED, REVOKED):
                 known = self._approved if change == APPROVED else self._revoked
-                known.setdefault(msgspec.convert(event.data.get("details"), _Details).fingerprint, seq)
+                known.setdefault(msgspec.convert(event.data.get("details"), _KeyChangeDetails).fingerprint, seq)
         except (Undecodable, msgspec.ValidationError) as error:
             raise Unproven(f"event {seq} of the log of signing keys can't be read: {error}") from error
 
-    def revocation_seq(self, fingerprint: str) -> int | None:
+    def key_revocation_seq(self, fingerprint: str) -> int | None:
         """Return the place in the log of the key's revocation; None while there is none."""
         return self._revoked.get(fingerprint)
 

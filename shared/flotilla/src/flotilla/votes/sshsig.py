@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from flotilla.votes.errors import Unproven
 from flotilla.votes.keys import SshKey, load_ssh_key
 
-MAGIC = b"SSHSIG"
+SSHSIG_MAGIC = b"SSHSIG"
 _BEGIN, _END = "-----BEGIN SSH SIGNATURE-----", "-----END SSH SIGNATURE-----"
-_HASHES = {b"sha256": hashlib.sha256, b"sha512": hashlib.sha512}
+_HASH_BY_NAME = {b"sha256": hashlib.sha256, b"sha512": hashlib.sha512}
 
 
 def verify_sshsig(public_key: str, message: bytes, armored: str, namespace: str) -> None:
@@ -23,37 +23,39 @@ def verify_sshsig(public_key: str, message: bytes, armored: str, namespace: str)
     Raises:
         Unproven: it is not.
     """
-    reader = _Reader(_dearmored(armored))
-    if reader.take(len(MAGIC)) != MAGIC or reader.number() != 1:
+    reader = _SshWireReader(_decode_armor(armored))
+    if reader.read_bytes(len(SSHSIG_MAGIC)) != SSHSIG_MAGIC or reader.read_uint32() != 1:
         raise Unproven("not an SSH signature of version 1")
     key = load_ssh_key(public_key)
-    if reader.string() != binascii.a2b_base64(public_key.split(" ")[1]):
+    if reader.read_string() != binascii.a2b_base64(public_key.split(" ")[1]):
         raise Unproven("the SSH signature is of another key")
-    if (named := reader.string()) != namespace.encode():
+    if (named := reader.read_string()) != namespace.encode():
         raise Unproven(f"the SSH signature is for namespace {named!r}: sign with -n {namespace}")
-    reserved, algorithm, signature = reader.string(), reader.string(), reader.string()
-    reader.finish()
-    if (hashed := _HASHES.get(algorithm)) is None:
+    reserved, algorithm, signature = reader.read_string(), reader.read_string(), reader.read_string()
+    reader.check_at_end()
+    if (hashed := _HASH_BY_NAME.get(algorithm)) is None:
         raise Unproven(f"the SSH signature uses the hash {algorithm!r}, not sha256 or sha512")
-    signed = MAGIC + b"".join(map(_string, (namespace.encode(), reserved, algorithm, hashed(message).digest())))
+    signed = SSHSIG_MAGIC + b"".join(
+        map(_encode_ssh_string, (namespace.encode(), reserved, algorithm, hashed(message).digest()))
+    )
     try:
-        _verify(key, signature, signed)
+        _verify_signature_blob(key, signature, signed)
     except InvalidSignature as error:
         raise Unproven("the SSH signature does not hold") from error
 
 
-def _verify(key: SshKey, signature: bytes, signed: bytes) -> None:
-    reader = _Reader(signature)
-    algorithm, value = reader.string(), reader.string()
-    reader.finish()
+def _verify_signature_blob(key: SshKey, signature: bytes, signed: bytes) -> None:
+    reader = _SshWireReader(signature)
+    algorithm, value = reader.read_string(), reader.read_string()
+    reader.check_at_end()
     if isinstance(key, Ed25519PublicKey):
         _check_algorithm(algorithm, b"ssh-ed25519")
         key.verify(value, signed)
         return
     _check_algorithm(algorithm, b"ecdsa-sha2-nistp256")
-    numbers = _Reader(value)
-    r, s = (int.from_bytes(numbers.string(), "big", signed=True) for _ in range(2))
-    numbers.finish()
+    numbers = _SshWireReader(value)
+    r, s = (int.from_bytes(numbers.read_string(), "big", signed=True) for _ in range(2))
+    numbers.check_at_end()
     if r <= 0 or s <= 0:
         raise InvalidSignature
     key.verify(encode_dss_signature(r, s), signed, ECDSA(SHA256()))
@@ -64,7 +66,7 @@ def _check_algorithm(algorithm: bytes, expected: bytes) -> None:
         raise Unproven(f"the SSH signature's algorithm is {algorithm!r}, not {expected!r}")
 
 
-def _dearmored(armored: str) -> bytes:
+def _decode_armor(armored: str) -> bytes:
     lines = armored.strip().splitlines()
     if not lines or lines[0] != _BEGIN or lines[-1] != _END:
         raise Unproven("not the text that ssh-keygen -Y sign writes")
@@ -74,18 +76,18 @@ def _dearmored(armored: str) -> bytes:
         raise Unproven("the SSH signature is not base64") from error
 
 
-def _string(value: bytes) -> bytes:
+def _encode_ssh_string(value: bytes) -> bytes:
     return len(value).to_bytes(4, "big") + value
 
 
-class _Reader:
+class _SshWireReader:
     """The wire form of RFC 4251, section 5."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._at = 0
 
-    def take(self, size: int) -> bytes:
+    def read_bytes(self, size: int) -> bytes:
         """Return the next `size` bytes."""
         part = self._data[self._at : self._at + size]
         if len(part) != size:
@@ -93,15 +95,15 @@ class _Reader:
         self._at += size
         return part
 
-    def number(self) -> int:
+    def read_uint32(self) -> int:
         """Return the next uint32."""
-        return int.from_bytes(self.take(4), "big")
+        return int.from_bytes(self.read_bytes(4), "big")
 
-    def string(self) -> bytes:
+    def read_string(self) -> bytes:
         """Return the next string."""
-        return self.take(self.number())
+        return self.read_bytes(self.read_uint32())
 
-    def finish(self) -> None:
+    def check_at_end(self) -> None:
         """Check that nothing follows."""
         if self._at != len(self._data):
             raise Unproven("the SSH signature has more than it should")

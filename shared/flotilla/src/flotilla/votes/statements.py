@@ -9,13 +9,13 @@ import msgspec
 from flotilla.contracts.votes import SignerApproval, SignerStatement, VoteReceiptStatement, VoteStatement
 from flotilla.votes.errors import Unproven
 
-Statement: TypeAlias = VoteStatement | SignerStatement | SignerApproval | VoteReceiptStatement
+SignedStatement: TypeAlias = VoteStatement | SignerStatement | SignerApproval | VoteReceiptStatement
 S = TypeVar("S", VoteStatement, SignerStatement, SignerApproval, VoteReceiptStatement)
-MAX_BYTES = 8192
+MAX_STATEMENT_BYTES = 8192
 _encoder = msgspec.json.Encoder()
 
 
-def canonical_statement_text(statement: Statement) -> str:
+def canonical_statement_text(statement: SignedStatement) -> str:
     """Return the text that is signed."""
     return _encoder.encode(statement).decode()
 
@@ -26,8 +26,8 @@ def parse_signed_statement(text: str, kind: type[S]) -> S:
     Raises:
         Unproven: it is another kind of statement, or is not spelled as `written` spells it.
     """
-    if len(text) > MAX_BYTES:
-        raise Unproven(f"a statement has at most {MAX_BYTES} characters")
+    if len(text) > MAX_STATEMENT_BYTES:
+        raise Unproven(f"a statement has at most {MAX_STATEMENT_BYTES} characters")
     try:
         statement = msgspec.json.decode(text, type=kind)
         is_as_written = canonical_statement_text(statement) == text

@@ -12,7 +12,7 @@ from flotilla.contracts.names import is_valid_id, run_workflow_id
 from flotilla.contracts.requests import WorkflowRequest
 from flotilla.workflows.calls import children as call
 from flotilla.workflows.context import RunContext
-from flotilla.workflows.delegation import ATTEMPT_TIMEOUT, PATIENT, failure_reason
+from flotilla.workflows.delegation import ATTEMPT_TIMEOUT, UNLIMITED_RETRIES, failure_reason
 from flotilla.workflows.gated_tools import wait_for_cancelled_child
 from flotilla.workflows.interruption import wait_ignoring_cancellation
 from flotilla.workflows.journal import RunJournal
@@ -26,7 +26,7 @@ class ChildRuns:
         self._context = context
         self._journal = journal
 
-    async def run(self, step: str, name: str, data: JsonObject, session_id: str | None) -> JsonObject | None:
+    async def run_child(self, step: str, name: str, data: JsonObject, session_id: str | None) -> JsonObject | None:
         """Start a run of workflow `name` and return what it returns.
 
         Raises:
@@ -43,20 +43,20 @@ class ChildRuns:
             "workflow": name,
             "child_session_id": session_id or run_id,
         }
-        await self._note("run_child_started", details)
+        await self._note_change("run_child_started", details)
         try:
-            output = await self._ended(name, self._request(name, data, run_id, session_id))
+            output = await self._start_child_and_wait(name, self._make_child_request(name, data, run_id, session_id))
         except FailureError as error:
             cause = error.cause if isinstance(error, ChildWorkflowError) and error.cause else error
             trouble = failure_reason(cause)
             status = "cancelled" if trouble.cancelled else "failed"
-            await self._note("run_child_finished", {**details, "status": status, "error": trouble.message})
+            await self._note_change("run_child_finished", {**details, "status": status, "error": trouble.message})
             # That the child was cancelled does not cancel this run.
             raise StepFailed(step, replace(trouble, cancelled=False)) from error
-        await self._note("run_child_finished", {**details, "status": "done"})
+        await self._note_change("run_child_finished", {**details, "status": "done"})
         return output
 
-    def _request(self, name: str, data: JsonObject, run_id: str, session_id: str | None) -> WorkflowRequest:
+    def _make_child_request(self, name: str, data: JsonObject, run_id: str, session_id: str | None) -> WorkflowRequest:
         context = self._context
         return WorkflowRequest(
             workflow=name,
@@ -71,13 +71,13 @@ class ChildRuns:
             parent_run_id=context.key.run_id,
         )
 
-    async def _ended(self, name: str, request: WorkflowRequest) -> JsonObject | None:
+    async def _start_child_and_wait(self, name: str, request: WorkflowRequest) -> JsonObject | None:
         found: call.WorkflowServer = await workflow.execute_local_activity(
             call.FIND_WORKFLOW,
             call.FindWorkflow(name=name),
             result_type=call.WorkflowServer,
             start_to_close_timeout=ATTEMPT_TIMEOUT,
-            retry_policy=PATIENT,
+            retry_policy=UNLIMITED_RETRIES,
         )
         child: workflow.ChildWorkflowHandle[Any, JsonObject | None] = await workflow.start_child_workflow(
             name,
@@ -97,7 +97,7 @@ class ChildRuns:
             )  # a second cancellation is none: the child has one already
             raise
 
-    async def _note(self, change: str, details: JsonObject) -> None:
+    async def _note_change(self, change: str, details: JsonObject) -> None:
         if self._journal is not None:
-            self._journal.note(change, details)
+            self._journal.note_run_change(change, details)
             await self._journal.append_notes()

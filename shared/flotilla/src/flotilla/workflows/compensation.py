@@ -14,7 +14,7 @@ from flotilla.workflows.delegation import failure_reason
 from flotilla.workflows.inbox import RunEventInbox
 from flotilla.workflows.journal import RunJournal
 
-SAGA_EVENT = "saga"
+SAGA_OPERATOR_EVENT = "saga"
 """The event from outside that brings an operator's verb: `{"step", "verb", "reason"}`."""
 
 
@@ -22,7 +22,7 @@ class RunSaga(Saga):
     """A saga as an `async with` block: whatever ends the block early undoes the steps that were begun in it."""
 
     def __init__(self, journal: RunJournal | None, inbox: RunEventInbox) -> None:
-        super().__init__(self._record, _described)
+        super().__init__(self._record_step_change, _describe_failure)
         self._journal = journal
         self._inbox = inbox
 
@@ -39,17 +39,17 @@ class RunSaga(Saga):
 
     async def compensate(self) -> None:
         """Undo every step that was begun, last first; return when all are undone, skipped or resolved."""
-        listening = asyncio.create_task(self._listen())
+        listening = asyncio.create_task(self._apply_operator_verbs())
         try:
             await super().compensate()
         finally:
             listening.cancel()
 
-    async def _listen(self) -> None:
+    async def _apply_operator_verbs(self) -> None:
         """Hand operators' verbs to what is parked. One that fits nothing changes nothing."""
         while True:
-            await workflow.wait_condition(lambda: self._inbox.has(SAGA_EVENT))
-            event = self._inbox.take(SAGA_EVENT)
+            await workflow.wait_condition(lambda: self._inbox.has_event(SAGA_OPERATOR_EVENT))
+            event = self._inbox.take_event(SAGA_OPERATOR_EVENT)
             verb = event.data.get("verb") if event else None
             if event is None or verb not in get_args(Verb):
                 continue
@@ -58,13 +58,13 @@ class RunSaga(Saga):
             except (NotParked, UnknownStep) as refused:
                 workflow.logger.warning("saga: %s", refused)
 
-    async def _record(self, _steps: list[SagaStepState], changed: SagaStepState) -> None:
+    async def _record_step_change(self, _steps: list[SagaStepState], changed: SagaStepState) -> None:
         if self._journal is not None:
             details: JsonObject = to_builtins(changed)
-            self._journal.note("run_saga_step", details)
+            self._journal.note_run_change("run_saga_step", details)
             await self._journal.append_notes()
 
 
-def _described(error: BaseException) -> str:
+def _describe_failure(error: BaseException) -> str:
     trouble = failure_reason(error)
     return f"{trouble.type}: {trouble.message}"

@@ -17,9 +17,9 @@ from flotilla.workflows.execution import run_workflow_to_completion
 from flotilla.workflows.run import Run
 
 C = TypeVar("C", bound=type)
-_NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
-_DECLARED = "__flotilla_workflow__"
-_PARAMETERS = 3
+_WORKFLOW_NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
+_DECLARATION_ATTRIBUTE = "__flotilla_workflow__"
+_RUN_PARAMETER_COUNT = 3
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,15 @@ class DeclaredWorkflow:
     @cached_property
     def input(self) -> Codec[Any]:
         """What `run` takes."""
-        return Codec(self._types[0], f"the input of workflow {self.name}")
+        return Codec(self._input_and_output_types[0], f"the input of workflow {self.name}")
 
     @cached_property
     def output(self) -> Codec[Any]:
         """What `run` returns."""
-        return Codec(self._types[1], f"the output of workflow {self.name}")
+        return Codec(self._input_and_output_types[1], f"the output of workflow {self.name}")
 
     @cached_property
-    def _types(self) -> tuple[Any, Any]:
+    def _input_and_output_types(self) -> tuple[Any, Any]:
         try:
             hints = get_type_hints(self.code)
         except NameError as error:
@@ -66,7 +66,7 @@ class DeclaredWorkflow:
         taken = self.input.schema()
         if "properties" in taken:
             taken.setdefault("additionalProperties", False)  # a typo is not a field that nobody reads
-        return taken, {"type": "null"} if self._types[1] is type(None) else self.output.schema()
+        return taken, {"type": "null"} if self._input_and_output_types[1] is type(None) else self.output.schema()
 
 
 def flotilla_workflow(*, name: str, version: str) -> Callable[[C], C]:
@@ -81,7 +81,7 @@ def flotilla_workflow(*, name: str, version: str) -> Callable[[C], C]:
 
     def declare(cls: C) -> C:
         code = vars(cls).get("run")
-        _check(name, version, cls, code)
+        _check_declaration(name, version, cls, code)
         assert code is not None  # noqa: S101 - checked
         declared = DeclaredWorkflow(name, version, cls, code)
 
@@ -95,26 +95,26 @@ def flotilla_workflow(*, name: str, version: str) -> Callable[[C], C]:
 
         run.__module__, run.__qualname__, run.__doc__ = cls.__module__, f"{cls.__qualname__}.run", code.__doc__
         cls.run = workflow.run(run)  # type: ignore[attr-defined]
-        setattr(cls, _DECLARED, declared)
+        setattr(cls, _DECLARATION_ATTRIBUTE, declared)
         return workflow.defn(name=name)(cls)
 
     return declare
 
 
-def declaration_of(found: object) -> DeclaredWorkflow | None:
+def find_workflow_declaration(found: object) -> DeclaredWorkflow | None:
     """Return how `found` was declared; None when it was not."""
-    declared = vars(found).get(_DECLARED) if isinstance(found, type) else None
+    declared = vars(found).get(_DECLARATION_ATTRIBUTE) if isinstance(found, type) else None
     return declared if isinstance(declared, DeclaredWorkflow) else None
 
 
-def _check(name: str, version: str, cls: type, code: object) -> None:
+def _check_declaration(name: str, version: str, cls: type, code: object) -> None:
     where = f"workflow {name!r} ({cls.__module__}.{cls.__qualname__})"
-    if not _NAME.fullmatch(name):
+    if not _WORKFLOW_NAME.fullmatch(name):
         raise ConfigurationError(f"{where}: a name is lower-case letters, digits and hyphens, 63 at most")
-    if not version.strip() or len(version) > _MAX_VERSION:
-        raise ConfigurationError(f"{where}: give a version of 1 to {_MAX_VERSION} characters")
-    if not inspect.iscoroutinefunction(code) or len(inspect.signature(code).parameters) != _PARAMETERS:
+    if not version.strip() or len(version) > _MAX_VERSION_CHARS:
+        raise ConfigurationError(f"{where}: give a version of 1 to {_MAX_VERSION_CHARS} characters")
+    if not inspect.iscoroutinefunction(code) or len(inspect.signature(code).parameters) != _RUN_PARAMETER_COUNT:
         raise ConfigurationError(f"{where} needs `async def run(self, run: Run, request: …) -> …`")
 
 
-_MAX_VERSION = 100
+_MAX_VERSION_CHARS = 100

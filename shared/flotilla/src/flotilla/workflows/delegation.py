@@ -23,26 +23,26 @@ from flotilla.workflows.calls.delegation import (
     TELL_AGENT_CANCELLED,
     AgentFailure,
     CancelledTask,
-    EndedTask,
+    EndedTaskReference,
     TaskOutcome,
 )
 from flotilla.workflows.gated_tools import OnPause, wait_for_verdicts
 from flotilla.workflows.interruption import wait_ignoring_cancellation
 
 T = TypeVar("T")
-MAX_PAUSES = 50
+MAX_PAUSES_PER_TASK = 50
 """How often one task may pause for people, before its pause counts as a failure."""
 
 ANSWER_TIMEOUT = timedelta(minutes=30)
 """How long one try may take, the agents' scaling up included; longer where an agent asks for more than the usual."""
-USUAL_LIMIT_S = 600.0
+USUAL_TASK_TIMEOUT_S = 600.0
 """How long an agent works at a task, unless it says otherwise."""
 TIMED_OUT = "Timeout"
 CALLS_ARE_SETTLED = "gated-calls-follow-their-tool"
 """Before this patch an approved call counted as completed before its tool ran."""
 SILENCE_TIMEOUT = timedelta(seconds=20)
 """An attempt without a sign of life ends here; the next one looks whether the task must be published again."""
-_UNTIL_ANSWERED = RetryPolicy(
+_DELEGATE_ACTIVITY_RETRIES = RetryPolicy(
     initial_interval=timedelta(seconds=1), backoff_coefficient=2, maximum_interval=timedelta(seconds=10)
 )
 
@@ -54,9 +54,9 @@ LLM_RETRIES = RetryPolicy(
     non_retryable_error_types=["ValueError"],
 )
 """For failures that an agent reports."""
-LONGEST_WAIT = timedelta(minutes=5)
+MAX_RETRY_AFTER_WAIT = timedelta(minutes=5)
 """The most that a try is put off because an endpoint asks for it."""
-WHILE_SUSPENDED = RetryPolicy(
+SUSPENDED_RETRY_INTERVAL = RetryPolicy(
     initial_interval=timedelta(seconds=2), backoff_coefficient=2.0, maximum_interval=timedelta(minutes=10)
 )
 """When a task is given out again whose tenant is suspended. A history has room for weeks of it."""
@@ -66,7 +66,7 @@ DATABASE_RETRIES = RetryPolicy(
     maximum_interval=timedelta(seconds=60),
     maximum_attempts=5,
 )
-PATIENT = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30))
+UNLIMITED_RETRIES = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30))
 """For what must happen, however long the database is unavailable."""
 ATTEMPT_TIMEOUT = timedelta(seconds=10)
 """How long one attempt at the database may take; also how long a killed worker's attempt is waited for."""
@@ -89,11 +89,11 @@ async def delegate(
     """
     pauses = PauseCounter()
     try:
-        return await _tries(task, retries, on_pause, limits_s or {}, pauses)
+        return await _delegate_until_answered(task, retries, on_pause, limits_s or {}, pauses)
     finally:
         # An evicted workflow's coroutine is closed outside of it, where there is nothing to settle.
         if pauses.count and workflow.in_workflow() and workflow.patched(CALLS_ARE_SETTLED):
-            await wait_ignoring_cancellation(_settle_calls(task, is_over=True))
+            await wait_ignoring_cancellation(_settle_gated_calls(task, is_over=True))
 
 
 @dataclass(slots=True)
@@ -103,22 +103,22 @@ class PauseCounter:
     count: int = 0
 
 
-async def _settle_calls(task: AgentTask, *, is_over: bool) -> None:
+async def _settle_gated_calls(task: AgentTask, *, is_over: bool) -> None:
     await workflow.execute_local_activity(
         SETTLE_CALLS,
-        EndedTask(tenant_id=task.tenant_id, task_id=task.task_id, is_over=is_over),
+        EndedTaskReference(tenant_id=task.tenant_id, task_id=task.task_id, is_over=is_over),
         start_to_close_timeout=ATTEMPT_TIMEOUT,
-        retry_policy=PATIENT,
+        retry_policy=UNLIMITED_RETRIES,
     )
 
 
 def _answer_timeout(task: AgentTask, limits_s: Mapping[str, float]) -> timedelta:
     """How long one try may take: the agents' scaling up, and what the agents of the slip need beyond the usual."""
-    needed = [task.timeout_s or limits_s.get(agent, USUAL_LIMIT_S) for agent in (task.agent, *task.slip)]
-    return ANSWER_TIMEOUT + timedelta(seconds=sum(max(0.0, limit - USUAL_LIMIT_S) for limit in needed))
+    needed = [task.timeout_s or limits_s.get(agent, USUAL_TASK_TIMEOUT_S) for agent in (task.agent, *task.slip)]
+    return ANSWER_TIMEOUT + timedelta(seconds=sum(max(0.0, limit - USUAL_TASK_TIMEOUT_S) for limit in needed))
 
 
-async def _tries(
+async def _delegate_until_answered(
     task: AgentTask,
     retries: RetryPolicy,
     on_pause: OnPause | None,
@@ -128,33 +128,35 @@ async def _tries(
     attempt, failures, holds, timeout = 1, 0, 0, _answer_timeout(task, limits_s)
     while True:
         try:
-            return await _one_try(replace(task, attempt=attempt), timeout)
+            return await _delegate_one_attempt(replace(task, attempt=attempt), timeout)
         except ActivityError as error:
-            if _is_held(error):
+            if _is_held_back_by_suspension(error):
                 holds += 1
-                await workflow.sleep(retry_delay(WHILE_SUSPENDED, holds), summary=f"{task.tenant_id} is suspended")
+                await workflow.sleep(
+                    retry_delay(SUSPENDED_RETRY_INTERVAL, holds), summary=f"{task.tenant_id} is suspended"
+                )
                 continue
-            pause = None if task.replay else _pause_in(error)  # a replay asks nobody, and calls nothing
-            if pause is not None and pauses.count < MAX_PAUSES:
+            pause = None if task.replay else _pause_from_error(error)  # a replay asks nobody, and calls nothing
+            if pause is not None and pauses.count < MAX_PAUSES_PER_TASK:
                 if pauses.count and workflow.patched(CALLS_ARE_SETTLED):
-                    await _settle_calls(task, is_over=False)
+                    await _settle_gated_calls(task, is_over=False)
                 pauses.count += 1
                 await asyncio.gather(
                     wait_for_verdicts(task, pause, on_pause),
-                    *(_mcp_call(task, call, on_pause, limits_s) for call in pause.calls),
+                    *(_delegate_mcp_call(task, call, on_pause, limits_s) for call in pause.calls),
                 )
             else:
                 failures += 1
-                if not _may_pass(error, retries, failures):
+                if not _is_retry_allowed(error, retries, failures):
                     raise
                 await workflow.sleep(
-                    _wait_before_the_next(error, retries, failures),
+                    _wait_before_next_attempt(error, retries, failures),
                     summary=f"before try {attempt + 1} of {task.task_id}",
                 )
             attempt += 1
 
 
-async def _one_try(task: AgentTask, timeout: timedelta) -> TaskOutcome:
+async def _delegate_one_attempt(task: AgentTask, timeout: timedelta) -> TaskOutcome:
     first = task.attempt == 1
     handle = workflow.start_activity(
         DELEGATE,
@@ -163,27 +165,27 @@ async def _one_try(task: AgentTask, timeout: timedelta) -> TaskOutcome:
         activity_id=task.task_id if first else f"{task.task_id}#{task.attempt}",
         schedule_to_close_timeout=timeout,
         heartbeat_timeout=SILENCE_TIMEOUT,
-        retry_policy=_UNTIL_ANSWERED,
+        retry_policy=_DELEGATE_ACTIVITY_RETRIES,
         cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         summary=task.agent,
     )
     try:
         return cast("TaskOutcome", await asyncio.shield(handle))
     except asyncio.CancelledError:
-        await _call_off(handle, task)
+        await _cancel_delegated_task(handle, task)
         raise
     except ActivityError as error:
-        if timeout > ANSWER_TIMEOUT and _is_too_late(error):
+        if timeout > ANSWER_TIMEOUT and _is_timed_out_attempt(error):
             message = f"no answer within {timeout.total_seconds():g} s"
             raise ApplicationError(message, type=TIMED_OUT, non_retryable=True) from error
         raise
 
 
-def _is_too_late(error: ActivityError) -> bool:
+def _is_timed_out_attempt(error: ActivityError) -> bool:
     return isinstance(error.cause, TimeoutError) and error.cause.type == TimeoutType.SCHEDULE_TO_CLOSE
 
 
-async def _call_off(handle: "workflow.ActivityHandle[Any]", task: AgentTask) -> None:
+async def _cancel_delegated_task(handle: "workflow.ActivityHandle[Any]", task: AgentTask) -> None:
     """Tells the agent at once, not only at its next heartbeat, then waits until it has stopped."""
     handle.cancel()
     await workflow.execute_local_activity(
@@ -198,7 +200,7 @@ async def _call_off(handle: "workflow.ActivityHandle[Any]", task: AgentTask) -> 
         workflow.logger.info("task %s called off", task.task_id)
 
 
-def _pause_in(error: ActivityError) -> AgentFailure | None:
+def _pause_from_error(error: ActivityError) -> AgentFailure | None:
     cause = error.cause
     if not isinstance(cause, ApplicationError) or cause.type != APPROVAL_REQUIRED:
         return None
@@ -209,7 +211,7 @@ def _pause_in(error: ActivityError) -> AgentFailure | None:
     return pause if all(call.call_id.startswith(mcp_call_id_prefix(pause.task_id)) for call in pause.calls) else None
 
 
-async def _mcp_call(
+async def _delegate_mcp_call(
     task: AgentTask, call: McpCallNeeded, on_pause: OnPause | None, limits_s: Mapping[str, float]
 ) -> None:
     """Have the tool gateway make the call; the task's next try reads from the database what came of it.
@@ -230,31 +232,31 @@ async def _mcp_call(
     try:
         await delegate(wanted, LLM_RETRIES, on_pause, limits_s)
     except ActivityError as error:
-        if not _details(error):
+        if not _failure_details(error):
             raise
         workflow.logger.info("call %s failed: %s", call.call_id, error.cause)
 
 
-def _is_held(error: ActivityError) -> bool:
+def _is_held_back_by_suspension(error: ActivityError) -> bool:
     return isinstance(error.cause, ApplicationError) and error.cause.type == SUSPENDED
 
 
-def _may_pass(error: ActivityError, retries: RetryPolicy, attempt: int) -> bool:
+def _is_retry_allowed(error: ActivityError, retries: RetryPolicy, attempt: int) -> bool:
     cause = error.cause
     if not isinstance(cause, ApplicationError) or attempt >= retries.maximum_attempts:
         return False
     if cause.type in (retries.non_retryable_error_types or []):
         return False
-    return any(_is_retryable(detail) for detail in cause.details)
+    return any(_is_retryable_failure(detail) for detail in cause.details)
 
 
-def _wait_before_the_next(error: ActivityError, retries: RetryPolicy, failures: int) -> timedelta:
-    """The policy's wait, or as long as the endpoint behind the agent asks for, within `LONGEST_WAIT`."""
-    asked = max((_retry_after_s(detail) for detail in _details(error)), default=0.0)
-    return max(retry_delay(retries, failures), timedelta(seconds=min(asked, LONGEST_WAIT.total_seconds())))
+def _wait_before_next_attempt(error: ActivityError, retries: RetryPolicy, failures: int) -> timedelta:
+    """The policy's wait, or as long as the endpoint behind the agent asks for, within `MAX_RETRY_AFTER_WAIT`."""
+    asked = max((_retry_after_s(detail) for detail in _failure_details(error)), default=0.0)
+    return max(retry_delay(retries, failures), timedelta(seconds=min(asked, MAX_RETRY_AFTER_WAIT.total_seconds())))
 
 
-def _details(error: ActivityError) -> Sequence[object]:
+def _failure_details(error: ActivityError) -> Sequence[object]:
     return error.cause.details if isinstance(error.cause, ApplicationError) else ()
 
 
@@ -263,7 +265,7 @@ def _retry_after_s(detail: object) -> float:
     return float(asked) if isinstance(asked, int | float) and asked > 0 else 0.0
 
 
-def _is_retryable(detail: object) -> bool:
+def _is_retryable_failure(detail: object) -> bool:
     return isinstance(detail, dict) and "retryable" in detail and from_builtins(detail, AgentFailure).retryable
 
 
@@ -274,7 +276,7 @@ def retry_delay(retries: RetryPolicy, attempt: int) -> timedelta:
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class StepTrouble:
     """Why a step failed, in words that a person can use."""
 
     type: str
@@ -286,31 +288,31 @@ class Trouble:
     """Which step of the run failed, where one did."""
 
 
-def failure_reason(error: BaseException) -> Trouble:
+def failure_reason(error: BaseException) -> StepTrouble:
     """The cause behind an activity's failure, without Temporal's wrapping, short enough for a row and an event."""
-    trouble = _whole_trouble_of(error)
+    trouble = _unshortened_failure_reason(error)
     return replace(trouble, message=trouble.message[:MAX_REASON_CHARS])
 
 
-def _whole_trouble_of(error: BaseException) -> Trouble:
+def _unshortened_failure_reason(error: BaseException) -> StepTrouble:
     if isinstance(error, asyncio.CancelledError):
-        return Trouble("Cancelled", "the workflow was cancelled", timed_out=False, cancelled=True, retryable=False)
+        return StepTrouble("Cancelled", "the workflow was cancelled", timed_out=False, cancelled=True, retryable=False)
     cause = error.cause if isinstance(error, ActivityError) and error.cause else error
     if isinstance(cause, ApplicationError):
         kind = cause.type or type(cause).__name__
-        retryable = kind == TIMED_OUT or any(_is_retryable(detail) for detail in cause.details)
-        return Trouble(
+        retryable = kind == TIMED_OUT or any(_is_retryable_failure(detail) for detail in cause.details)
+        return StepTrouble(
             kind, cause.message, timed_out=kind == TIMED_OUT, cancelled=kind == CANCELLED_BY_AGENT, retryable=retryable
         )
     if isinstance(cause, TimeoutError):
         is_delegated = isinstance(error, ActivityError) and error.activity_type == DELEGATE
         message = _timeout_message(cause, is_delegated=is_delegated)
-        return Trouble(TIMED_OUT, message, timed_out=True, cancelled=False, retryable=True)
+        return StepTrouble(TIMED_OUT, message, timed_out=True, cancelled=False, retryable=True)
     cancelled = isinstance(cause, CancelledError)
-    return Trouble(type(cause).__name__, str(cause), timed_out=False, cancelled=cancelled, retryable=False)
+    return StepTrouble(type(cause).__name__, str(cause), timed_out=False, cancelled=cancelled, retryable=False)
 
 
-def run_status_for(trouble: Trouble) -> RunStatus:
+def run_status_for(trouble: StepTrouble) -> RunStatus:
     """How a run ends that met this."""
     if trouble.cancelled:
         return "cancelled"

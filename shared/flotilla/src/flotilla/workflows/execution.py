@@ -15,7 +15,13 @@ from flotilla.contracts.session_events import ErrorRaised
 from flotilla.workflows.calls import custom as call
 from flotilla.workflows.calls.runs import CLOSE_RUN, RUN_CLOSED, BegunRun, CloseRun, RunKey
 from flotilla.workflows.context import RunContext
-from flotilla.workflows.delegation import ANSWER_TIMEOUT, ATTEMPT_TIMEOUT, PATIENT, Trouble, run_status_for
+from flotilla.workflows.delegation import (
+    ANSWER_TIMEOUT,
+    ATTEMPT_TIMEOUT,
+    UNLIMITED_RETRIES,
+    StepTrouble,
+    run_status_for,
+)
 from flotilla.workflows.inbox import RunEventInbox
 from flotilla.workflows.journal import RunJournal
 from flotilla.workflows.lifecycle import run_to_completion
@@ -23,10 +29,10 @@ from flotilla.workflows.questions import RunQuestions
 from flotilla.workflows.run import Run
 from flotilla.workflows.steps import StepNames
 
-Work = Callable[[Run, JsonObject], Awaitable[JsonObject | None]]
+WorkflowBody = Callable[[Run, JsonObject], Awaitable[JsonObject | None]]
 
 
-async def run_workflow_to_completion(name: str, request: WorkflowRequest, work: Work) -> JsonObject | None:
+async def run_workflow_to_completion(name: str, request: WorkflowRequest, work: WorkflowBody) -> JsonObject | None:
     """Begin the run, do `work` and finish it; close it however it ends.
 
     Raises:
@@ -37,12 +43,12 @@ async def run_workflow_to_completion(name: str, request: WorkflowRequest, work: 
         request = replace(request, run_id=workflow.info().workflow_id.removeprefix(run_workflow_id("")))
     if not request.session_id:
         request = replace(request, session_id=request.run_id)
-    execution = _Execution(name, request, work)
-    return await run_to_completion(execution.work(), execution.finish, execution.close)
+    execution = _WorkflowExecution(name, request, work)
+    return await run_to_completion(execution.run_body(), execution.finish_run, execution.close_run)
 
 
-class _Execution:
-    def __init__(self, name: str, request: WorkflowRequest, work: Work) -> None:
+class _WorkflowExecution:
+    def __init__(self, name: str, request: WorkflowRequest, work: WorkflowBody) -> None:
         self._name = name
         self._request = request
         self._work = work
@@ -52,9 +58,9 @@ class _Execution:
         self._questions = RunQuestions(self._key, self._inbox, request.carried.questions)
         self._names = StepNames(request.carried.steps)
 
-    async def work(self) -> JsonObject | None:
+    async def run_body(self) -> JsonObject | None:
         self._inbox.receive_events()
-        run = await self._begin()
+        run = await self._begin_run()
         try:
             output = await self._work(run, self._request.input)
         except FailureError:
@@ -71,7 +77,7 @@ class _Execution:
             )
         return output
 
-    async def _begin(self) -> Run:
+    async def _begin_run(self) -> Run:
         begun = cast(
             "BegunRun",
             await workflow.execute_local_activity(
@@ -80,7 +86,7 @@ class _Execution:
                 result_type=BegunRun,
                 start_to_close_timeout=ATTEMPT_TIMEOUT,
                 schedule_to_close_timeout=ANSWER_TIMEOUT,
-                retry_policy=PATIENT,
+                retry_policy=UNLIMITED_RETRIES,
             ),
         )
         context = RunContext(
@@ -95,31 +101,36 @@ class _Execution:
             acted_by=self._request.acted_by,
         )
         return Run(
-            context, self._journal, self._names, inbox=self._inbox, questions=self._questions, go_on=self._continue
+            context,
+            self._journal,
+            self._names,
+            inbox=self._inbox,
+            questions=self._questions,
+            go_on=self._continue_as_new,
         )
 
-    async def _continue(self, data: JsonObject) -> NoReturn:
+    async def _continue_as_new(self, data: JsonObject) -> NoReturn:
         await self._journal.append_notes()
         carried = Carried(
             steps=self._names.used,
             records=self._journal.written,
             events=self._inbox.waiting,
             seen=self._inbox.seen,
-            questions=self._questions.open,
+            questions=self._questions.open_questions,
         )
         workflow.continue_as_new(replace(self._request, input=data, carried=carried))
 
-    async def finish(self, output: JsonObject | None) -> JsonObject | None:
+    async def finish_run(self, output: JsonObject | None) -> JsonObject | None:
         await self._journal.append_notes()
         await workflow.execute_activity(
             call.FINISH_WORKFLOW,
             call.FinishedWorkflow(run=self._key, output=output),
             start_to_close_timeout=ATTEMPT_TIMEOUT,
-            retry_policy=PATIENT,
+            retry_policy=UNLIMITED_RETRIES,
         )
         return output
 
-    async def close(self, trouble: Trouble) -> None:
+    async def close_run(self, trouble: StepTrouble) -> None:
         if trouble.type == RUN_CLOSED:
             return
         await self._journal.append_notes()
@@ -130,5 +141,5 @@ class _Execution:
             CLOSE_RUN,
             CloseRun(run=self._key, status=run_status_for(trouble), error=None if trouble.cancelled else error),
             start_to_close_timeout=ATTEMPT_TIMEOUT,
-            retry_policy=PATIENT,
+            retry_policy=UNLIMITED_RETRIES,
         )

@@ -16,7 +16,7 @@ from flotilla.workflows.interruption import wait_ignoring_cancellation
 
 OnPause: TypeAlias = Callable[[bool], Awaitable[None]]
 """Told True when the task begins to wait for people, False when it goes on."""
-_MAY_WAIT_AFTER_S = 2.0
+_CHECK_FOR_APPROVAL_AFTER_S = 2.0
 """An action that takes longer may be waiting for people: its run shows whether it does."""
 
 
@@ -30,12 +30,12 @@ async def wait_for_verdicts(task: AgentTask, pause: AgentFailure, on_pause: OnPa
         return
     if on_pause is not None:
         await on_pause(True)  # noqa: FBT003 - a state, not an option
-    await asyncio.gather(*(_ask(task, pause, call) for call in pause.approvals))
+    await asyncio.gather(*(_wait_for_call_verdict(task, pause, call) for call in pause.approvals))
     if on_pause is not None:
         await on_pause(False)  # noqa: FBT003
 
 
-async def _ask(task: AgentTask, pause: AgentFailure, call: ApprovalNeeded) -> None:
+async def _wait_for_call_verdict(task: AgentTask, pause: AgentFailure, call: ApprovalNeeded) -> None:
     request = ActionRequest(
         action=call.action,
         description=call.description,
@@ -49,11 +49,11 @@ async def _ask(task: AgentTask, pause: AgentFailure, call: ApprovalNeeded) -> No
         run_id=task.run_id or "",
         task_id=pause.task_id,
     )
-    vote = await _started(request)
+    vote = await _start_approval_workflow(request)
     try:
         await asyncio.shield(vote)
     except asyncio.CancelledError:
-        await _call_off(vote)
+        await _cancel_vote_and_wait(vote)
         raise
     except ChildWorkflowError as error:
         # Somebody ended the vote itself: its row records it, or the next try asks again.
@@ -67,21 +67,21 @@ async def wait_for_action_end(request: ActionRequest, on_pause: OnPause) -> Acti
         ChildWorkflowError: somebody ended its workflow.
         asyncio.CancelledError: the workflow was cancelled, and so is the action if it was not executed yet.
     """
-    action = await _started(request)
+    action = await _start_approval_workflow(request)
     try:
-        await workflow.wait([action], timeout=_MAY_WAIT_AFTER_S)
+        await workflow.wait([action], timeout=_CHECK_FOR_APPROVAL_AFTER_S)
         if action.done():
             return await action
         await on_pause(True)  # noqa: FBT003 - a state, not an option
         state = await asyncio.shield(action)
         await on_pause(False)  # noqa: FBT003
     except asyncio.CancelledError:
-        await _call_off(action)
+        await _cancel_vote_and_wait(action)
         raise
     return state
 
 
-async def _started(request: ActionRequest) -> "workflow.ChildWorkflowHandle[Any, ActionState]":
+async def _start_approval_workflow(request: ActionRequest) -> "workflow.ChildWorkflowHandle[Any, ActionState]":
     return await workflow.start_child_workflow(
         APPROVAL_WORKFLOW,
         request,
@@ -93,7 +93,7 @@ async def _started(request: ActionRequest) -> "workflow.ChildWorkflowHandle[Any,
     )
 
 
-async def _call_off(vote: "workflow.ChildWorkflowHandle[Any, ActionState]") -> None:
+async def _cancel_vote_and_wait(vote: "workflow.ChildWorkflowHandle[Any, ActionState]") -> None:
     """End the vote with the run, and wait until it is off the inbox, however often that is cancelled."""
     vote.cancel()
     await wait_ignoring_cancellation(wait_for_cancelled_child(vote))

@@ -19,20 +19,20 @@ class RunEventInbox:
 
     def receive_events(self) -> None:
         """Take the events that come from now on, and those that came before."""
-        workflow.set_signal_handler(RUN_EVENT_SIGNAL, self._receive)
+        workflow.set_signal_handler(RUN_EVENT_SIGNAL, self._receive_event)
 
-    def _receive(self, event: OutsideEvent) -> None:
+    def _receive_event(self, event: OutsideEvent) -> None:
         if event.event_id not in self.seen:
             self.seen.append(event.event_id)
             self.waiting.append(event)
-        elif self._wakes_a_question(event):
+        elif self._is_answer_event(event):
             self.waiting.append(event)
 
-    def _wakes_a_question(self, event: OutsideEvent) -> bool:
+    def _is_answer_event(self, event: OutsideEvent) -> bool:
         # A caller who reaches Temporal can use an answer's id first. To wake up twice does no harm: the row decides.
-        return is_answer_event(event.name) and not self.has(event.name) and workflow.patched(ANSWERS_WAKE_AGAIN)
+        return is_answer_event(event.name) and not self.has_event(event.name) and workflow.patched(ANSWERS_WAKE_AGAIN)
 
-    def take(self, name: str) -> OutsideEvent | None:
+    def take_event(self, name: str) -> OutsideEvent | None:
         """Return the oldest event called `name` and forget it; None when there is none."""
         for event in self.waiting:
             if event.name == name:
@@ -40,6 +40,6 @@ class RunEventInbox:
                 return event
         return None
 
-    def has(self, name: str) -> bool:
+    def has_event(self, name: str) -> bool:
         """Return whether an event called `name` waits."""
         return any(event.name == name for event in self.waiting)

@@ -9,14 +9,14 @@ T = TypeVar("T")
 
 async def wait_ignoring_cancellation(work: Awaitable[T]) -> T:
     """Wait for `work` to its end, even when the workflow is cancelled meanwhile: what is nearly done stays done."""
-    result, _ = await _to_the_end(work)
+    result, _ = await _wait_to_end(work)
     return result
 
 
 async def wait_then_cancel(work: Awaitable[T]) -> T:
     """Wait for `work` to its end; a cancellation that came meanwhile is raised after it, so that nothing of `work`
     happens behind the back of the cleanup."""
-    result, cancelled = await _to_the_end(work)
+    result, cancelled = await _wait_to_end(work)
     if cancelled:
         raise asyncio.CancelledError
     return result
@@ -24,11 +24,11 @@ async def wait_then_cancel(work: Awaitable[T]) -> T:
 
 async def wait_noticing_cancellation(work: Awaitable[object]) -> bool:
     """Wait for `work` to its end; return whether the workflow was cancelled meanwhile."""
-    _, cancelled = await _to_the_end(work)
+    _, cancelled = await _wait_to_end(work)
     return cancelled
 
 
-async def _to_the_end(work: Awaitable[T]) -> tuple[T, bool]:
+async def _wait_to_end(work: Awaitable[T]) -> tuple[T, bool]:
     task = asyncio.ensure_future(work)
     cancelled = False
     while not task.done():

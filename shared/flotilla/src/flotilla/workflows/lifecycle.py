@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from temporalio.exceptions import ApplicationError, FailureError
 
-from flotilla.workflows.delegation import Trouble, failure_reason
+from flotilla.workflows.delegation import StepTrouble, failure_reason
 from flotilla.workflows.interruption import wait_ignoring_cancellation
 from flotilla.workflows.steps import StepFailed
 
@@ -15,7 +15,7 @@ R = TypeVar("R")
 
 
 async def run_to_completion(
-    work: Awaitable[T], complete: Callable[[T], Awaitable[R]], close: Callable[[Trouble], Awaitable[None]]
+    work: Awaitable[T], complete: Callable[[T], Awaitable[R]], close: Callable[[StepTrouble], Awaitable[None]]
 ) -> R:
     """Complete what comes of `work`; close what fails or is cancelled. Neither end is interrupted by a cancellation.
 

@@ -23,7 +23,10 @@ async def gather_windowed(
     """
     results: list[Any] = [None] * len(steps)
     waiting = iter(enumerate(steps))
-    lines = [asyncio.create_task(_line(waiting, results, collect=collect)) for _ in range(min(at_once, len(steps)))]
+    lines = [
+        asyncio.create_task(_run_steps_in_turn(waiting, results, collect=collect))
+        for _ in range(min(at_once, len(steps)))
+    ]
     try:
         if at_once < 1:
             raise ValueError(f"at_once is {at_once}: at least 1 step has to be under way")
@@ -37,7 +40,7 @@ async def gather_windowed(
     return results
 
 
-async def _line(
+async def _run_steps_in_turn(
     waiting: Iterator[tuple[int, Coroutine[Any, Any, T]]], results: list[T | FailureError], *, collect: bool
 ) -> None:
     for place, step in waiting:

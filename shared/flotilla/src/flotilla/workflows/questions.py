@@ -25,7 +25,7 @@ from flotilla.contracts.typed import Codec, is_object_type
 from flotilla.contracts.values import why_not_storable
 from flotilla.workflows.calls import questions as call
 from flotilla.workflows.calls.runs import RunKey
-from flotilla.workflows.delegation import ATTEMPT_TIMEOUT, PATIENT, TIMED_OUT, Trouble
+from flotilla.workflows.delegation import ATTEMPT_TIMEOUT, TIMED_OUT, UNLIMITED_RETRIES, StepTrouble
 from flotilla.workflows.inbox import RunEventInbox
 from flotilla.workflows.interruption import wait_ignoring_cancellation, wait_then_cancel
 from flotilla.workflows.steps import NotAnswered
@@ -44,11 +44,11 @@ class RunQuestions:
         self._open: dict[str, OpenQuestion] = {}
 
     @property
-    def open(self) -> list[OpenQuestion]:
+    def open_questions(self) -> list[OpenQuestion]:
         """Those that nobody has answered yet."""
         return [*self._left, *self._open.values()]
 
-    async def ask(
+    async def ask_and_wait(
         self, step: str, question: str, kind: type[Any], roles: Sequence[str], timeout: timedelta | None
     ) -> JsonObject:
         """Return the answer.
@@ -58,13 +58,15 @@ class RunQuestions:
             NotAnswered: nobody answered in time, or the question was closed otherwise.
             asyncio.CancelledError: the workflow was cancelled; the question is off the inbox.
         """
-        schema = _schema_of(step, question, kind)
+        schema = _question_schema(step, question, kind)
         if not is_valid_id(f"{self._run.run_id}.{step}"):
-            raise _invalid(step, "a question's step is of letters, digits and . _ : -, and short: name it with `step`")
+            raise _invalid_question_error(
+                step, "a question's step is of letters, digits and . _ : -, and short: name it with `step`"
+            )
         deadline = None if timeout is None else workflow.now() + timeout
-        asked = self._registered(step, _fingerprint(question, schema, roles))
+        asked = self._reuse_or_create_question(step, _question_fingerprint(question, schema, roles))
         try:
-            answered = await self._answered(
+            answered = await self._put_question_and_wait(
                 call.AskQuestion(
                     run=self._run,
                     question_id=asked.question_id,
@@ -75,14 +77,14 @@ class RunQuestions:
                 )
             )
         except asyncio.CancelledError:
-            await wait_ignoring_cancellation(self._settle(asked.question_id, "cancelled"))
+            await wait_ignoring_cancellation(self._settle_question(asked.question_id, "cancelled"))
             raise
         del self._open[asked.question_id]
         if answered.status == "answered":
             return answered.answer
-        raise NotAnswered(step, _why(question, answered), answered.status)
+        raise NotAnswered(step, _why_not_answered(question, answered), answered.status)
 
-    def _registered(self, step: str, fingerprint: str) -> OpenQuestion:
+    def _reuse_or_create_question(self, step: str, fingerprint: str) -> OpenQuestion:
         """The question that was open before the workflow continued as new, if it is asked again; else a new one."""
         same = next((one for one in self._left if one.fingerprint == fingerprint), None)
         if same is None:
@@ -92,7 +94,7 @@ class RunQuestions:
         self._open[same.question_id] = same
         return same
 
-    async def _answered(self, question: call.AskQuestion) -> Answered:
+    async def _put_question_and_wait(self, question: call.AskQuestion) -> Answered:
         # To its end: what is asked while the run is cancelled is off the inbox afterwards.
         asked: Asked = await wait_then_cancel(
             workflow.execute_local_activity(
@@ -100,64 +102,66 @@ class RunQuestions:
                 question,
                 result_type=Asked,
                 start_to_close_timeout=ATTEMPT_TIMEOUT,
-                retry_policy=PATIENT,
+                retry_policy=UNLIMITED_RETRIES,
             )
         )
         if not asked.is_open:
-            return await self._settle(question.question_id)
+            return await self._settle_question(question.question_id)
         while True:
-            in_time = await self._woken(question.question_id, asked.deadline)
+            in_time = await self._wait_for_answer_event(question.question_id, asked.deadline)
             # What woke it up proves nothing. The row decides, and the log says what was answered.
-            answered = await wait_then_cancel(self._settle(question.question_id, "open" if in_time else "expired"))
+            answered = await wait_then_cancel(
+                self._settle_question(question.question_id, "open" if in_time else "expired")
+            )
             if answered.status != "open":
                 return answered
 
-    async def _woken(self, question_id: str, deadline: datetime | None) -> bool:
+    async def _wait_for_answer_event(self, question_id: str, deadline: datetime | None) -> bool:
         name = answer_event_name(question_id)
         left = None if deadline is None else max(deadline - workflow.now(), timedelta())
         try:
-            await workflow.wait_condition(lambda: self._inbox.has(name), timeout=left)
+            await workflow.wait_condition(lambda: self._inbox.has_event(name), timeout=left)
         except TimeoutError:
             return False
-        self._inbox.take(name)
+        self._inbox.take_event(name)
         return True
 
-    async def _settle(self, question_id: str, otherwise: QuestionStatus = "open") -> Answered:
+    async def _settle_question(self, question_id: str, otherwise: QuestionStatus = "open") -> Answered:
         settled: Answered = await workflow.execute_local_activity(
             call.SETTLE_QUESTION,
             call.SettleQuestion(run=self._run, question_id=question_id, otherwise=otherwise),
             result_type=Answered,
             start_to_close_timeout=ATTEMPT_TIMEOUT,
-            retry_policy=PATIENT,
+            retry_policy=UNLIMITED_RETRIES,
         )
         return settled
 
 
-def _schema_of(step: str, question: str, kind: type[Any]) -> JsonObject:
+def _question_schema(step: str, question: str, kind: type[Any]) -> JsonObject:
     if not is_object_type(kind):
-        raise _invalid(step, "the answer needs a type with fields: a dataclass or a model")
+        raise _invalid_question_error(step, "the answer needs a type with fields: a dataclass or a model")
     if not question.strip() or len(question) > MAX_QUESTION_CHARACTERS:
-        raise _invalid(step, f"ask something, in at most {MAX_QUESTION_CHARACTERS} characters")
+        raise _invalid_question_error(step, f"ask something, in at most {MAX_QUESTION_CHARACTERS} characters")
     schema = Codec(kind, f"the answer to {step}").schema()
     if "properties" in schema:
         schema.setdefault("additionalProperties", False)  # a typo is not a field that nobody reads
     if reason := why_not_storable([question, schema]):
-        raise _invalid(step, f"question or schema can't be stored: {reason}")
+        raise _invalid_question_error(step, f"question or schema can't be stored: {reason}")
     if len(to_json(schema)) > MAX_SCHEMA_BYTES:
-        raise _invalid(step, f"the schema of the answer has more than {MAX_SCHEMA_BYTES} bytes")
+        raise _invalid_question_error(step, f"the schema of the answer has more than {MAX_SCHEMA_BYTES} bytes")
     return schema
 
 
-def _invalid(step: str, why: str) -> ApplicationError:
+def _invalid_question_error(step: str, why: str) -> ApplicationError:
     return ApplicationError(f"{step}: {why}", type="Invalid", non_retryable=True)
 
 
-def _fingerprint(question: str, schema: JsonObject, roles: Sequence[str]) -> str:
+def _question_fingerprint(question: str, schema: JsonObject, roles: Sequence[str]) -> str:
     return hashlib.sha256(to_json([question, schema, sorted(roles)])).hexdigest()
 
 
-def _why(question: str, answered: Answered) -> Trouble:
+def _why_not_answered(question: str, answered: Answered) -> StepTrouble:
     expired = answered.status == "expired"
     message = f"nobody answered in time: {question}" if expired else f"the question was {answered.status}: {question}"
     kind = TIMED_OUT if expired else "NotAnswered"
-    return Trouble(kind, message, timed_out=expired, cancelled=False, retryable=False)
+    return StepTrouble(kind, message, timed_out=expired, cancelled=False, retryable=False)

@@ -22,9 +22,9 @@ from flotilla.workflows.context import RunContext
 from flotilla.workflows.delegation import (
     ATTEMPT_TIMEOUT,
     LLM_RETRIES,
-    PATIENT,
     TIMED_OUT,
-    Trouble,
+    UNLIMITED_RETRIES,
+    StepTrouble,
     delegate,
     failure_reason,
 )
@@ -37,7 +37,7 @@ from flotilla.workflows.steps import ActionRefused, AgentResult, StepFailed, Ste
 from flotilla.workflows.values import decode_step_result, to_json_object
 
 T = TypeVar("T")
-AT_ONCE = 16
+DEFAULT_PARALLEL_STEPS = 16
 """How many steps `gather` has under way, unless told otherwise."""
 
 
@@ -150,17 +150,17 @@ class Run:
             input=to_json_object(data),
             timeout_s=None if timeout is None else timeout.total_seconds(),
             live=self._context.live,
-            replay=None if replay is None else _for_agents(replay, agents),
+            replay=None if replay is None else _replay_for_agents(replay, agents),
         )
         policy = LLM_RETRIES if retries is None else replace(LLM_RETRIES, maximum_attempts=retries + 1)
 
         async def answered() -> TaskOutcome:
-            whole = await self._with_input(task, input_from)
+            whole = await self._with_input_from(task, input_from)
             return await delegate(whole, policy, on_pause=self._show_pause, limits_s=self._context.limits_s)
 
-        return self._answer(name, task, answered, returns)
+        return self._await_agent_answer(name, task, answered, returns)
 
-    async def _answer(
+    async def _await_agent_answer(
         self, name: str, task: AgentTask, answered: Callable[[], Awaitable[TaskOutcome]], returns: type[Any] | None
     ) -> Any:
         self.step = name
@@ -173,15 +173,15 @@ class Run:
         await self._note_step(name, task.agent, outcome.task_id)
         if returns is None:
             return AgentResult(step=name, task_id=outcome.task_id, data=outcome.result, reference=outcome.result_ref)
-        found = outcome.result if outcome.result is not None else await self._load(name, outcome.task_id)
+        found = outcome.result if outcome.result is not None else await self._load_stored_result(name, outcome.task_id)
         return decode_step_result(name, found, returns)
 
     async def _note_step(self, name: str, agent: str, task_id: str, error: str | None = None) -> None:
         if self._journal is not None:
-            self._journal.step(name, agent, task_id, error)
+            self._journal.note_step_end(name, agent, task_id, error)
             await self._journal.append_notes()
 
-    async def _with_input(self, task: AgentTask, source: AgentResult | Sequence[AgentResult] | None) -> AgentTask:
+    async def _with_input_from(self, task: AgentTask, source: AgentResult | Sequence[AgentResult] | None) -> AgentTask:
         if source is None:
             return task
         if isinstance(source, AgentResult):
@@ -192,18 +192,18 @@ class Run:
             call.COMBINE_RESULTS,
             call.CombineResults(run=self._context.key, session_id=self.session_id, task_id=combined, parts=parts),
             start_to_close_timeout=ATTEMPT_TIMEOUT,
-            retry_policy=PATIENT,
+            retry_policy=UNLIMITED_RETRIES,
         )
         return replace(task, input_from=combined)
 
-    async def _load(self, name: str, task_id: str) -> JsonObject:
+    async def _load_stored_result(self, name: str, task_id: str) -> JsonObject:
         try:
             loaded: call.LoadedResult = await workflow.execute_activity(
                 call.LOAD_RESULT,
-                call.StoredResult(run=self._context.key, task_id=task_id),
+                call.StoredResultReference(run=self._context.key, task_id=task_id),
                 result_type=call.LoadedResult,
                 start_to_close_timeout=ATTEMPT_TIMEOUT,
-                retry_policy=PATIENT,
+                retry_policy=UNLIMITED_RETRIES,
             )
         except FailureError as error:
             raise StepFailed(name, failure_reason(error)) from error
@@ -211,14 +211,17 @@ class Run:
 
     @overload
     async def gather(
-        self, *steps: Coroutine[Any, Any, T], at_once: int = AT_ONCE, on_error: Literal["fail"] = "fail"
+        self, *steps: Coroutine[Any, Any, T], at_once: int = DEFAULT_PARALLEL_STEPS, on_error: Literal["fail"] = "fail"
     ) -> list[T]: ...
     @overload
     async def gather(
-        self, *steps: Coroutine[Any, Any, T], at_once: int = AT_ONCE, on_error: Literal["collect"]
+        self, *steps: Coroutine[Any, Any, T], at_once: int = DEFAULT_PARALLEL_STEPS, on_error: Literal["collect"]
     ) -> list[T | FailureError]: ...
     async def gather(
-        self, *steps: Coroutine[Any, Any, T], at_once: int = AT_ONCE, on_error: Literal["fail", "collect"] = "fail"
+        self,
+        *steps: Coroutine[Any, Any, T],
+        at_once: int = DEFAULT_PARALLEL_STEPS,
+        on_error: Literal["fail", "collect"] = "fail",
     ) -> list[Any]:
         """Return what the steps return, in their order, `at_once` of them under way at the same time.
 
@@ -232,7 +235,7 @@ class Run:
         if self._journal is None:
             return await gather_windowed(steps, at_once, collect=on_error == "collect")
         try:
-            with self._journal.held():
+            with self._journal.hold_notes_back():
                 return await gather_windowed(steps, at_once, collect=on_error == "collect")
         finally:
             await self._journal.append_notes()
@@ -301,7 +304,9 @@ class Run:
         """
         name = self.step = self._names.next(step or "ask_person")
         asked_of = [roles] if isinstance(roles, str) else list(roles)
-        return decode_step_result(name, await self._questions.ask(name, question, schema, asked_of, deadline), schema)
+        return decode_step_result(
+            name, await self._questions.ask_and_wait(name, question, schema, asked_of, deadline), schema
+        )
 
     @overload
     async def start_child(
@@ -331,7 +336,7 @@ class Run:
                 open, or it failed or was cancelled.
         """
         name = self.step = self._names.next(step or workflow)
-        output = await self._children.run(name, workflow, to_json_object(data), session)
+        output = await self._children.run_child(name, workflow, to_json_object(data), session)
         return output if returns is None else decode_step_result(name, output or {}, returns)
 
     def saga(self) -> RunSaga:
@@ -352,7 +357,7 @@ class Run:
         """
         if self._journal is None:
             raise ApplicationError("this run writes nothing to its session", type="Invalid", non_retryable=True)
-        self._journal.add(call.Note(kind=kind, data=to_json_object(data)))
+        self._journal.add_author_note(call.RunNote(kind=kind, data=to_json_object(data)))
         await self._journal.append_notes()
 
     async def set(self, **variables: Any) -> None:
@@ -381,13 +386,13 @@ class Run:
         while True:
             left = None if until is None else max(until - workflow.now(), timedelta())
             try:
-                await workflow.wait_condition(lambda: self._inbox.has(name), timeout=left)
+                await workflow.wait_condition(lambda: self._inbox.has_event(name), timeout=left)
             except TimeoutError as error:
                 message = f"no event {name} within {timeout}"
                 raise StepFailed(
-                    step, Trouble(TIMED_OUT, message, timed_out=True, cancelled=False, retryable=False)
+                    step, StepTrouble(TIMED_OUT, message, timed_out=True, cancelled=False, retryable=False)
                 ) from error
-            event = self._inbox.take(name)
+            event = self._inbox.take_event(name)
             assert event is not None  # noqa: S101 - it was waited for, and nothing came between
             if kind is None:
                 return event.data
@@ -421,7 +426,7 @@ class Run:
                 self._context.key,
                 result_type=call.Usage,
                 start_to_close_timeout=ATTEMPT_TIMEOUT,
-                retry_policy=PATIENT,
+                retry_policy=UNLIMITED_RETRIES,
             ),
         )
 
@@ -430,11 +435,11 @@ class Run:
             PAUSE_RUN,
             PauseRun(run=self._context.key, paused=paused, action_id=action_id),
             start_to_close_timeout=ATTEMPT_TIMEOUT,
-            retry_policy=PATIENT,
+            retry_policy=UNLIMITED_RETRIES,
         )
 
 
-def _for_agents(replay: Replay, agents: Sequence[str]) -> Replay:
+def _replay_for_agents(replay: Replay, agents: Sequence[str]) -> Replay:
     """Without the calls and prompts of others, which may be long."""
     calls = [call for call in replay.calls if replay.agents.get(call.agent, call.agent) in agents]
     return replace(replay, calls=calls, prompts={name: text for name, text in replay.prompts.items() if name in agents})

@@ -2,7 +2,7 @@
 
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
-PASSED_THROUGH = (
+SANDBOX_SHARED_MODULES = (
     "flotilla",
     "msgspec",
     "uuid_utils",
@@ -18,7 +18,7 @@ PASSED_THROUGH = (
 """Modules that workflows may import as they are: none of them decides anything by clock, chance or I/O there."""
 
 
-def workflow_runner(*modules: str) -> SandboxedWorkflowRunner:
+def make_workflow_runner(*modules: str) -> SandboxedWorkflowRunner:
     """Return what runs workflows; `modules` are shared, too."""
-    restrictions = SandboxRestrictions.default.with_passthrough_modules(*PASSED_THROUGH, *modules)
+    restrictions = SandboxRestrictions.default.with_passthrough_modules(*SANDBOX_SHARED_MODULES, *modules)
     return SandboxedWorkflowRunner(restrictions=restrictions)

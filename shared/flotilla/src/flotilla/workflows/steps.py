@@ -7,7 +7,7 @@ from temporalio.exceptions import ApplicationError
 from flotilla.contracts.approvals import ActionState
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.tasks import ResultReference
-from flotilla.workflows.delegation import Trouble
+from flotilla.workflows.delegation import StepTrouble
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class AgentResult:
 class StepFailed(ApplicationError):
     """A step of a run failed: `step` names it, `trouble` says why."""
 
-    def __init__(self, step: str, trouble: Trouble) -> None:
+    def __init__(self, step: str, trouble: StepTrouble) -> None:
         super().__init__(trouble.message, type=trouble.type, non_retryable=True)
         self.step = step
         self.trouble = replace(trouble, step=step)
@@ -35,7 +35,7 @@ class StepFailed(ApplicationError):
 class ActionRefused(StepFailed):
     """A governed action was not executed, or failed: `status` is `rejected`, `timeout`, `failed` or `cancelled`."""
 
-    def __init__(self, step: str, trouble: Trouble, status: str) -> None:
+    def __init__(self, step: str, trouble: StepTrouble, status: str) -> None:
         super().__init__(step, trouble)
         self.status = status
 
@@ -43,17 +43,17 @@ class ActionRefused(StepFailed):
 class NotAnswered(StepFailed):
     """Nobody answered a question: `status` is `expired` or `cancelled`."""
 
-    def __init__(self, step: str, trouble: Trouble, status: str) -> None:
+    def __init__(self, step: str, trouble: StepTrouble, status: str) -> None:
         super().__init__(step, trouble)
         self.status = status
 
 
-def action_failure_reason(action: str, state: ActionState) -> Trouble:
+def action_failure_reason(action: str, state: ActionState) -> StepTrouble:
     """Return why an action was not executed: its error, or the reasons of those who rejected it."""
     reasons = [vote.reason for vote in state.votes if vote.decision == "reject" and vote.reason]
     why = state.error or "; ".join(reasons)
     message = f"action {action}: {state.status}" + (f": {why}" if why else "")
-    return Trouble("ActionRefused", message, timed_out=False, cancelled=False, retryable=False)
+    return StepTrouble("ActionRefused", message, timed_out=False, cancelled=False, retryable=False)
 
 
 class StepNames:

@@ -6,7 +6,7 @@ from typing import TypeVar, cast
 from flotilla.contracts.envelope import to_builtins
 from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.typed import Codec
-from flotilla.workflows.delegation import Trouble
+from flotilla.workflows.delegation import StepTrouble
 from flotilla.workflows.steps import StepFailed
 
 T = TypeVar("T")
@@ -28,5 +28,5 @@ def decode_step_result(step: str, data: JsonObject, kind: type[T]) -> T:
     try:
         return Codec(kind, f"the result of step {step}").decode(data)
     except ValueError as error:
-        trouble = Trouble("ValueError", str(error), timed_out=False, cancelled=False, retryable=False)
+        trouble = StepTrouble("ValueError", str(error), timed_out=False, cancelled=False, retryable=False)
         raise StepFailed(step, trouble) from error

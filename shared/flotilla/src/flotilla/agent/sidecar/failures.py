@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from flotilla.agent.execution import NEVER_RETRYABLE
+from flotilla.agent.execution import NOT_RETRYABLE_ERRORS
 from flotilla.agent.gates import ApprovalPending
-from flotilla.agent.recording import exception_text
+from flotilla.agent.recording import storable_exception_message
 from flotilla.agent.wrapped_errors import TaskCancelled
 from flotilla.contracts.errors import Refused
 
@@ -24,7 +24,7 @@ class RemoteFailure:
     retry_after_s: float | None = None
     kind: ErrorKind = "failed"
 
-    def error(self) -> Exception:
+    def to_exception(self) -> Exception:
         """Return it as an exception whose class has its name."""
         if self.kind == "cancelled":
             return TaskCancelled(self.message)
@@ -34,7 +34,7 @@ class RemoteFailure:
         return error
 
 
-def failure_of(error: BaseException) -> RemoteFailure:
+def failure_from_exception(error: BaseException) -> RemoteFailure:
     """Return `error` as the worker gets it."""
     kind: ErrorKind = "failed"
     if isinstance(error, ApprovalPending):
@@ -43,8 +43,8 @@ def failure_of(error: BaseException) -> RemoteFailure:
         kind = "cancelled"
     return RemoteFailure(
         type=type(error).__name__,
-        message=exception_text(error) or type(error).__name__,
-        retryable=not isinstance(error, NEVER_RETRYABLE),
+        message=storable_exception_message(error) or type(error).__name__,
+        retryable=not isinstance(error, NOT_RETRYABLE_ERRORS),
         retry_after_s=getattr(error, "retry_after_s", None),
         kind=kind,
     )

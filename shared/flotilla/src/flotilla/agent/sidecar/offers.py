@@ -14,7 +14,7 @@ from flotilla.contracts.tools import OnUnknown, ToolOptions
 from flotilla.contracts.typed import Codec
 
 JsonSchema: TypeAlias = dict[str, Any]
-Work: TypeAlias = Callable[[TaskContext, dict[str, Any]], Awaitable[dict[str, Any]]]
+TaskWork: TypeAlias = Callable[[TaskContext, dict[str, Any]], Awaitable[dict[str, Any]]]
 RunTool: TypeAlias = Callable[[object, str, Mapping[str, Any], str], Awaitable[Any]]
 """Has the worker run a tool: the context of the task, the tool's name, its arguments, the call's idempotency key."""
 
@@ -53,7 +53,7 @@ class AgentOffer:
     mcp: list[str] = field(default_factory=list)
     tools: list[ToolOffer] = field(default_factory=list)
 
-    def agent(self, work: Work) -> Agent:
+    def make_agent(self, work: TaskWork) -> Agent:
         """Return the agent that does `work`.
 
         Raises:
@@ -65,15 +65,15 @@ class AgentOffer:
         agent.gated.update({tool.name: tool.approval for tool in self.tools if tool.approval is not None})
         return agent
 
-    def toolbox(self, run: RunTool) -> AgentToolBox:
+    def make_toolbox(self, run: RunTool) -> AgentToolBox:
         """Return the tools, which `run` runs."""
-        return AgentToolBox({}).with_further_tools({tool.name: RemoteTool(tool, run) for tool in self.tools})
+        return AgentToolBox({}).with_added_tools({tool.name: RemoteTool(tool, run) for tool in self.tools})
 
 
 class _RemoteAgent(Agent):
     """An agent that knows its schemas and no types."""
 
-    def __init__(self, offer: AgentOffer, work: Work) -> None:
+    def __init__(self, offer: AgentOffer, work: TaskWork) -> None:
         super().__init__(
             offer.name,
             version=offer.version,
@@ -83,11 +83,11 @@ class _RemoteAgent(Agent):
             mcp=offer.mcp,
         )
         self._function = work
-        self._input = _Described(offer.input_schema, f"input of {offer.name}")
-        self._output = _Described(offer.output_schema, f"result of {offer.name}")
+        self._input = _SchemaOnlyType(offer.input_schema, f"input of {offer.name}")
+        self._output = _SchemaOnlyType(offer.output_schema, f"result of {offer.name}")
 
 
-class _Described(Codec[dict[str, Any]]):
+class _SchemaOnlyType(Codec[dict[str, Any]]):
     """JSON objects as they are: the worker checks them against the schema that it gave."""
 
     def __init__(self, schema: JsonSchema, where: str) -> None:

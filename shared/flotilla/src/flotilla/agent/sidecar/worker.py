@@ -17,11 +17,11 @@ from flotilla.contracts.json_types import JsonObject
 from flotilla.contracts.values import to_storable
 
 T = TypeVar("T")
-_KEY_BYTES = 16
-_NO_CALL = "no such call, or it is over"
+_RUN_KEY_BYTES = 16
+_UNKNOWN_CALL_MESSAGE = "no such call, or it is over"
 
 
-class Call:
+class WorkerToolCall:
     """A call of a tool that the worker makes."""
 
     def __init__(self) -> None:
@@ -30,16 +30,16 @@ class Call:
         self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
 
-class Run:
+class WorkerTaskRun:
     """One run of a task, as long as the worker works on it."""
 
     def __init__(self, ctx: TaskContext) -> None:
-        self.key = secrets.token_urlsafe(_KEY_BYTES)
+        self.key = secrets.token_urlsafe(_RUN_KEY_BYTES)
         """Names the run in requests; nobody else knows it."""
         self.ctx = ctx
         self.ended: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._context = copy_context()
-        self._calls: dict[str, Call] = {}
+        self._calls: dict[str, WorkerToolCall] = {}
         self._work: set[asyncio.Task[Any]] = set()
         self._chat: ChatApi | None = None
 
@@ -51,8 +51,8 @@ class Run:
             NotFound: there is no such call, or it is over.
             TaskCancelled: the run has ended.
         """
-        context = self._context if call is None else self._call(call).context
-        task = asyncio.create_task(work, name=f"run {self.ctx.task_id}", context=_copy(context))
+        context = self._context if call is None else self._find_call(call).context
+        task = asyncio.create_task(work, name=f"run {self.ctx.task_id}", context=_copy_of_context(context))
         self._work.add(task)
         task.add_done_callback(self._work.discard)
         try:
@@ -65,7 +65,7 @@ class Run:
         return task.result()
 
     @property
-    def chat(self) -> ChatApi:
+    def chat_api(self) -> ChatApi:
         """OpenAI's API of this run.
 
         Raises:
@@ -75,28 +75,28 @@ class Run:
             self._chat = self.ctx.chat_api()
         return self._chat
 
-    def begin_call(self) -> tuple[str, Call]:
+    def begin_tool_call(self) -> tuple[str, WorkerToolCall]:
         """Return a new call and its name."""
-        name, call = secrets.token_urlsafe(_KEY_BYTES), Call()
+        name, call = secrets.token_urlsafe(_RUN_KEY_BYTES), WorkerToolCall()
         self._calls[name] = call
         call.answer.add_done_callback(lambda _: self._calls.pop(name, None))
         return name, call
 
-    def answer_call(self, name: str, returned: Any, failure: RemoteFailure | None) -> None:
+    def store_tool_call_answer(self, name: str, returned: Any, failure: RemoteFailure | None) -> None:
         """Note what came of a call.
 
         Raises:
             NotFound: there is no such call, or it is over.
         """
-        answer = self._call(name).answer
+        answer = self._find_call(name).answer
         if answer.done():
-            raise NotFound(_NO_CALL)
+            raise NotFound(_UNKNOWN_CALL_MESSAGE)
         if failure is None:
             answer.set_result(returned)
         else:
-            answer.set_exception(failure.error())
+            answer.set_exception(failure.to_exception())
 
-    def end(self, result: dict[str, Any] | None, failure: RemoteFailure | None) -> None:
+    def end_run(self, result: dict[str, Any] | None, failure: RemoteFailure | None) -> None:
         """Note how the function ended.
 
         Raises:
@@ -107,7 +107,7 @@ class Run:
         if failure is None:
             self.ended.set_result(result if result is not None else {})
         else:
-            self.ended.set_exception(failure.error())
+            self.ended.set_exception(failure.to_exception())
 
     def close(self) -> None:
         """End everything that goes on for the run. A call that has no answer is one of which nobody knows."""
@@ -115,27 +115,27 @@ class Run:
         for task in list(self._work):
             task.cancel()
 
-    def _call(self, name: str) -> Call:
+    def _find_call(self, name: str) -> WorkerToolCall:
         try:
             return self._calls[name]
         except KeyError:
-            raise NotFound(_NO_CALL) from None
+            raise NotFound(_UNKNOWN_CALL_MESSAGE) from None
 
 
-class Worker:
+class ConnectedWorker:
     """The process that has the function, while it is connected."""
 
     def __init__(self, offer: AgentOffer) -> None:
         """Raise ConfigurationError where `offer` is outside what an agent may have."""
-        self.agent = offer.agent(self.work)
-        self.tools = offer.toolbox(self.run_tool)
+        self.agent = offer.make_agent(self.run_task_function)
+        self.tools = offer.make_toolbox(self.run_tool)
         self.leaving = asyncio.Event()
         """It takes no new tasks; those it has go on."""
         self.gone = asyncio.Event()
         self._lines: asyncio.Queue[JsonObject | None] = asyncio.Queue()
-        self._runs: dict[str, Run] = {}
+        self._runs: dict[str, WorkerTaskRun] = {}
 
-    async def next_line(self, within_s: float) -> JsonObject | None:
+    async def next_line_for_worker(self, within_s: float) -> JsonObject | None:
         """Return the next line for the worker, `{}` where there is none `within_s`, None after the last one."""
         try:
             async with asyncio.timeout(within_s):
@@ -143,13 +143,13 @@ class Worker:
         except TimeoutError:
             return {}
 
-    async def work(self, ctx: TaskContext, data: dict[str, Any]) -> dict[str, Any]:
+    async def run_task_function(self, ctx: TaskContext, data: dict[str, Any]) -> dict[str, Any]:
         """The agent's function: have the worker run it.
 
         Raises:
             asyncio.CancelledError: the worker is gone; the task is delivered again.
         """
-        run = Run(ctx)
+        run = WorkerTaskRun(ctx)
         if self.gone.is_set():
             run.close()
         self._runs[run.key] = run
@@ -167,7 +167,7 @@ class Worker:
         run = next((one for one in self._runs.values() if one.ctx is ctx), None)
         if run is None:
             raise NotFound("the run is over")
-        name, call = run.begin_call()
+        name, call = run.begin_tool_call()
         plain = to_storable(dict(arguments)).value
         self._lines.put_nowait({"call": name, "run": run.key, "tool": tool, "arguments": plain, "key": key})
         try:
@@ -175,7 +175,7 @@ class Worker:
         finally:
             call.answer.cancel()
 
-    def run_of(self, key: str) -> Run:
+    def find_run(self, key: str) -> WorkerTaskRun:
         """Return the run that `key` names.
 
         Raises:
@@ -186,7 +186,7 @@ class Worker:
         except KeyError:
             raise NotFound("the run is over") from None
 
-    def lose(self) -> None:
+    def mark_lost(self) -> None:
         """Note that the process is gone: what it had is delivered again."""
         self.gone.set()
         for run in list(self._runs.values()):
@@ -197,5 +197,5 @@ class Worker:
         self._lines.put_nowait(None)
 
 
-def _copy(context: Context) -> Context:
+def _copy_of_context(context: Context) -> Context:
     return context.run(copy_context)

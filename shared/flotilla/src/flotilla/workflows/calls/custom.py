@@ -19,7 +19,7 @@ MAX_LOADED_BYTES = 500_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Note:
+class RunNote:
     """One event of the session: a step that ended, or what the author records."""
 
     kind: SessionEventKind = "state_change"
@@ -29,13 +29,13 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EventRecords:
+class RunEventRecords:
     """Events to append. `number` is the idempotency key: the run's records are numbered from 1, without gaps."""
 
     run: RunKey
     workflow: str
     number: int
-    notes: list[Note]
+    notes: list[RunNote]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class FinishedWorkflow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StoredResult:
+class StoredResultReference:
     """The stored result of a task."""
 
     run: RunKey

@@ -50,7 +50,7 @@ class CancelledTask:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EndedTask:
+class EndedTaskReference:
     """A task whose try has ended, or every task of a run."""
 
     tenant_id: str
