@@ -18,7 +18,7 @@ from opentelemetry.util.types import AttributeValue
 from redis.exceptions import RedisError, ResponseError
 
 from flotilla.bus.backoff import Backoff
-from flotilla.bus.batching import RedisCommand, CommandBatcher, SharedCommand
+from flotilla.bus.batching import CommandBatcher, RedisCommand, SharedCommand
 from flotilla.bus.connection import AWAY, MAX_READ_BLOCK_MS, Redis, execute_redis_command
 from flotilla.bus.dead_letters import DeadLetterReason, DeadLetters, StreamDeadLetters, UnhandledEntry
 from flotilla.bus.entries import Delivery, HandlerResult, StreamEntry, decode_stream_entry, make_xadd_command
@@ -148,13 +148,13 @@ class Consumer:
         except AWAY as error:
             if self._away.has_not_failed:
                 self._log.warning("redis_away", error=str(error))
-            await self._away.wait(stop)
+            await self._away.wait_or_stop(stop)
         except ResponseError as error:
             if is_group_missing_error(error):
                 await self._recreate_group()
             else:
                 self._log.exception("bus_read_refused")
-            await self._away.wait(stop)
+            await self._away.wait_or_stop(stop)
         else:
             self._away.reset()
             return entries
@@ -173,7 +173,7 @@ class Consumer:
         due_s = self._takeover.next_scan_in_s()
         if due_s > 0:
             return await self._read_new_entries(free, min(self._options.block_ms, max(1, int(due_s * 1000))))
-        if orphans := await self._takeover.take(free, self._in_hand):
+        if orphans := await self._takeover.take_orphaned_entries(free, self._in_hand):
             return orphans
         # In the middle of a long scan new entries get their turn too, without a wait.
         return await self._read_new_entries(free, None) if self._takeover.is_mid_scan else []
@@ -198,7 +198,9 @@ class Consumer:
         return [StreamEntry(entry_id.decode(), fields) for entry_id, fields in answer[0][1]]
 
     def _start_handling(self, entry: StreamEntry) -> None:
-        self._in_hand[entry.entry_id] = asyncio.create_task(self._handle_and_count(entry), name=f"handle {entry.entry_id}")
+        self._in_hand[entry.entry_id] = asyncio.create_task(
+            self._handle_and_count(entry), name=f"handle {entry.entry_id}"
+        )
 
     async def _handle_and_count(self, entry: StreamEntry) -> None:
         outcome = "cancelled"
@@ -228,7 +230,9 @@ class Consumer:
             commands = await self._run_handler(delivery)
         except (Undecodable, UnknownType, Oversize) as error:
             if entry.deliveries >= self._options.max_undecodable_deliveries:
-                return await self._dead_letter_entry(entry, _dead_letter_reason(error), str(error), trusted=isinstance(error, UnknownType))
+                return await self._dead_letter_entry(
+                    entry, _dead_letter_reason(error), str(error), trusted=isinstance(error, UnknownType)
+                )
             self._log.warning("bus_entry_unreadable", entry_id=entry.entry_id, error=str(error))
             return "undecodable"
         except DeadLetter as error:
@@ -277,27 +281,31 @@ class Consumer:
         self._answered.add(entry.entry_id)
         for wait_s in _FINISH_RETRY_WAITS_S:
             try:
-                await self._answers.send(publish, acknowledgement)
+                await self._answers.send_commands(publish, acknowledgement)
             except AWAY as error:
                 self._log.warning("redis_away", entry_id=entry.entry_id, error=str(error), again_in_s=wait_s)
                 await asyncio.sleep(wait_s)
             else:
                 return
-        await self._answers.send(publish, acknowledgement)
+        await self._answers.send_commands(publish, acknowledgement)
 
-    async def _dead_letter_entry(self, entry: StreamEntry, reason: DeadLetterReason, error: str, *, trusted: bool = True) -> str:
+    async def _dead_letter_entry(
+        self, entry: StreamEntry, reason: DeadLetterReason, error: str, *, trusted: bool = True
+    ) -> str:
         error = error[:MAX_ERROR_CHARS]
         lost = UnhandledEntry(
             stream=self._stream, group=self._group, entry=entry, reason=reason, error=error, trusted=trusted
         )
-        await self._publish_and_acknowledge(entry, [make_xadd_command(stream, event) for stream, event in await self._dead_letters.keep(lost)])
+        await self._publish_and_acknowledge(
+            entry, [make_xadd_command(stream, event) for stream, event in await self._dead_letters.keep(lost)]
+        )
         self._failures.pop(entry.entry_id, None)
         self._log.error("bus_dead_letter", entry_id=entry.entry_id, reason=reason, error=error)
         return "dead_lettered"
 
     async def _retry_later(self, entry: StreamEntry, error: RetryLater) -> None:
         """Leaves the entry for the next scan, soon, and does not count the delivery against it."""
-        delay_s = self._retries.next_s()
+        delay_s = self._retries.next_wait_s()
         self._log.warning("bus_retry_later", entry_id=entry.entry_id, error=str(error), retry_in_s=round(delay_s, 2))
         try:
             await return_entry_to_pending(

@@ -54,10 +54,10 @@ class Publisher:
         try:
             if limited:
                 await self._raise_if_stream_full(stream)
-                entry_id, length = await self._batcher.send((command,), SharedCommand(("XLEN", stream)))
+                entry_id, length = await self._batcher.send_commands((command,), SharedCommand(("XLEN", stream)))
                 self._lengths[stream] = length
             else:
-                (entry_id,) = await self._batcher.send((command,))
+                (entry_id,) = await self._batcher.send_commands((command,))
         except WRITE_REFUSED_ERRORS as error:
             raise RetryLater(f"Redis does not accept an event for {stream}: {error}") from error
         except AWAY as error:
@@ -67,7 +67,7 @@ class Publisher:
     async def _raise_if_stream_full(self, stream: str) -> None:
         if self._lengths.get(stream, 0) < self._hard_limit:
             return
-        (length,) = await self._batcher.send((("XLEN", stream),))
+        (length,) = await self._batcher.send_commands((("XLEN", stream),))
         self._lengths[stream] = length
         if length >= self._hard_limit:
             log.warning("bus_stream_full", stream=stream, entries=length, limit=self._hard_limit)
