@@ -13,8 +13,10 @@ from gateway.idempotency import IdempotencyClaim
 from gateway.schemas.sessions import AppendBody, Appended, NewEvent
 from gateway.services import GatewayServices
 
-_RIGHT = "SELECT appends_as FROM flotilla.api_keys WHERE tenant_id = $1 AND key_id = $2 AND revoked_at IS NULL"
-_RUNS = "SELECT run_id FROM flotilla.runs WHERE tenant_id = $1 AND session_id = $2 AND run_id = ANY($3)"
+_SELECT_RIGHT_API_KEYS = (
+    "SELECT appends_as FROM flotilla.api_keys WHERE tenant_id = $1 AND key_id = $2 AND revoked_at IS NULL"
+)
+_SELECT_RUNS = "SELECT run_id FROM flotilla.runs WHERE tenant_id = $1 AND session_id = $2 AND run_id = ANY($3)"
 
 
 async def append_to_session(
@@ -49,7 +51,7 @@ async def _source(connection: Connection, caller: Principal) -> str:
     """Return in whose name the caller appends."""
     name = None
     if caller.key_id is not None and not caller.is_person and caller.acted_by is None:
-        name = await connection.fetchval(_RIGHT, caller.tenant_id, caller.key_id)
+        name = await connection.fetchval(_SELECT_RIGHT_API_KEYS, caller.tenant_id, caller.key_id)
     if name is None:
         raise Forbidden("this key may not append events: a service's key made with may_append_as may")
     return service_source(name)
@@ -57,7 +59,7 @@ async def _source(connection: Connection, caller: Principal) -> str:
 
 async def _check_runs(connection: Connection, tenant_id: str, session_id: str, body: AppendBody) -> None:
     named = {event.run_id for event in body.events if event.run_id}
-    rows = await connection.fetch(_RUNS, tenant_id, session_id, sorted(named)) if named else []
+    rows = await connection.fetch(_SELECT_RUNS, tenant_id, session_id, sorted(named)) if named else []
     if missing := named - {row["run_id"] for row in rows}:
         raise Invalid(
             f"session {session_id} has no run {min(missing)}: GET /v1/runs?session_id={session_id} lists its runs"

@@ -27,11 +27,11 @@ IdempotencyKey: TypeAlias = Annotated[
 ]
 
 # Nothing happens where the key is taken; waits for a request that is about to take it.
-_CLAIM = """
+_CLAIM_IDEMPOTENCY_KEYS = """
 INSERT INTO flotilla.idempotency_keys (tenant_id, principal, route, key, request_hash, resource_id)
 VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING
 """
-_TAKEN = """
+_SELECT_TAKEN_IDEMPOTENCY_KEYS = """
 SELECT request_hash, resource_id FROM flotilla.idempotency_keys
 WHERE tenant_id = $1 AND principal = $2 AND route = $3 AND key = $4
 """
@@ -62,9 +62,9 @@ class IdempotencyClaim:
             return None
         place = (self.principal.tenant_id, self.principal.idempotency_scope, self.route, self.key)
         digest = hashlib.sha256(to_json(self.content)).digest()
-        if await connection.execute(_CLAIM, *place, digest, resource_id) == "INSERT 0 1":
+        if await connection.execute(_CLAIM_IDEMPOTENCY_KEYS, *place, digest, resource_id) == "INSERT 0 1":
             return None
-        taken = await connection.fetchrow(_TAKEN, *place)
+        taken = await connection.fetchrow(_SELECT_TAKEN_IDEMPOTENCY_KEYS, *place)
         if taken is None or taken["request_hash"] != digest:
             raise IdempotencyConflict(f"Idempotency-Key {self.key} was used for another request: use a new one")
         return str(taken["resource_id"])

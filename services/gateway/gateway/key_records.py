@@ -9,14 +9,14 @@ from flotilla.postgres import Connection
 from gateway.names import SOURCE
 from gateway.schemas.keys import KeyBody, NewKey
 
-_PERSON = """
+_INSERT_PEOPLE = """
 INSERT INTO flotilla.people (tenant_id, subject, display_name, roles) VALUES ($1, $2, $2, $3)
 ON CONFLICT (tenant_id, subject) DO UPDATE
     SET roles = ARRAY(SELECT DISTINCT unnest(people.roles || excluded.roles) ORDER BY 1)
 RETURNING roles
 """
-_ROLES = "SELECT roles FROM flotilla.people WHERE tenant_id = $1 AND subject = $2 FOR UPDATE"
-_ADD = """
+_SELECT_ROLES_PEOPLE = "SELECT roles FROM flotilla.people WHERE tenant_id = $1 AND subject = $2 FOR UPDATE"
+_INSERT_API_KEYS = """
 INSERT INTO flotilla.api_keys (tenant_id, key_id, name, key_hash, subject, roles, created_by, expires_at, hint,
     acts_for, appends_as)
 VALUES ($1, $2, $3, $4, $3, $5, $6, $7, $8, $9, $10)
@@ -64,7 +64,7 @@ async def add_key(
         acts_for,
         body.may_append_as,
     )
-    await connection.execute(_ADD, tenant_id, key_id, body.name, *stored)
+    await connection.execute(_INSERT_API_KEYS, tenant_id, key_id, body.name, *stored)
     row = await connection.fetchrow(GET_KEY, tenant_id, key_id)
     assert row is not None  # noqa: S101 - inserted just above, in this transaction
     await record_admin_changes(connection, tenant_id, SOURCE, *changes)
@@ -85,8 +85,8 @@ def _created(key_id: str, body: KeyBody, acts_for: str | None) -> JsonObject:
 
 async def _give_roles(connection: Connection, tenant_id: str, body: KeyBody, by: str) -> list[tuple[str, JsonObject]]:
     """Add the roles to the person's; tell of the change if it is one."""
-    before = await connection.fetchval(_ROLES, tenant_id, body.name) or []
-    after = await connection.fetchval(_PERSON, tenant_id, body.name, sorted(set(body.roles)))
+    before = await connection.fetchval(_SELECT_ROLES_PEOPLE, tenant_id, body.name) or []
+    after = await connection.fetchval(_INSERT_PEOPLE, tenant_id, body.name, sorted(set(body.roles)))
     if sorted(before) == sorted(after):
         return []
     return [("roles_changed", {"subject": body.name, "before": before, "after": after, "by": by})]

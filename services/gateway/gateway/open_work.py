@@ -17,7 +17,7 @@ from gateway.settings import Settings
 
 RETRY_S = 5.0
 """When to come back where open work is in the way: nobody knows when it ends."""
-_USED = "SELECT used FROM flotilla.token_budgets WHERE tenant_id = $1 AND scope = $2"
+_SELECT_USED_BUDGETS = "SELECT used FROM flotilla.token_budgets WHERE tenant_id = $1 AND scope = $2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,9 @@ class OpenWorkLimits:
         if payer.day_tokens is None:
             return
         now = self._clock().astimezone(UTC)
-        used = await connection.fetchval(_USED, tenant_id, token_budget_name(payer.kind, now.date(), payer.name))
+        used = await connection.fetchval(
+            _SELECT_USED_BUDGETS, tenant_id, token_budget_name(payer.kind, now.date(), payer.name)
+        )
         if used is not None and used >= payer.day_tokens:
             midnight = datetime.combine(now.date() + timedelta(days=1), time(), UTC)
             limit = f"FLOTILLA_LLM_TOKENS_PER_{payer.kind.upper()}_DAY"

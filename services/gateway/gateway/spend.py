@@ -20,7 +20,7 @@ _NAMES: Mapping[By, str] = {
     "service": _OF_PEOPLE.format("service"),
     "run": "run_id",
 }
-_SUMS = """
+_SELECT_SUMS_LLM_SPEND = """
 SELECT {name} AS name, count(*) AS calls, sum(input_tokens)::bigint AS input_tokens,
     sum(cached_input_tokens)::bigint AS cached_input_tokens, sum(output_tokens)::bigint AS output_tokens,
     sum(nanos) AS nanos, currency
@@ -34,7 +34,7 @@ async def sum_spend(
     connection: Connection, tenant_id: str, by: By, since: datetime, run_id: str | None = None
 ) -> list[Spent]:
     """What was spent since then, summed up `by` something; of one run, if named."""
-    statement = _SUMS.format(name=_NAMES[by], order="1 DESC" if by == "day" else "sum(nanos) DESC")
+    statement = _SELECT_SUMS_LLM_SPEND.format(name=_NAMES[by], order="1 DESC" if by == "day" else "sum(nanos) DESC")
     rows = await connection.fetch(statement, tenant_id, since, run_id)
     return [Spent(amount=_amount(row["nanos"]), **{k: v for k, v in row.items() if k != "nanos"}) for row in rows]
 

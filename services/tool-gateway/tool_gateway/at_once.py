@@ -45,8 +45,8 @@ MAX_NAMED_CHARS = 200
 """Of what a request names, in answers and in the log: anybody who reaches the port can send any."""
 _SECRET_BYTES = 32
 # The asking task, and what its tenant allowed of the tool.
-_ASKING = "SELECT * FROM flotilla.asking_task($1, $2, $3, $4, $5, $6, $7)"
-_BEGIN = "SELECT flotilla.begin_call_at_once($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
+_SELECT_ASKING_TASK = "SELECT * FROM flotilla.asking_task($1, $2, $3, $4, $5, $6, $7)"
+_BEGIN_CALL_AT_ONCE = "SELECT flotilla.begin_call_at_once($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
 _LEFT = {
     "not_allowed": "the asking task is over, or the tool is not allowed any more",
     "recorded": "it is on record already",
@@ -133,7 +133,7 @@ class CallsAtOnce:
         proof = (asked.tenant_id, asked.task_id, asked.attempt, asked.secret)
         row = None
         with retry_later_if_unavailable(), suppress(*UNSTORABLE):  # no row holds such a value
-            row = await self._pool.fetchrow(_ASKING, *proof, asked.call_id, *asked.tool.partition(".")[::2])
+            row = await self._pool.fetchrow(_SELECT_ASKING_TASK, *proof, asked.call_id, *asked.tool.partition(".")[::2])
         if row is None:
             named = asked.task_id[:MAX_NAMED_CHARS]
             raise Forbidden(f"task {named}, try {asked.attempt}, is not open, or may not ask for this call")
@@ -224,7 +224,7 @@ class _CallStore(PostgresToolCallStore):
                     cipher = await session_cipher(connection, task.tenant_id, task.session_id)
             stored = sealed_columns(cipher, TOOL_CALLS, call_id, {"called": shown})
             refusal = await self._own_pool.fetchval(
-                _BEGIN,
+                _BEGIN_CALL_AT_ONCE,
                 asked.tenant_id,
                 asked.task_id,
                 asked.attempt,

@@ -9,9 +9,11 @@ from tool_gateway.offers import OfferedToolDefinition
 from tool_gateway.servers import McpServerConfig
 
 # The hash that the task's tenant allowed.
-_PIN = "SELECT sha256 FROM flotilla.allowed_tools WHERE tenant_id = $1 AND server = $2 AND tool = $3"
+_SELECT_PIN_ALLOWED_TOOLS = (
+    "SELECT sha256 FROM flotilla.allowed_tools WHERE tenant_id = $1 AND server = $2 AND tool = $3"
+)
 # Replaces what a server was last seen to offer, and counts the allowed tools that differ from it.
-_NOTE = "SELECT flotilla.note_offered_tools($1, $2, $3)"
+_NOTE_OFFERED_TOOLS = "SELECT flotilla.note_offered_tools($1, $2, $3)"
 
 
 class AllowedTools:
@@ -41,7 +43,7 @@ class AllowedTools:
             return None
         with retry_later_if_unavailable():
             async with tenant_transaction(self._pool, tenant_id) as connection:
-                found: str | None = await connection.fetchval(_PIN, tenant_id, server, tool)
+                found: str | None = await connection.fetchval(_SELECT_PIN_ALLOWED_TOOLS, tenant_id, server, tool)
         return found
 
     async def note(self, server: str, offers: list[OfferedToolDefinition]) -> None:
@@ -55,5 +57,7 @@ class AllowedTools:
             for each in offers
         ]
         with retry_later_if_unavailable():
-            changed = await self._pool.fetchval(_NOTE, server, self.allowing_tenants(server), json.dumps(tools))
+            changed = await self._pool.fetchval(
+                _NOTE_OFFERED_TOOLS, server, self.allowing_tenants(server), json.dumps(tools)
+            )
         metrics.MCP_CHANGED.labels(server).set(changed)

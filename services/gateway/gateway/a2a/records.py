@@ -27,7 +27,7 @@ MAX_TOKEN_CHARACTERS = 2000
 MAX_COUNTED = 10_000
 _CHANGED = "coalesce(finished_at, started_at, created_at)"
 _OF_AGENT = "tenant_id = $1 AND workflow = $2 AND coalesce(request -> 'steps', '[]') = $3::jsonb"
-_GET = f"SELECT {RUN_COLUMNS} FROM flotilla.runs WHERE {_OF_AGENT} AND run_id = $4"  # noqa: S608 - constants
+_SELECT_RUNS = f"SELECT {RUN_COLUMNS} FROM flotilla.runs WHERE {_OF_AGENT} AND run_id = $4"  # noqa: S608 - constants
 _DECISIONS = """EXISTS (SELECT FROM flotilla.approvals AS a
     WHERE a.tenant_id = $1 AND a.run_id = r.run_id AND a.status = 'pending')"""
 _QUESTIONS = """EXISTS (SELECT FROM flotilla.questions AS q
@@ -39,19 +39,19 @@ _ONLY = f"""{_OF_AGENT} AND ($4::text IS NULL OR session_id = $4)
   AND ($5::text[] IS NULL OR (status = ANY ($5 || ARRAY['interrupted']) AND {_STATE} = ANY ($5)))
   AND ($6::timestamptz IS NULL OR {_CHANGED} >= $6)"""
 # A page, what changed last first; $8 and $9 are the last row of the page before.
-_LIST = f"""
+_LIST_RUNS = f"""
 SELECT {RUN_COLUMNS}, {_CHANGED} AS changed_at FROM flotilla.runs AS r
 WHERE {_ONLY} AND ($8::timestamptz IS NULL OR ({_CHANGED}, run_id) < ($8, $9))
 ORDER BY {_CHANGED} DESC, run_id DESC LIMIT $7
 """  # noqa: S608
-_COUNT = f"SELECT count(*) FROM (SELECT FROM flotilla.runs AS r WHERE {_ONLY} LIMIT {MAX_COUNTED}) AS counted"  # noqa: S608
-_RECEIVERS = """
+_COUNT_RUNS = f"SELECT count(*) FROM (SELECT FROM flotilla.runs AS r WHERE {_ONLY} LIMIT {MAX_COUNTED}) AS counted"  # noqa: S608
+_SELECT_A2A_RECEIVERS = """
 SELECT config_id, url FROM flotilla.a2a_receivers WHERE tenant_id = $1 AND run_id = $2 ORDER BY config_id
 """
 # Of two requests at once, the second one counts what the first one added.
-_LOCK = "SELECT FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2 FOR NO KEY UPDATE"
-_DROP = "DELETE FROM flotilla.a2a_receivers WHERE tenant_id = $1 AND run_id = $2 AND config_id = $3"
-_ADD = f"""
+_LOCK_RUNS = "SELECT FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2 FOR NO KEY UPDATE"
+_DELETE_A2A_RECEIVERS = "DELETE FROM flotilla.a2a_receivers WHERE tenant_id = $1 AND run_id = $2 AND config_id = $3"
+_INSERT_A2A_RECEIVERS = f"""
 INSERT INTO flotilla.a2a_receivers (tenant_id, run_id, config_id, session_id, url, token, secret_ref, created_by)
 SELECT $1::text, $2::text, $3, $4, $5, $6, $7, $8
 WHERE (SELECT count(*) FROM flotilla.a2a_receivers WHERE tenant_id = $1 AND run_id = $2) < {MAX_RECEIVERS}
@@ -87,7 +87,7 @@ async def load_task_run(services: GatewayServices, tenant_id: str, agent: RunTar
     if not is_valid_id(run_id):
         raise run_not_found(run_id)
     async with tenant_transaction(services.pool, tenant_id) as connection:
-        found = await connection.fetchrow(_GET, *_place(tenant_id, agent), run_id)
+        found = await connection.fetchrow(_SELECT_RUNS, *_place(tenant_id, agent), run_id)
         if found is None:
             raise run_not_found(run_id)
         row = await open_row(connection, tenant_id, RUNS, found)
@@ -107,8 +107,8 @@ async def list_task_runs(
     """Return the rows of a page, their runs, and how many tasks there are, counted up to 10,000."""
     place = (*_place(tenant_id, agent), only.session_id, _states(only.state), only.changed_after)
     async with tenant_transaction(services.pool, tenant_id) as connection:
-        rows = await open_rows(connection, tenant_id, RUNS, await connection.fetch(_LIST, *place, limit, *before))
-        count = await connection.fetchval(_COUNT, *place)
+        rows = await open_rows(connection, tenant_id, RUNS, await connection.fetch(_LIST_RUNS, *place, limit, *before))
+        count = await connection.fetchval(_COUNT_RUNS, *place)
         runs = await with_cited_documents(connection, tenant_id, [run_from_row(row) for row in rows])
     return rows, runs, count
 
@@ -116,7 +116,7 @@ async def list_task_runs(
 async def list_push_receivers(services: GatewayServices, tenant_id: str, run_id: str) -> list[PushReceiver]:
     """Return who is notified of the task, without tokens: all who read the session may read this."""
     async with tenant_transaction(services.pool, tenant_id) as connection:
-        rows = await connection.fetch(_RECEIVERS, tenant_id, run_id)
+        rows = await connection.fetch(_SELECT_A2A_RECEIVERS, tenant_id, run_id)
     return [PushReceiver(config_id=row["config_id"], url=row["url"]) for row in rows]
 
 
@@ -134,10 +134,12 @@ async def add_push_receiver(
     Raises:
         Conflict: the task has as many as it may.
     """
-    await connection.execute(_LOCK, caller.tenant_id, run_id)
-    await connection.execute(_DROP, caller.tenant_id, run_id, receiver.config_id)
+    await connection.execute(_LOCK_RUNS, caller.tenant_id, run_id)
+    await connection.execute(_DELETE_A2A_RECEIVERS, caller.tenant_id, run_id, receiver.config_id)
     place = (caller.tenant_id, run_id, receiver.config_id, session_id)
-    added = await connection.execute(_ADD, *place, receiver.url, receiver.token, receiver.secret_ref, caller.subject)
+    added = await connection.execute(
+        _INSERT_A2A_RECEIVERS, *place, receiver.url, receiver.token, receiver.secret_ref, caller.subject
+    )
     if added != "INSERT 0 1":
         raise Conflict(f"{MAX_RECEIVERS} receivers are notified of task {run_id}: delete one first")
 
@@ -149,7 +151,7 @@ async def remove_push_receiver(services: GatewayServices, tenant_id: str, run_id
         NotFound: the task has no receiver of that id.
     """
     async with tenant_transaction(services.pool, tenant_id) as connection:
-        if await connection.execute(_DROP, tenant_id, run_id, config_id) != "DELETE 1":
+        if await connection.execute(_DELETE_A2A_RECEIVERS, tenant_id, run_id, config_id) != "DELETE 1":
             raise push_receiver_not_found(run_id, config_id)
 
 

@@ -18,7 +18,7 @@ MAX_REMEMBERED = 10_000
 MAX_KEY_LENGTH = 256
 _UNKNOWN_S = 2.0
 """How long a key that is none is remembered: short, since it may be about to be made."""
-_AUTHENTICATE = "SELECT * FROM flotilla.authenticate($1)"
+_AUTHENTICATE_KEY = "SELECT * FROM flotilla.authenticate($1)"
 _IS_SERVICE = """
 SELECT EXISTS (SELECT FROM flotilla.api_keys WHERE tenant_id = $1 AND subject = $2)
     AND NOT EXISTS (SELECT FROM flotilla.people WHERE tenant_id = $1 AND subject = $2)
@@ -44,7 +44,7 @@ class ApiKeys:
         pool: Pool,
         cache_s: float,
         *,
-        statement: str = _AUTHENTICATE,
+        statement: str = _AUTHENTICATE_KEY,
         issuer: str = LOCAL_ISSUER,
         clock: Clock = utc_now,
         monotonic: Callable[[], float] = time.monotonic,

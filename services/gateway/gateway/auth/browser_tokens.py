@@ -14,19 +14,19 @@ from flotilla.postgres import Pool, acting_as, tenant_transaction
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.principal import OPERATORS, BrowserTokenGrant, Principal
 
-_FIND = "SELECT * FROM flotilla.authenticate_browser_token($1)"
-_ADD = """
+_AUTHENTICATE_BROWSER = "SELECT * FROM flotilla.authenticate_browser_token($1)"
+_INSERT_BROWSER_TOKENS = """
 INSERT INTO flotilla.browser_tokens (tenant_id, token_id, secret_hash, subject, issuer, groups, is_person, acted_by,
     key_id, sessions, scopes, workflows, expires_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 """
-_SEEN = "SELECT session_id FROM flotilla.sessions WHERE tenant_id = $1 AND session_id = ANY($2)"
+_SELECT_SEEN_SESSIONS = "SELECT session_id FROM flotilla.sessions WHERE tenant_id = $1 AND session_id = ANY($2)"
 log = structlog.get_logger(__name__)
 
 
 def browser_token_lookup(pool: Pool, cache_s: float) -> ApiKeys:
     """Return what finds who acts with a token. A revocation of its maker's key holds after `cache_s` at the latest."""
-    return ApiKeys(pool, cache_s, statement=_FIND)
+    return ApiKeys(pool, cache_s, statement=_AUTHENTICATE_BROWSER)
 
 
 async def create_browser_token(
@@ -50,7 +50,7 @@ async def create_browser_token(
     token = new_browser_token()
     async with tenant_transaction(pool, maker.tenant_id) as connection:
         await connection.execute(
-            _ADD,
+            _INSERT_BROWSER_TOKENS,
             maker.tenant_id,
             grant.token_id,
             api_key_hash(token),
@@ -75,7 +75,9 @@ async def _check_seen(pool: Pool, bearer: Principal) -> None:
     sessions = sorted(bearer.grant.sessions)
     with acting_as(bearer.database_viewer(())):
         async with tenant_transaction(pool, bearer.tenant_id) as connection:
-            seen = {row["session_id"] for row in await connection.fetch(_SEEN, bearer.tenant_id, sessions)}
+            seen = {
+                row["session_id"] for row in await connection.fetch(_SELECT_SEEN_SESSIONS, bearer.tenant_id, sessions)
+            }
     if missing := [session for session in sessions if session not in seen]:
         raise NotFound(
             f"no session {missing[0]} of {bearer.subject}: open it first, or add the scope run; of a fork, list the "

@@ -9,7 +9,7 @@ from flotilla.postgres.viewer import ITSELF
 from gateway.auth.principal import Principal
 
 # Those who issued keys to $2, those who issued keys to them, and so on; only identities of the tenant, not the install.
-_ISSUERS = """
+_SELECT_ISSUERS_API_KEYS = """
 WITH RECURSIVE issuers (subject) AS (
     SELECT k.created_by FROM flotilla.api_keys AS k WHERE k.tenant_id = $1 AND k.subject = $2
     UNION
@@ -20,11 +20,11 @@ SELECT i.subject FROM issuers AS i WHERE i.subject <> $2 AND (
     OR EXISTS (SELECT FROM flotilla.api_keys AS k WHERE k.tenant_id = $1 AND k.subject = i.subject))
 ORDER BY i.subject
 """
-_ASKED = """
+_SELECT_ASKED_APPROVALS = """
 SELECT requested_by, on_behalf_of, run_id, task_id FROM flotilla.approvals WHERE tenant_id = $1 AND approval_id = $2
 """
 # The services that asked on behalf of a person for the run or task in which the action was asked for.
-_SERVICES = """
+_SELECT_SERVICES_RUNS = """
 SELECT acted_by FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2 AND acted_by IS NOT NULL
 UNION SELECT acted_by FROM flotilla.pipelines WHERE tenant_id = $1 AND task_id = $3 AND acted_by IS NOT NULL
 """
@@ -32,7 +32,7 @@ UNION SELECT acted_by FROM flotilla.pipelines WHERE tenant_id = $1 AND task_id =
 
 async def key_issuers_of_subject(connection: Connection, tenant_id: str, subject: str) -> list[str]:
     """Return everybody through whose hands a key of `subject` went, revoked keys included, in order of their names."""
-    return [row["subject"] for row in await connection.fetch(_ISSUERS, tenant_id, subject)]
+    return [row["subject"] for row in await connection.fetch(_SELECT_ISSUERS_API_KEYS, tenant_id, subject)]
 
 
 async def check_are_two_people(connection: Connection, caller: Principal, asked_by: str, what: str) -> None:
@@ -79,11 +79,11 @@ async def key_issuers_of_approval(pool: Pool, tenant_id: str, approval_id: str) 
     what it belongs to."""
     with acting_as(ITSELF):
         async with tenant_transaction(pool, tenant_id) as connection:
-            row = await connection.fetchrow(_ASKED, tenant_id, approval_id)
+            row = await connection.fetchrow(_SELECT_ASKED_APPROVALS, tenant_id, approval_id)
             if row is None:
                 return []
             task_id = root_task_id(row["task_id"] or "")
-            services = await connection.fetch(_SERVICES, tenant_id, row["run_id"], task_id)
+            services = await connection.fetch(_SELECT_SERVICES_RUNS, tenant_id, row["run_id"], task_id)
             found = {service["acted_by"] for service in services}
             for asked in {row["requested_by"], row["on_behalf_of"], *found} - {None, ""}:
                 found |= set(await key_issuers_of_subject(connection, tenant_id, asked))

@@ -15,12 +15,12 @@ from gateway.auth.origin import BrowserOriginPolicy
 from gateway.auth.principal import Principal
 
 COOKIE = "flotilla_sign_in"
-_FIND = "SELECT * FROM flotilla.authenticate_sign_in($1)"
-_OPEN = """
+_AUTHENTICATE_SIGN_IN = "SELECT * FROM flotilla.authenticate_sign_in($1)"
+_OPEN_SIGN_INS = """
 INSERT INTO flotilla.sign_ins (tenant_id, secret_hash, subject, roles, is_person, key_id, expires_at, issuer, groups)
 VALUES ($1, $2, $3, $4, $5, $6, now() + $7, $8, $9)
 """
-_END = "DELETE FROM flotilla.sign_ins WHERE tenant_id = $1 AND secret_hash = $2"
+_DELETE_SIGN_INS = "DELETE FROM flotilla.sign_ins WHERE tenant_id = $1 AND secret_hash = $2"
 log = structlog.get_logger(__name__)
 
 
@@ -33,7 +33,7 @@ class SignInSessions:
     ) -> None:
         """`issuer` is the OpenID provider: sign-ins of former versions name none."""
         self._pool = pool
-        self._known = ApiKeys(pool, cache_s, statement=_FIND, issuer=issuer)
+        self._known = ApiKeys(pool, cache_s, statement=_AUTHENTICATE_SIGN_IN, issuer=issuer)
         self._last = timedelta(seconds=last_s)
         self.origin = origin
 
@@ -59,7 +59,7 @@ class SignInSessions:
         secret = secrets.token_urlsafe(32)
         async with tenant_transaction(self._pool, principal.tenant_id) as connection:
             await connection.execute(
-                _OPEN,
+                _OPEN_SIGN_INS,
                 principal.tenant_id,
                 api_key_hash(secret),
                 principal.subject,
@@ -80,7 +80,7 @@ class SignInSessions:
         if secret is not None and principal is not None:
             digest = api_key_hash(secret)
             async with tenant_transaction(self._pool, principal.tenant_id) as connection:
-                await connection.execute(_END, principal.tenant_id, digest)
+                await connection.execute(_DELETE_SIGN_INS, principal.tenant_id, digest)
             self._known.clear_cache(digest)
             log.info("signed_out", subject=principal.subject, tenant=principal.tenant_id)
         if response is not None:

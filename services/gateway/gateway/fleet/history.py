@@ -25,13 +25,13 @@ from gateway.fleet.streams import load_stream_loads
 from gateway.schemas.overview import FleetHistory, FleetSeries
 
 _MAX_ROWS = 10_001
-_FINISHED = """
+_SELECT_FINISHED_RUNS = """
 SELECT finished_at FROM flotilla.runs
 WHERE tenant_id = $1 AND created_at > $2::timestamptz - interval '1 day' AND finished_at > $2
 ORDER BY finished_at LIMIT $3
 """
 # Those that waited at some moment since $2.
-_WAITED = """
+_SELECT_WAITED_APPROVALS = """
 SELECT created_at, decided_at FROM flotilla.approvals
 WHERE tenant_id = $1 AND (status = 'pending' OR decided_at > $2) LIMIT $3
 """
@@ -89,8 +89,8 @@ async def load_fleet_history(pool: Pool, samples: Sequence[FleetSample], tenant_
     since = datetime.fromtimestamp(times[0] - STEP_S, UTC)
     with acting_as(ITSELF):  # moments, of every session
         async with tenant_transaction(pool, tenant_id) as connection:
-            finished = await connection.fetch(_FINISHED, tenant_id, since, _MAX_ROWS)
-            waited = await connection.fetch(_WAITED, tenant_id, since, _MAX_ROWS)
+            finished = await connection.fetch(_SELECT_FINISHED_RUNS, tenant_id, since, _MAX_ROWS)
+            waited = await connection.fetch(_SELECT_WAITED_APPROVALS, tenant_id, since, _MAX_ROWS)
     return FleetHistory(
         step_s=STEP_S,
         times=times,

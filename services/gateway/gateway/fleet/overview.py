@@ -13,15 +13,15 @@ from flotilla.postgres import ITSELF, Connection, Pool, acting_as, tenant_transa
 from gateway.fleet.streams import StreamLoad, load_stream_loads
 from gateway.schemas.overview import AuditLoad, Fleet, OutboxLoad, Stream
 
-_AGENTS = "SELECT DISTINCT name FROM flotilla_ops.agents ORDER BY name"
-_LETTERS = """
+_SELECT_AGENTS = "SELECT DISTINCT name FROM flotilla_ops.agents ORDER BY name"
+_SELECT_DEAD_LETTERS = """
 SELECT stream, count(*) AS letters FROM (
     SELECT stream FROM flotilla.dead_letters
     WHERE tenant_id = $1 AND redriven_at IS NULL AND discarded_at IS NULL LIMIT 10001) AS open
 GROUP BY stream
 """
 # Each counted up to 10,001.
-_COUNTS = """
+_SELECT_COUNTS_APPROVALS = """
 SELECT
     (SELECT count(*) FROM (SELECT FROM flotilla.approvals WHERE tenant_id = $1 AND status = 'pending' LIMIT 10001) AS a)
         AS approvals_pending,
@@ -53,9 +53,9 @@ async def load_fleet_overview(pool: Pool, redis: Redis, kafka_log: KafkaEventLog
 
 async def _numbers(pool: Pool, tenant_id: str, streams: list[StreamLoad], lag: int | None) -> Fleet:
     async with tenant_transaction(pool, tenant_id) as connection:
-        letters = {row["stream"]: row["letters"] for row in await connection.fetch(_LETTERS, tenant_id)}
+        letters = {row["stream"]: row["letters"] for row in await connection.fetch(_SELECT_DEAD_LETTERS, tenant_id)}
         outbox = await _outbox(connection)
-        counts = await connection.fetchrow(_COUNTS, tenant_id)
+        counts = await connection.fetchrow(_SELECT_COUNTS_APPROVALS, tenant_id)
     assert counts is not None  # noqa: S101 - a SELECT of values has a row
     at = counts["checkpoint_at"]
     return Fleet(
@@ -74,7 +74,7 @@ async def _numbers(pool: Pool, tenant_id: str, streams: list[StreamLoad], lag: i
 
 async def load_agent_names(pool: Pool) -> list[str]:
     """Agents that ever registered."""
-    return [row["name"] for row in await pool.fetch(_AGENTS)]
+    return [row["name"] for row in await pool.fetch(_SELECT_AGENTS)]
 
 
 async def measure_audit_lag(pool: Pool, kafka_log: KafkaEventLog) -> int | None:

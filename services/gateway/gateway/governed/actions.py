@@ -27,12 +27,12 @@ from gateway.names import SOURCE
 from gateway.schemas.governed import Action
 from gateway.temporal import WorkflowStart
 
-_ADD = """
+_INSERT_ACTIONS = """
 INSERT INTO flotilla.actions (tenant_id, action_id, session_id, workflow_id, action, description, args, risk_level,
     requested_by, request, traceparent)
 VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8, $9, $10::jsonb, $11)
 """
-_SELECT = """
+_SELECT_ACTIONS = """
 SELECT a.action_id, a.session_id, a.workflow_id, a.status, coalesce(p.risk_level, a.risk_level) AS risk_level,
     a.action, a.description, coalesce(p.args, a.args) AS args, a.requested_by,
     nullif(a.request ->> 'on_behalf_of', '') AS on_behalf_of, a.current_step, a.approval_status, a.result, a.error,
@@ -42,14 +42,16 @@ FROM flotilla.actions AS a
 LEFT JOIN flotilla.approvals AS p ON p.tenant_id = a.tenant_id AND p.approval_id = a.action_id
 WHERE a.tenant_id = $1
 """
-_GET = f"{_SELECT} AND a.action_id = $2"
+_GET = f"{_SELECT_ACTIONS} AND a.action_id = $2"
 # A page, newest first; $4 and $5 are the last row of the page before.
 _LIST = f"""
-{_SELECT} AND ($2::text IS NULL OR a.status = $2)
+{_SELECT_ACTIONS} AND ($2::text IS NULL OR a.status = $2)
   AND ($4::timestamptz IS NULL OR (a.created_at, a.action_id) < ($4, $5))
 ORDER BY a.created_at DESC, a.action_id DESC LIMIT $3
 """
-_REQUEST = "SELECT action_id, session_id, request FROM flotilla.actions WHERE tenant_id = $1 AND action_id = $2"
+_SELECT_REQUEST_ACTIONS = (
+    "SELECT action_id, session_id, request FROM flotilla.actions WHERE tenant_id = $1 AND action_id = $2"
+)
 _JSON = ("args", "result", "error", "votes")
 
 
@@ -113,7 +115,7 @@ async def _insert(
         request=to_json(request).decode(),
     )
     await connection.execute(
-        _ADD,
+        _INSERT_ACTIONS,
         request.tenant_id,
         request.action_id,
         request.session_id,
@@ -143,7 +145,7 @@ async def get_action(pool: Pool, tenant_id: str, action_id: str) -> Action:
 async def record_action_cancel_request(pool: Pool, action: Action, caller: Principal) -> WorkflowStart:
     """Record who called the action off; return how its workflow is started, in case it never was."""
     async with tenant_transaction(pool, caller.tenant_id) as connection:
-        row = await connection.fetchrow(_REQUEST, caller.tenant_id, action.action_id)
+        row = await connection.fetchrow(_SELECT_REQUEST_ACTIONS, caller.tenant_id, action.action_id)
         stored = (await open_row(connection, caller.tenant_id, ACTIONS, row or {}))["request"]
         await record_cancel_request(connection, caller, action.session_id, "action", action.action_id)
     return WorkflowStart(APPROVAL_WORKFLOW, action.workflow_id, from_json(stored, ActionRequest))

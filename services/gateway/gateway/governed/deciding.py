@@ -44,17 +44,17 @@ from gateway.temporal import TemporalGateway, error_from_temporal
 
 ANSWER_TIMEOUT = timedelta(seconds=5)
 log = structlog.get_logger(__name__)
-_ANSWERED = """
+_SELECT_ANSWERED_APPROVAL_DECISIONS = """
 SELECT answer FROM flotilla.approval_decisions
 WHERE tenant_id = $1 AND approval_id = $2 AND update_id = $3 AND outcome = 'counted'
 """
-_ATTEMPT = """
+_INSERT_APPROVAL_DECISIONS = """
 INSERT INTO flotilla.approval_decisions (tenant_id, approval_id, attempt_id, update_id, subject, decision, content_hash,
     reason, args, authenticated, policy_version)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::jsonb, true, $10)
 """
 # The attempt did not count; one that did stays as it is.
-_REFUSED = """
+_MARK_APPROVAL_DECISIONS_REFUSED = """
 UPDATE flotilla.approval_decisions SET outcome = 'refused', refusal = $4
 WHERE tenant_id = $1 AND approval_id = $2 AND attempt_id = $3 AND outcome = 'attempted'
 """
@@ -109,7 +109,7 @@ async def _recorded(
     attempt = replace(attempt, issued_by=issued_by, args=_normalized(approval, attempt))
     edited = content_hash(approval.action, attempt.args) if attempt.args is not None else ""
     update_id = decision_update_id(attempt.approval_id, attempt.subject, attempt.decision, attempt.content_hash, edited)
-    answered = await connection.fetchval(_ANSWERED, tenant_id, attempt.approval_id, update_id)
+    answered = await connection.fetchval(_SELECT_ANSWERED_APPROVAL_DECISIONS, tenant_id, attempt.approval_id, update_id)
     if answered is not None:
         return from_json(answered, DecisionAnswer)
     stored = await seal_columns(
@@ -122,7 +122,7 @@ async def _recorded(
         args=to_json(attempt.args).decode() if attempt.args is not None else None,
     )
     await connection.execute(
-        _ATTEMPT,
+        _INSERT_APPROVAL_DECISIONS,
         tenant_id,
         attempt.approval_id,
         attempt.attempt_id,
@@ -197,6 +197,12 @@ def _refusal_of(error: WorkflowUpdateFailedError) -> VoteRefusal:
 
 async def _record_refusal(pool: Pool, vote: _Vote, why: VoteRefusal) -> None:
     async with recording_transaction(pool, vote.tenant_id, vote.attempt.approval_id) as connection:
-        await connection.execute(_REFUSED, vote.tenant_id, vote.attempt.approval_id, vote.attempt.attempt_id, why.type)
+        await connection.execute(
+            _MARK_APPROVAL_DECISIONS_REFUSED,
+            vote.tenant_id,
+            vote.attempt.approval_id,
+            vote.attempt.attempt_id,
+            why.type,
+        )
         event = vote_refused_event(vote.attempt, why, vote.approval.policy_version)
         await append(connection, vote.tenant_id, vote.approval.session_id, [event])

@@ -23,12 +23,12 @@ _COLUMNS = """approval_id, session_id, workflow_id, run_id, task_id, action, des
     deadline_at, reminder_at, decided_at"""
 # What came of it, for those who may see that; nothing while it is not decided.
 _OUTCOME = "LEFT JOIN LATERAL flotilla.outcome_of(approval_id) AS o ON status <> 'pending'"
-_GET = f"""
+_SELECT_APPROVALS = f"""
 SELECT {_COLUMNS}, action_status, action_result, action_error, action_finished_at FROM flotilla.approvals {_OUTCOME}
 WHERE tenant_id = $1 AND approval_id = $2
 """  # noqa: S608 - constants
 # A page, newest first; $4 and $5 are the last row of the page before.
-_LIST = f"""
+_LIST_APPROVALS = f"""
 SELECT {_COLUMNS}, action_status, NULL AS action_result, NULL AS action_error, action_finished_at
 FROM flotilla.approvals {_OUTCOME}
 WHERE tenant_id = $1 AND ($2::text IS NULL OR status = $2)
@@ -43,7 +43,7 @@ WHERE tenant_id = $1 AND ($2::text IS NULL OR status = $2)
   AND ($4::timestamptz IS NULL OR (deadline_at, approval_id) > ($4, $5))
 ORDER BY deadline_at, approval_id LIMIT $3
 """  # noqa: S608
-_COUNT = """
+_COUNT_APPROVALS = """
 SELECT count(*) FROM (
     SELECT FROM flotilla.approvals WHERE tenant_id = $1 AND status = 'pending' LIMIT 10001) AS pending
 """
@@ -55,7 +55,7 @@ async def get_approval(connection: Connection, policy: ApprovalPolicy, tenant_id
     Raises:
         NotFound: the tenant has no such approval.
     """
-    row = await connection.fetchrow(_GET, tenant_id, approval_id)
+    row = await connection.fetchrow(_SELECT_APPROVALS, tenant_id, approval_id)
     if row is None:
         raise no_such("approval", approval_id)
     return approval_from_row(await open_row(connection, tenant_id, APPROVALS, row), policy)
@@ -71,7 +71,7 @@ async def list_approvals(
     after: tuple[datetime | None, str | None],
 ) -> list[dict[str, Any]]:
     """Rows of a page: newest first, or by deadline, earliest first."""
-    statement = _BY_DEADLINE if by_deadline else _LIST
+    statement = _BY_DEADLINE if by_deadline else _LIST_APPROVALS
     async with tenant_transaction(pool, tenant_id) as connection:
         rows = await connection.fetch(statement, tenant_id, status, limit, *after)
         return await open_rows(connection, tenant_id, APPROVALS, rows)
@@ -80,7 +80,7 @@ async def list_approvals(
 async def count_pending_approvals(pool: Pool, tenant_id: str) -> int:
     """Approvals that wait for a decision, up to 10,001."""
     async with tenant_transaction(pool, tenant_id) as connection:
-        return int(await connection.fetchval(_COUNT, tenant_id))
+        return int(await connection.fetchval(_COUNT_APPROVALS, tenant_id))
 
 
 @cache

@@ -19,7 +19,7 @@ from gateway.live.wakeup import FollowerWakeup
 
 EVERY_S = 0.5
 log = structlog.get_logger(__name__)
-_LOOK = """
+_SELECT_RUNS = """
 SELECT r.run_id, r.status, s.head_seq, concat_ws('|', s.owner, s.visibility, s.readers, s.writers) AS access
 FROM flotilla.runs AS r
 JOIN flotilla.sessions AS s ON s.tenant_id = r.tenant_id AND s.session_id = r.session_id
@@ -68,7 +68,7 @@ class RunWatch:
     async def _look(self, tenant_id: str, run_ids: list[str]) -> None:
         try:
             async with tenant_transaction(self._pool, tenant_id) as connection:
-                rows = await connection.fetch(_LOOK, tenant_id, run_ids)
+                rows = await connection.fetch(_SELECT_RUNS, tenant_id, run_ids)
         except (*AWAY, asyncpg.PostgresError, TimeoutError) as error:
             log.warning("run_watch_away", error=str(error) or type(error).__name__)
             return

@@ -19,7 +19,7 @@ from gateway.schemas.runs import Run
 
 _MOST_NAMED = 5
 # Of a run; of a task, its hops, and the calls of MCP tools that those asked for.
-_PENDING = f"""
+_SELECT_PENDING_APPROVALS = f"""
 SELECT approval_id, session_id, action, requirement, quorum, votes, deadline_at FROM flotilla.approvals
 WHERE tenant_id = $1 AND session_id = $2 AND status = 'pending'
   AND (run_id = $3 OR task_id = $3 OR starts_with(task_id, $3 || '~') OR starts_with(task_id, $3 || '.mcp.')
@@ -99,7 +99,7 @@ async def describe_what_call_waits_for(door: Door, call: Call) -> tuple[str, Jso
     """Return what the call waits for, in words for people and models, and as data."""
     tenant_id = door.caller.tenant_id
     async with tenant_transaction(door.services.pool, tenant_id) as connection:
-        found = await connection.fetch(_PENDING, tenant_id, call.session_id, call.call_id)
+        found = await connection.fetch(_SELECT_PENDING_APPROVALS, tenant_id, call.session_id, call.call_id)
         rows = await open_rows(connection, tenant_id, APPROVALS, found)
     approvals = [_pending(door, row) for row in rows]
     questions = await _questions(door, call) if call.kind == "run" else []

@@ -43,12 +43,12 @@ SESSION_META = "io.flotilla/session"
 KEY_META = "io.flotilla/idempotency-key"
 """The same key: the same call, as long as its row is kept: 7 days, or what the tenant's retention says."""
 ANSWERS_KEPT = "1 hour"
-_ADD = """
+_INSERT_MCP_CALLS = """
 INSERT INTO flotilla.mcp_calls (tenant_id, call_id, is_run, session_id, principal, digest, request)
 VALUES ($1, $2, $3, $4, $5, $6, $7)
 """
 # A task is over with its last hop's answer, as for those who read it: its row is closed a moment later.
-_LAST = f"""
+_SELECT_LAST_MCP_CALLS = f"""
 SELECT c.call_id, c.is_run, c.session_id, e.finished_at IS NULL
     OR ((c.is_to_repeat OR NOT c.is_answered) AND e.finished_at > now() - interval '{ANSWERS_KEPT}') AS continues
 FROM flotilla.mcp_calls AS c
@@ -63,7 +63,7 @@ _OF_REQUEST = """
 SELECT call_id, is_run, session_id FROM flotilla.mcp_calls
 WHERE tenant_id = $1 AND principal = $2 AND request = $3 ORDER BY created_at DESC LIMIT 1
 """
-_GET = """
+_SELECT_MCP_CALLS = """
 SELECT call_id, is_run, session_id FROM flotilla.mcp_calls WHERE tenant_id = $1 AND principal = $2 AND call_id = $3
 """
 _OF_STATE = """
@@ -121,7 +121,7 @@ async def begin_or_continue_call(
 
     async def note(connection: Connection, call_id: str) -> None:
         place = (door.caller.tenant_id, call_id, kind == "run", session_id, door.caller.idempotency_scope)
-        await connection.execute(_ADD, *place, digest, name)
+        await connection.execute(_INSERT_MCP_CALLS, *place, digest, name)
 
     if tool.workflow:
         run = await starting.start_or_find_run(
@@ -147,7 +147,7 @@ async def _last(door: Door, digest: bytes) -> tuple[Call | None, bool]:
     """Return the newest equal call of the caller, and whether this one is no new one."""
     caller = door.caller
     async with tenant_transaction(door.services.pool, caller.tenant_id) as connection:
-        row = await connection.fetchrow(_LAST, caller.tenant_id, caller.idempotency_scope, digest)
+        row = await connection.fetchrow(_SELECT_LAST_MCP_CALLS, caller.tenant_id, caller.idempotency_scope, digest)
     if row is None:
         return None, False
     return _call(row), row["continues"]
@@ -199,7 +199,7 @@ def is_over(work: Task | Run) -> bool:
 
 async def find_call_by_id(door: Door, call_id: str) -> Call | None:
     """Return one of the caller's calls; None if it made none of that id."""
-    return await _found(door, _GET, call_id) if is_valid_id(call_id) else None
+    return await _found(door, _SELECT_MCP_CALLS, call_id) if is_valid_id(call_id) else None
 
 
 async def find_call_by_request(door: Door, request_id: object) -> Call | None:

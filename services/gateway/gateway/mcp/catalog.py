@@ -24,13 +24,13 @@ _QUESTION_SCHEMA: JsonObject = {
     "additionalProperties": False,
 }
 # Those that can be called: still offered, and described as when they were allowed.
-_ALLOWED = """
+_SELECT_ALLOWED_TOOLS = """
 SELECT server, tool, a.definition FROM flotilla.allowed_tools AS a
 JOIN flotilla_ops.offered_tools AS o USING (server, tool)
 WHERE a.tenant_id = $1 AND a.sha256 = o.sha256 ORDER BY server, tool
 """
-_ALLOWED_NAMES = f"SELECT server, tool FROM ({_ALLOWED}) AS a"  # noqa: S608 - constants
-_ALLOWED_ONE = f"SELECT definition FROM ({_ALLOWED}) AS a WHERE server = $2 AND tool = $3"  # noqa: S608
+_ALLOWED_NAMES = f"SELECT server, tool FROM ({_SELECT_ALLOWED_TOOLS}) AS a"  # noqa: S608 - constants
+_ALLOWED_ONE = f"SELECT definition FROM ({_SELECT_ALLOWED_TOOLS}) AS a WHERE server = $2 AND tool = $3"  # noqa: S608
 _HEADER_HINT = "x-mcp-header"
 
 
@@ -70,7 +70,7 @@ async def list_callable_tools(door: Door) -> dict[str, CallableTool]:
     """Return all of them by name: an MCP server's tool before an agent whose name, cut to size, is the same."""
     services, tenant_id = door.services, door.caller.tenant_id
     async with tenant_transaction(services.pool, tenant_id) as connection:
-        rows = await connection.fetch(_ALLOWED, tenant_id)
+        rows = await connection.fetch(_SELECT_ALLOWED_TOOLS, tenant_id)
     found = [_upstream(row["server"], row["tool"], json.loads(row["definition"])) for row in rows]
     found += [_run_target(one) for one in await list_run_targets(services.pool) if one.name != MCP_AGENT]
     return {one.name: one for one in reversed(found)}

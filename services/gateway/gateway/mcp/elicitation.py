@@ -33,7 +33,7 @@ _SHOWN = ("type", "title", "description", "enum", "default", "minLength", "maxLe
 _OF_FORMS = {"type", "properties", "required"}
 _SAYS_NOTHING = {"title", "description", "$schema", "$defs", "$comment", "examples", "additionalProperties"}
 """Members of a question's schema that ask for nothing which a form does not ask for."""
-_NOTES = "SELECT misfits, declined FROM flotilla.mcp_calls WHERE tenant_id = $1 AND call_id = $2"
+_SELECT_NOTES_MCP_CALLS = "SELECT misfits, declined FROM flotilla.mcp_calls WHERE tenant_id = $1 AND call_id = $2"
 _NOTE_MISFIT = """
 UPDATE flotilla.mcp_calls SET misfits = array_append(misfits, $3) WHERE tenant_id = $1 AND call_id = $2
 """
@@ -70,7 +70,7 @@ async def questions_for_caller(door: Door, call: Call, left_out: Collection[str]
         return []
     asked = []
     async with tenant_transaction(door.services.pool, door.caller.tenant_id) as connection:
-        notes = await connection.fetch(_NOTES, door.caller.tenant_id, call.call_id)
+        notes = await connection.fetch(_SELECT_NOTES_MCP_CALLS, door.caller.tenant_id, call.call_id)
         misfits = Counter(str(one) for row in notes for one in row["misfits"])
         declined = {*left_out, *(str(one) for row in notes for one in row["declined"])}
         for row in rows:

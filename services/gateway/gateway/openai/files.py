@@ -40,22 +40,24 @@ _COLUMNS = "file_id, filename, purpose, size_bytes, created_at, expires_at"
 _MINE = "tenant_id = $1 AND owner = $2 AND expires_at > now()"
 # Of two files at once, the second one counts the first.
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('openai_files:' || $1 || ':' || $2, 0))"
-_USED = f"SELECT count(*) AS files, coalesce(sum(size_bytes), 0) AS bytes FROM flotilla.openai_files WHERE {_MINE}"  # noqa: S608 - constants
-_ADD = f"""
+_SELECT_USED_OPENAI_FILES = (
+    f"SELECT count(*) AS files, coalesce(sum(size_bytes), 0) AS bytes FROM flotilla.openai_files WHERE {_MINE}"  # noqa: S608 - constants
+)
+_INSERT_OPENAI_FILES = f"""
 INSERT INTO flotilla.openai_files (tenant_id, owner, file_id, filename, purpose, size_bytes, content, expires_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, now() + $8::interval) RETURNING {_COLUMNS}
 """  # noqa: S608
-_GET = f"SELECT {_COLUMNS} FROM flotilla.openai_files WHERE {_MINE} AND file_id = $3"  # noqa: S608
-_CONTENT = f"SELECT filename, content FROM flotilla.openai_files WHERE {_MINE} AND file_id = $3"  # noqa: S608
-_DELETE = f"DELETE FROM flotilla.openai_files WHERE {_MINE} AND file_id = $3"  # noqa: S608
+_SELECT_OPENAI_FILES = f"SELECT {_COLUMNS} FROM flotilla.openai_files WHERE {_MINE} AND file_id = $3"  # noqa: S608
+_SELECT_CONTENT_OPENAI_FILES = f"SELECT filename, content FROM flotilla.openai_files WHERE {_MINE} AND file_id = $3"  # noqa: S608
+_DELETE_OPENAI_FILES = f"DELETE FROM flotilla.openai_files WHERE {_MINE} AND file_id = $3"  # noqa: S608
 # A page; $5 is the last file of the page before.
-_LIST = f"""
+_LIST_OPENAI_FILES = f"""
 SELECT {_COLUMNS} FROM flotilla.openai_files WHERE {_MINE} AND ($3::text IS NULL OR purpose = $3)
   AND ($5::text IS NULL OR (created_at, file_id) %s (
       SELECT created_at, file_id FROM flotilla.openai_files WHERE tenant_id = $1 AND owner = $2 AND file_id = $5))
 ORDER BY created_at %s, file_id %s LIMIT $4
 """  # noqa: S608
-_ATTACHED = """
+_SELECT_ATTACHED_DOCUMENTS = """
 SELECT document_id FROM flotilla.documents
 WHERE tenant_id = $1 AND attached_to IS NOT NULL AND split_part(uri, '/', 2) = $2
 """
@@ -93,12 +95,14 @@ async def add_file(
     file_id = f"file-{new_id().replace('-', '')}"
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
         await connection.execute(_LOCK, *place)
-        used = await connection.fetchrow(_USED, *place)
+        used = await connection.fetchrow(_SELECT_USED_OPENAI_FILES, *place)
         assert used is not None  # noqa: S101 - an aggregate has one row
         if used["files"] >= MAX_FILES or used["bytes"] + len(content) > MAX_TOTAL_BYTES:
             what = f"{used['files']} files of {used['bytes']} bytes"
             raise TooMany(f"you have {what}; {MAX_FILES} of {MAX_TOTAL_BYTES} are allowed: delete some", RETRY_S)
-        row = await connection.fetchrow(_ADD, *place, file_id, filename, purpose, len(content), content, expires_after)
+        row = await connection.fetchrow(
+            _INSERT_OPENAI_FILES, *place, file_id, filename, purpose, len(content), content, expires_after
+        )
     assert row is not None  # noqa: S101 - it was added
     return _file(row)
 
@@ -109,7 +113,7 @@ async def get_file(services: GatewayServices, caller: Principal, file_id: str) -
     Raises:
         NotFound: there is none, or it has expired.
     """
-    return _file(await _row(services, caller, _GET, file_id))
+    return _file(await _row(services, caller, _SELECT_OPENAI_FILES, file_id))
 
 
 async def content_of(services: GatewayServices, caller: Principal, file_id: str) -> bytes:
@@ -118,7 +122,7 @@ async def content_of(services: GatewayServices, caller: Principal, file_id: str)
     Raises:
         NotFound: there is none, or it has expired.
     """
-    content: bytes = (await _row(services, caller, _CONTENT, file_id))["content"]
+    content: bytes = (await _row(services, caller, _SELECT_CONTENT_OPENAI_FILES, file_id))["content"]
     return content
 
 
@@ -126,7 +130,7 @@ async def list_files(
     services: GatewayServices, caller: Principal, *, purpose: str | None, limit: int, after: str | None, order: Order
 ) -> list[File]:
     """Return a page of the caller's files."""
-    query = _LIST % (("<", "DESC", "DESC") if order == "desc" else (">", "ASC", "ASC"))
+    query = _LIST_OPENAI_FILES % (("<", "DESC", "DESC") if order == "desc" else (">", "ASC", "ASC"))
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
         rows = await connection.fetch(query, caller.tenant_id, caller.name, purpose, limit, after)
     return [_file(row) for row in rows]
@@ -140,15 +144,15 @@ async def delete_file(services: GatewayServices, caller: Principal, file_id: str
     """
     place = (caller.tenant_id, caller.name, file_id)
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
-        if await connection.fetchrow(_GET, *place) is None:
+        if await connection.fetchrow(_SELECT_OPENAI_FILES, *place) is None:
             raise _no_file(file_id)
-        attached = await connection.fetch(_ATTACHED, caller.tenant_id, file_id)
+        attached = await connection.fetch(_SELECT_ATTACHED_DOCUMENTS, caller.tenant_id, file_id)
     for row in attached:
         with suppress(NotFound):  # an equal request removed it
             await services.knowledge.remove(caller.tenant_id, row["document_id"])
     # The file goes last: a deletion that was interrupted can be asked for again.
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
-        await connection.execute(_DELETE, *place)
+        await connection.execute(_DELETE_OPENAI_FILES, *place)
 
 
 async def attach(services: GatewayServices, caller: Principal, session_id: str, files: Sequence[FileRef]) -> None:
@@ -171,7 +175,7 @@ async def attach(services: GatewayServices, caller: Principal, session_id: str, 
             if file.file_id is None:
                 wanted.append(_attachment(session_id, file.filename or "", _decoded(file.file_data or "")))
             elif not await _is_attached(connection, tenant_id, session_id, file.file_id):
-                if await connection.fetchrow(_GET, tenant_id, caller.name, file.file_id) is None:
+                if await connection.fetchrow(_SELECT_OPENAI_FILES, tenant_id, caller.name, file.file_id) is None:
                     raise _no_file(file.file_id)
                 wanted.append(file.file_id)
     for one in wanted:  # of those that are stored, one is in memory at a time
@@ -185,7 +189,7 @@ async def _is_attached(connection: Connection, tenant_id: str, session_id: str, 
 
 
 async def _stored(services: GatewayServices, caller: Principal, session_id: str, file_id: str) -> UploadedDocument:
-    row = await _row(services, caller, _CONTENT, file_id)
+    row = await _row(services, caller, _SELECT_CONTENT_OPENAI_FILES, file_id)
     return _attachment(session_id, f"{file_id}/{row['filename']}", row["content"])
 
 

@@ -13,7 +13,7 @@ from gateway.openai.functions import calls_of, reply_of
 from gateway.schemas.runs import Run
 from gateway.services import GatewayServices
 
-_USAGE = """
+_SELECT_USAGE_LLM_CALLS = """
 SELECT coalesce(sum(input_tokens), 0)::bigint AS input_tokens, coalesce(sum(output_tokens), 0)::bigint AS output_tokens
 FROM flotilla.llm_calls WHERE tenant_id = $1 AND run_id = $2
 """
@@ -69,5 +69,5 @@ def _text_of(output: Mapping[str, Any], *, is_json: bool) -> str:
 
 async def _usage(services: GatewayServices, tenant_id: str, run: Run) -> TokenUsage:
     async with tenant_transaction(services.pool, tenant_id) as connection:
-        row = await connection.fetchrow(_USAGE, tenant_id, run.run_id)
+        row = await connection.fetchrow(_SELECT_USAGE_LLM_CALLS, tenant_id, run.run_id)
     return TokenUsage(input_tokens=row["input_tokens"], output_tokens=row["output_tokens"]) if row else TokenUsage()

@@ -22,21 +22,23 @@ from gateway.schemas.runs import Run, RunRequest
 from gateway.services import GatewayServices
 
 RETRIED_WITHIN = "15 minutes"
-_ADD = """
+_INSERT_OPENAI_REQUESTS = """
 INSERT INTO flotilla.openai_requests (tenant_id, run_id, session_id, principal, request_digest, parameters)
 VALUES ($1, $2, $3, $4, $5, $6::jsonb)
 """
-_RETRIED = f"""
+_SELECT_RETRIED_OPENAI_REQUESTS = f"""
 SELECT run_id FROM flotilla.openai_requests
 WHERE tenant_id = $1 AND principal = $2 AND request_digest = $3 AND created_at > now() - interval '{RETRIED_WITHIN}'
 ORDER BY created_at DESC LIMIT 1
 """  # noqa: S608 - a constant
-_CONTINUED = """
+_SELECT_CONTINUED_OPENAI_REQUESTS = """
 SELECT session_id FROM flotilla.openai_requests
 WHERE tenant_id = $1 AND principal = $2 AND conversation_digest = $3 ORDER BY created_at DESC LIMIT 1
 """
 _NOTE_ANSWER = "UPDATE flotilla.openai_requests SET conversation_digest = $3 WHERE tenant_id = $1 AND run_id = $2"
-_PARAMETERS = "SELECT run_id, session_id, parameters FROM flotilla.openai_requests WHERE tenant_id = $1 AND run_id = $2"
+_SELECT_PARAMETERS_OPENAI_REQUESTS = (
+    "SELECT run_id, session_id, parameters FROM flotilla.openai_requests WHERE tenant_id = $1 AND run_id = $2"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,11 +72,17 @@ async def ask(services: GatewayServices, caller: Principal, question: OpenAIQues
         RunInProgress: the session that the client named has an active run.
         IdempotencyConflict: the key was used for another request.
     """
-    if question.is_retry and (run_id := await _find(services, caller, _RETRIED, question.digest)):
+    if question.is_retry and (
+        run_id := await _find(services, caller, _SELECT_RETRIED_OPENAI_REQUESTS, question.digest)
+    ):
         return await get_run(services.pool, caller.tenant_id, run_id)
     if question.session_id is not None:
         return await _start(services, caller, question, question.session_id)
-    session_id = await _find(services, caller, _CONTINUED, question.conversation) if question.conversation else None
+    session_id = (
+        await _find(services, caller, _SELECT_CONTINUED_OPENAI_REQUESTS, question.conversation)
+        if question.conversation
+        else None
+    )
     if session_id is not None:
         try:
             return await _start(services, caller, question, session_id)
@@ -94,7 +102,7 @@ async def record_conversation_end(connection: Connection, tenant_id: str, run_id
 async def load_request_parameters(services: GatewayServices, tenant_id: str, run_id: str) -> dict[str, Any]:
     """Return what the client sent with the request of a run; empty for a run that was started otherwise."""
     async with tenant_transaction(services.pool, tenant_id) as connection:
-        row = await connection.fetchrow(_PARAMETERS, tenant_id, run_id)
+        row = await connection.fetchrow(_SELECT_PARAMETERS_OPENAI_REQUESTS, tenant_id, run_id)
         opened = row and await open_row(connection, tenant_id, OPENAI_REQUESTS, row)
     return dict(json.loads(opened["parameters"])) if opened else {}
 
@@ -115,7 +123,7 @@ async def _start(services: GatewayServices, caller: Principal, question: OpenAIQ
             connection, caller.tenant_id, session_id, OPENAI_REQUESTS, run_id, parameters=parameters
         )
         place = (caller.tenant_id, run_id, session_id, caller.name)
-        await connection.execute(_ADD, *place, question.digest, stored["parameters"])
+        await connection.execute(_INSERT_OPENAI_REQUESTS, *place, question.digest, stored["parameters"])
 
     claim = IdempotencyClaim(caller, "POST /openai/v1", question.key, content)
     history = newest_turns_within_budget(list(reversed(question.turns)))

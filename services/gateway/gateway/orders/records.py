@@ -26,15 +26,17 @@ from gateway.temporal import WorkflowStart
 _COLUMNS = """order_id, session_id, workflow_id, user_id, product_id, amount_minor, currency, status, confirmation,
     reason, steps, created_at, finished_at"""
 # Nothing happens where the order exists.
-_ADD = """
+_INSERT_ORDERS = """
 INSERT INTO flotilla.orders (tenant_id, order_id, session_id, workflow_id, user_id, product_id, amount_minor, currency,
     request, traceparent)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::jsonb, $10) ON CONFLICT DO NOTHING
 """
-_GET = f"SELECT {_COLUMNS} FROM flotilla.orders WHERE tenant_id = $1 AND order_id = $2"  # noqa: S608 - a constant
-_REQUEST = "SELECT order_id, session_id, request FROM flotilla.orders WHERE tenant_id = $1 AND order_id = $2"
+_SELECT_ORDERS = f"SELECT {_COLUMNS} FROM flotilla.orders WHERE tenant_id = $1 AND order_id = $2"  # noqa: S608 - a constant
+_SELECT_REQUEST_ORDERS = (
+    "SELECT order_id, session_id, request FROM flotilla.orders WHERE tenant_id = $1 AND order_id = $2"
+)
 # A page, newest first; $4 and $5 are the last row of the page before.
-_LIST = f"""
+_LIST_ORDERS = f"""
 SELECT {_COLUMNS} FROM flotilla.orders
 WHERE tenant_id = $1 AND ($2::text IS NULL OR status = $2)
   AND ($4::timestamptz IS NULL OR (created_at, order_id) < ($4, $5))
@@ -76,7 +78,7 @@ async def store_order(pool: Pool, request: OrderRequest, caller: Principal, acce
             request=to_json(request).decode(),
         )
         is_new = await connection.execute(
-            _ADD,
+            _INSERT_ORDERS,
             tenant_id,
             order_id,
             request.session_id,
@@ -114,7 +116,7 @@ def _placed_event(request: OrderRequest, caller: Principal) -> AgentStateEvent:
 
 
 async def _check_same(connection: Connection, request: OrderRequest) -> None:
-    row = await connection.fetchrow(_REQUEST, request.tenant_id, request.order_id)
+    row = await connection.fetchrow(_SELECT_REQUEST_ORDERS, request.tenant_id, request.order_id)
     stored = (await open_row(connection, request.tenant_id, ORDERS, row or {}))["request"]
     if json.loads(stored) != json.loads(to_json(request)):
         raise OrderExists(f"order {request.order_id} exists and is another one: choose another id")
@@ -135,7 +137,7 @@ async def list_orders(
 ) -> list[dict[str, Any]]:
     """Rows of a page, newest first."""
     async with tenant_transaction(pool, tenant_id) as connection:
-        rows = await connection.fetch(_LIST, tenant_id, status, limit, *before)
+        rows = await connection.fetch(_LIST_ORDERS, tenant_id, status, limit, *before)
         return await open_rows(connection, tenant_id, ORDERS, rows)
 
 
@@ -146,7 +148,7 @@ def order_from_row(row: Mapping[str, Any]) -> Order:
 
 
 async def _get(connection: Connection, tenant_id: str, order_id: str) -> Order:
-    row = await connection.fetchrow(_GET, tenant_id, order_id)
+    row = await connection.fetchrow(_SELECT_ORDERS, tenant_id, order_id)
     if row is None:
         raise no_such("order", order_id)
     return order_from_row(await open_row(connection, tenant_id, ORDERS, row))

@@ -27,13 +27,13 @@ from gateway.open_work import OpenWorkLimits
 from gateway.schemas.pipelines import Task
 from gateway.temporal import WorkflowStart
 
-_ADD = """
+_INSERT_PIPELINES = """
 INSERT INTO flotilla.pipelines
     (tenant_id, task_id, session_id, user_id, workflow_id, steps, request, result_task_id, traceparent)
 VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8, $9)
 """
 # The last hop's answer says that the pipeline is done before the worker's leader closes its row.
-_SELECT = """
+_SELECT_APPROVALS = """
 SELECT p.task_id, p.session_id, p.workflow_id, p.steps, p.user_id, p.acted_by, p.error, p.created_at, t.result,
     p.result_task_id,
     CASE
@@ -49,22 +49,24 @@ FROM flotilla.pipelines AS p
 LEFT JOIN flotilla.agent_tasks AS t ON t.tenant_id = p.tenant_id AND t.task_id = p.result_task_id
 WHERE p.tenant_id = $1
 """
-_GET = f"{_SELECT} AND p.task_id = $2"
+_GET = f"{_SELECT_APPROVALS} AND p.task_id = $2"
 _RECORDED_END = """
 SELECT CASE WHEN finished_at IS NOT NULL THEN status END AS status FROM flotilla.pipelines
 WHERE tenant_id = $1 AND task_id = $2
 """
 # A page, newest first; $3 and $4 are the last row of the page before.
 _LIST = f"""
-SELECT * FROM ({_SELECT}
+SELECT * FROM ({_SELECT_APPROVALS}
     AND ($3::timestamptz IS NULL OR (p.created_at, p.task_id) < ($3, $4)) AND ($5::text IS NULL OR p.session_id = $5)
     AND ($6::text IS NULL OR p.user_id = $6) AND ($7::text IS NULL OR $7 = ANY (p.steps))
     AND ($9::timestamptz IS NULL OR p.created_at >= $9) AND ($10::timestamptz IS NULL OR p.created_at < $10)) AS tasks
 WHERE $8::text IS NULL OR status = $8
 ORDER BY created_at DESC, task_id DESC LIMIT $2
 """  # noqa: S608 - constants
-_REQUEST = "SELECT task_id, session_id, request FROM flotilla.pipelines WHERE tenant_id = $1 AND task_id = $2"
-_RUNNING = """
+_SELECT_REQUEST_PIPELINES = (
+    "SELECT task_id, session_id, request FROM flotilla.pipelines WHERE tenant_id = $1 AND task_id = $2"
+)
+_MARK_PIPELINES_RUNNING = """
 UPDATE flotilla.pipelines SET status = 'running' WHERE tenant_id = $1 AND task_id = $2 AND status = 'pending'
 """
 _RESULTS = replace(AGENT_TASKS, key="result_task_id")
@@ -134,7 +136,7 @@ async def _insert(connection: Connection, request: PipelineRequest, access: Sess
         request=to_json(request).decode(),
     )
     await connection.execute(
-        _ADD,
+        _INSERT_PIPELINES,
         request.tenant_id,
         request.task_id,
         request.session_id,
@@ -203,7 +205,7 @@ async def list_tasks(
 async def record_task_cancel_request(pool: Pool, task: Task, caller: Principal) -> WorkflowStart:
     """Record who asked for the task to be cancelled; return how its workflow is started, in case it never was."""
     async with tenant_transaction(pool, caller.tenant_id) as connection:
-        row = await connection.fetchrow(_REQUEST, caller.tenant_id, task.task_id)
+        row = await connection.fetchrow(_SELECT_REQUEST_PIPELINES, caller.tenant_id, task.task_id)
         stored = (await open_row(connection, caller.tenant_id, PIPELINES, row or {}))["request"]
         await record_cancel_request(connection, caller, task.session_id, "task", task.task_id)
     return WorkflowStart(PIPELINE_WORKFLOW, task.workflow_id, from_json(stored, PipelineRequest))
@@ -212,7 +214,7 @@ async def record_task_cancel_request(pool: Pool, task: Task, caller: Principal) 
 async def mark_running(pool: Pool, tenant_id: str, task_id: str) -> None:
     """Notes that the workflow was started, so that the worker's leader need not."""
     async with tenant_transaction(pool, tenant_id) as connection:
-        await connection.execute(_RUNNING, tenant_id, task_id)
+        await connection.execute(_MARK_PIPELINES_RUNNING, tenant_id, task_id)
 
 
 async def _get(connection: Connection, tenant_id: str, task_id: str) -> Task:

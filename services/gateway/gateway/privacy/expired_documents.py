@@ -17,7 +17,7 @@ from gateway.names import SOURCE
 ROUND_S = 60.0
 AT_MOST = 500
 _IS_EXPIRED = "SELECT flotilla.document_is_expired($1, $2)"
-_EXPIRED = "SELECT tenant_id, document_id FROM flotilla.documents_to_expire($1)"
+_SELECT_EXPIRED_DOCUMENTS_TO_EXPIRE = "SELECT tenant_id, document_id FROM flotilla.documents_to_expire($1)"
 log = structlog.get_logger(__name__)
 
 
@@ -39,7 +39,7 @@ class ExpiredDocumentsJob:
 
     async def remove_expired(self, stop: asyncio.Event | None = None) -> None:
         """One round: up to 500 documents of each kind."""
-        for row in await self._pool.fetch(_EXPIRED, AT_MOST):
+        for row in await self._pool.fetch(_SELECT_EXPIRED_DOCUMENTS_TO_EXPIRE, AT_MOST):
             if stop is not None and stop.is_set():
                 return
             tenant_id, document_id = row["tenant_id"], row["document_id"]

@@ -28,7 +28,7 @@ FETCHED_FOR = timedelta(days=7)
 _SESSIONS_AT_ONCE = 100
 _EVENTS_AT_ONCE = 100
 _LINES_AT_ONCE = 100
-_SESSIONS = "SELECT session_id FROM flotilla.sessions_of_person($1, $2, $3, $4)"
+_SELECT_SESSIONS_OF_PERSON = "SELECT session_id FROM flotilla.sessions_of_person($1, $2, $3, $4)"
 
 
 async def begin_export(connection: Connection, caller: Principal, request_id: str) -> str:
@@ -106,7 +106,9 @@ class PersonExport:
         while True:
             with acting_as(ITSELF):
                 async with tenant_transaction(self.pool, self.tenant_id) as connection:
-                    rows = await connection.fetch(_SESSIONS, self.tenant_id, self.person, behind, _SESSIONS_AT_ONCE)
+                    rows = await connection.fetch(
+                        _SELECT_SESSIONS_OF_PERSON, self.tenant_id, self.person, behind, _SESSIONS_AT_ONCE
+                    )
             if not rows:
                 return
             yield [row["session_id"] for row in rows]

@@ -8,21 +8,21 @@ from gateway.auth.principal import Principal
 from gateway.privacy.requests import check_not_held, confirm_request, record
 from gateway.schemas.privacy import Erasure, ErasurePlan, LegalHold, PersonBody
 
-_PLAN = "SELECT * FROM flotilla.erasure_plan($1, $2)"
-_ERASURE = """
+_SELECT_ERASURE_PLAN = "SELECT * FROM flotilla.erasure_plan($1, $2)"
+_SELECT_ERASURES = """
 SELECT erasure_id, person, reason, requested_by, requested_at, confirmations_needed, confirmed_by, confirmed_at,
     finished_at
 FROM flotilla.erasures WHERE tenant_id = $1
 """
-_GET = f"{_ERASURE} AND erasure_id = $2"
-_LIST = f"{_ERASURE} ORDER BY requested_at DESC, erasure_id LIMIT $2"
-_ASK = """
+_GET = f"{_SELECT_ERASURES} AND erasure_id = $2"
+_LIST = f"{_SELECT_ERASURES} ORDER BY requested_at DESC, erasure_id LIMIT $2"
+_INSERT_ERASURES = """
 INSERT INTO flotilla.erasures (tenant_id, erasure_id, person, reason, requested_by, confirmations_needed)
 VALUES ($1, $2, $3, $4, $5, $6)
 """
-_HOLDS = "SELECT person, reason, added_by, added_at FROM flotilla.legal_holds WHERE tenant_id = $1"
-_ALL_HOLDS = f"{_HOLDS} ORDER BY added_at DESC, person"
-_HOLD = f"{_HOLDS} AND person = $2"
+_SELECT_LEGAL_HOLDS = "SELECT person, reason, added_by, added_at FROM flotilla.legal_holds WHERE tenant_id = $1"
+_ALL_HOLDS = f"{_SELECT_LEGAL_HOLDS} ORDER BY added_at DESC, person"
+_HOLD = f"{_SELECT_LEGAL_HOLDS} AND person = $2"
 _ADD_HOLD = """
 INSERT INTO flotilla.legal_holds (tenant_id, person, reason, added_by) VALUES ($1, $2, $3, $4)
 ON CONFLICT DO NOTHING RETURNING 1
@@ -32,7 +32,7 @@ _REMOVE_HOLD = "DELETE FROM flotilla.legal_holds WHERE tenant_id = $1 AND person
 
 async def plan_erasure(connection: Connection, tenant_id: str, person: str) -> ErasurePlan:
     """What an erasure of `person` would reach."""
-    row = await connection.fetchrow(_PLAN, tenant_id, person)
+    row = await connection.fetchrow(_SELECT_ERASURE_PLAN, tenant_id, person)
     assert row is not None  # noqa: S101 - it counts
     return ErasurePlan(person=person, **dict(row))
 
@@ -55,7 +55,9 @@ async def request_erasure(connection: Connection, caller: Principal, body: Perso
             "sessions would stay (docs/privacy.md)"
         )
     erasure_id = new_id()
-    await connection.execute(_ASK, caller.tenant_id, erasure_id, person, body.reason, caller.subject, needed)
+    await connection.execute(
+        _INSERT_ERASURES, caller.tenant_id, erasure_id, person, body.reason, caller.subject, needed
+    )
     erasure = await get_erasure(connection, caller.tenant_id, erasure_id)
     details = {"erasure_id": erasure_id, "person": person, "reason": body.reason}
     await record(connection, caller, "privacy_erasure_requested", details)

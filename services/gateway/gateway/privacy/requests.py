@@ -16,7 +16,7 @@ from gateway.auth.principal import Principal
 from gateway.names import SOURCE
 from gateway.schemas.privacy import PrivacyRequest
 
-_ALL = """
+_SELECT_ALL_PRIVACY_CONFIRMATIONS = """
 SELECT r.*, ARRAY(SELECT c.confirmed_by FROM flotilla.privacy_confirmations AS c
                   WHERE c.tenant_id = $1 AND c.request_id = r.request_id
                   ORDER BY c.confirmed_at, c.confirmed_by) AS confirmations
@@ -30,16 +30,16 @@ FROM (
     FROM flotilla.erasures WHERE tenant_id = $1
 ) AS r
 """
-_GET = f"{_ALL} WHERE request_id = $2"
-_LIST = f"{_ALL} ORDER BY requested_at DESC, request_id LIMIT $2"
-_ASK = """
+_GET = f"{_SELECT_ALL_PRIVACY_CONFIRMATIONS} WHERE request_id = $2"
+_LIST = f"{_SELECT_ALL_PRIVACY_CONFIRMATIONS} ORDER BY requested_at DESC, request_id LIMIT $2"
+_INSERT_PRIVACY_REQUESTS = """
 INSERT INTO flotilla.privacy_requests (tenant_id, request_id, kind, person, details, reason, requested_by,
     confirmations_needed)
 VALUES ($1, $2, $3, $4, $5::jsonb, $6, $7, $8)
 """
 # Who confirms second sees who confirmed first, and whose keys those two issued.
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('flotilla:privacy:' || $1 || '/' || $2, 0))"
-_CONFIRM = "SELECT flotilla.confirm_privacy_request($1, $2, $3)"
+_CONFIRM_PRIVACY_REQUEST = "SELECT flotilla.confirm_privacy_request($1, $2, $3)"
 _CONFIRM_ERASURE = "SELECT flotilla.confirm_erasure($1, $2, $3)"
 _HELD_FOR = "SELECT reason FROM flotilla.legal_holds WHERE tenant_id = $1 AND person = $2"
 _REQUESTED: Mapping[PrivacyKind, str] = {
@@ -67,8 +67,10 @@ async def add_request(
     """Ask for it; where the policy needs no further person, it is allowed at once."""
     request_id = new_id()
     written = json.dumps(dict(details or {}))
-    await connection.execute(_ASK, caller.tenant_id, request_id, kind, person, written, reason, caller.subject, needed)
-    await connection.fetchval(_CONFIRM, caller.tenant_id, request_id, None)
+    await connection.execute(
+        _INSERT_PRIVACY_REQUESTS, caller.tenant_id, request_id, kind, person, written, reason, caller.subject, needed
+    )
+    await connection.fetchval(_CONFIRM_PRIVACY_REQUEST, caller.tenant_id, request_id, None)
     request = await get_request(connection, caller.tenant_id, request_id)
     await record(connection, caller, _REQUESTED[kind], {**described(request), "reason": reason})
     return request
@@ -89,7 +91,7 @@ async def confirm_request(connection: Connection, caller: Principal, request_id:
     request = await get_request(connection, caller.tenant_id, request_id)
     counted = {request.requested_by, *request.confirmations}
     await check_different_people(connection, caller, counted, f"request {request_id}")
-    statement = _CONFIRM_ERASURE if request.kind == "erase" else _CONFIRM
+    statement = _CONFIRM_ERASURE if request.kind == "erase" else _CONFIRM_PRIVACY_REQUEST
     outcome = await connection.fetchval(statement, caller.tenant_id, request_id, caller.subject)
     request = await get_request(connection, caller.tenant_id, request_id)
     await _check_outcome(connection, caller, request, outcome)

@@ -29,13 +29,13 @@ from gateway.schemas.questions import Question
 from gateway.services import GatewayServices
 
 # Waits for another answer, or for who closes the question: the first one counts.
-_ANSWER = """
+_ANSWER_QUESTIONS = """
 UPDATE flotilla.questions SET status = 'answered', answer = $3::jsonb, answered_by = $4, acted_by = $5,
     closed_at = now()
 WHERE tenant_id = $1 AND question_id = $2 AND status = 'open' AND (deadline_at IS NULL OR deadline_at > now())
 RETURNING 1
 """
-_PLACE = "UPDATE flotilla.questions SET event_seq = $3 WHERE tenant_id = $1 AND question_id = $2"
+_STORE_EVENT_SEQ_OF_QUESTIONS = "UPDATE flotilla.questions SET event_seq = $3 WHERE tenant_id = $1 AND question_id = $2"
 
 
 class NotAPerson(Forbidden):
@@ -114,7 +114,7 @@ async def _stored(
     stored = await seal_columns(
         connection, caller.tenant_id, row["session_id"], QUESTIONS, row["question_id"], answer=to_json(data).decode()
     )
-    if not await connection.fetchval(_ANSWER, *key, stored["answer"], caller.subject, caller.acted_by):
+    if not await connection.fetchval(_ANSWER_QUESTIONS, *key, stored["answer"], caller.subject, caller.acted_by):
         return None
     details: JsonObject = {
         "run_id": row["run_id"],
@@ -125,7 +125,7 @@ async def _stored(
     }
     event = state_change(f"{QUESTION_CHANGE}answered", details, SOURCE, run_id=row["run_id"])
     appended = await append(connection, caller.tenant_id, row["session_id"], [event])
-    await connection.execute(_PLACE, *key, appended.first_seq)
+    await connection.execute(_STORE_EVENT_SEQ_OF_QUESTIONS, *key, appended.first_seq)
     wake_up = OutsideEvent(event_id=f"answer:{row['question_id']}", name=answer_event_name(row["question_id"]), data={})
     await store_event(connection, caller, row["session_id"], row["run_id"], wake_up)
     return wake_up

@@ -15,9 +15,9 @@ from gateway.schemas.questions import Question
 MOST_SHOWN = 20
 _COLUMNS = """question_id, session_id, run_id, workflow_id, question, answer_schema, roles, status, deadline_at, answer,
     answered_by, acted_by, created_at, closed_at"""
-_GET = f"SELECT {_COLUMNS} FROM flotilla.questions WHERE tenant_id = $1 AND question_id = $2"  # noqa: S608 - constants
+_SELECT_QUESTIONS = f"SELECT {_COLUMNS} FROM flotilla.questions WHERE tenant_id = $1 AND question_id = $2"  # noqa: S608 - constants
 # A page, newest first; $6 and $7 are the last row of the page before.
-_LIST = f"""
+_LIST_QUESTIONS = f"""
 SELECT {_COLUMNS} FROM flotilla.questions
 WHERE tenant_id = $1 AND ($2::text IS NULL OR status = $2) AND ($3::text IS NULL OR run_id = $3)
   AND ($4::text IS NULL OR session_id = $4) AND ($6::timestamptz IS NULL OR (created_at, question_id) < ($6, $7))
@@ -31,7 +31,7 @@ async def get_question(connection: Connection, tenant_id: str, question_id: str)
     Raises:
         NotFound: the caller sees no such question.
     """
-    row = await connection.fetchrow(_GET, tenant_id, question_id)
+    row = await connection.fetchrow(_SELECT_QUESTIONS, tenant_id, question_id)
     if row is None:
         raise no_such("question", question_id)
     return await open_row(connection, tenant_id, QUESTIONS, row)
@@ -49,7 +49,7 @@ async def list_questions(
 ) -> list[dict[str, Any]]:
     """Return the rows of a page, newest first."""
     async with tenant_transaction(pool, tenant_id) as connection:
-        rows = await connection.fetch(_LIST, tenant_id, status, run_id, session_id, limit, *before)
+        rows = await connection.fetch(_LIST_QUESTIONS, tenant_id, status, run_id, session_id, limit, *before)
         return await open_rows(connection, tenant_id, QUESTIONS, rows)
 
 

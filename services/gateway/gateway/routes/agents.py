@@ -18,7 +18,7 @@ from gateway.services import Caller, Wired
 router = guarded_router("agents")
 _NOT_YOURS = "agents serve all tenants: only the operator's tenant may route their tasks"
 # The newest instance of each first.
-_LIST = """
+_LIST_AGENTS = """
 SELECT name, instance, version, stream, consumer_group, concurrency, in_flight, input_schema, output_schema, started_at,
     last_seen, last_seen > now() - interval '1 minute' AS alive
 FROM flotilla_ops.agents
@@ -30,7 +30,7 @@ ORDER BY name, started_at DESC, instance
 @allow(EVERYONE, for_others=True)
 async def list_agents(services: Wired, _caller: Caller) -> AgentList:
     """List the agents that registered themselves."""
-    rows = await services.pool.fetch(_LIST)
+    rows = await services.pool.fetch(_LIST_AGENTS)
     return AgentList(agents=[_agent(list(group)) for _, group in groupby(rows, itemgetter("name"))])
 
 

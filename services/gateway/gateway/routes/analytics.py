@@ -22,7 +22,7 @@ DEFAULT_SPAN = timedelta(days=30)
 Since = Annotated[
     AwareDatetime | None, Query(description="From this moment on, with its offset; by default the last 30 days.")
 ]
-_TOOLS = """
+_SELECT_TOOLS_TOOL_USAGE = """
 SELECT tool, count(*) AS calls, count(*) FILTER (WHERE NOT ok) AS errors,
     percentile_cont(0.5) WITHIN GROUP (ORDER BY duration_ms) AS p50_ms,
     percentile_cont(0.95) WITHIN GROUP (ORDER BY duration_ms) AS p95_ms
@@ -30,7 +30,7 @@ FROM audit.tool_usage
 WHERE tenant_id = $1 AND occurred_at >= $2 AND ($3::text IS NULL OR session_id = $3)
 GROUP BY tool ORDER BY calls DESC, tool LIMIT 1000
 """
-_TOKENS = """
+_SELECT_TOKENS_LLM_CALLS = """
 SELECT model, (created_at AT TIME ZONE 'UTC')::date AS day, count(*) AS calls,
     sum(input_tokens)::bigint AS input_tokens, sum(output_tokens)::bigint AS output_tokens
 FROM flotilla.llm_calls
@@ -49,7 +49,7 @@ async def tools(
 ) -> ToolAnalytics:
     """Per tool: calls, errors, median and 95th percentile of the duration."""
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
-        rows = await connection.fetch(_TOOLS, caller.tenant_id, _from(since), session_id)
+        rows = await connection.fetch(_SELECT_TOOLS_TOOL_USAGE, caller.tenant_id, _from(since), session_id)
     return ToolAnalytics(tools=[ToolUsage.model_validate(dict(row)) for row in rows])
 
 
@@ -58,7 +58,7 @@ async def tools(
 async def tokens(services: Wired, caller: Caller, since: Since = None) -> TokenAnalytics:
     """Tokens per model and day."""
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
-        rows = await connection.fetch(_TOKENS, caller.tenant_id, _from(since))
+        rows = await connection.fetch(_SELECT_TOKENS_LLM_CALLS, caller.tenant_id, _from(since))
     return TokenAnalytics(tokens=[TokenUsageOfDay.model_validate(dict(row)) for row in rows])
 
 

@@ -38,7 +38,7 @@ from gateway.services import Caller, GatewayServices, Wired
 router = guarded_router("audit")
 _NOT_YOURS = "the projection belongs to all tenants: only the operator's tenant may replace or drop it"
 EXPORT_MEDIA_TYPE = "application/x-ndjson"
-_NEWEST = "SELECT * FROM audit.newest_checkpoints($1, $2, $3)"
+_SELECT_NEWEST_CHECKPOINTS = "SELECT * FROM audit.newest_checkpoints($1, $2, $3)"
 
 
 @router.get("/v1/audit/verify", response_model=Verdict, responses=documented_errors(404))
@@ -67,7 +67,7 @@ async def list_checkpoints(
 ) -> CheckpointList:
     """List the signed checkpoints, newest first. They hold hashes only, and belong to the whole fleet."""
     before = read_time_cursor(cursor)
-    rows = await services.pool.fetch(_NEWEST, *before, limit)
+    rows = await services.pool.fetch(_SELECT_NEWEST_CHECKPOINTS, *before, limit)
     following = time_cursor(rows[-1]["created_at"], rows[-1]["place"]) if len(rows) == limit else None
     return CheckpointList(checkpoints=[_checkpoint(row) for row in rows], next_cursor=following)
 

@@ -18,8 +18,8 @@ from gateway.schemas.feedback import Feedback, FeedbackBody, FeedbackList, Feedb
 from gateway.services import Caller, Wired
 
 router = guarded_router("runs")
-_RUN = "SELECT session_id FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
-_GIVE = """
+_SELECT_RUNS = "SELECT session_id FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
+_INSERT_FEEDBACK = """
 INSERT INTO flotilla.feedback (tenant_id, run_id, given_by, verdict, comment) VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (tenant_id, run_id, given_by) DO UPDATE
     SET verdict = excluded.verdict, comment = excluded.comment, given_at = now()
@@ -30,7 +30,7 @@ SELECT run_id, given_by, verdict, comment, given_at, run_id || '/' || given_by A
 WHERE tenant_id = $1 AND run_id = $2 ORDER BY given_at DESC, given_by
 """
 # A page, newest first; $3 and $4 are the last row of the page before.
-_LIST = """
+_LIST_FEEDBACK = """
 SELECT f.run_id, f.given_by, f.verdict, f.comment, f.given_at, r.session_id, r.query, r.result,
     f.run_id || '/' || f.given_by AS place
 FROM flotilla.feedback AS f JOIN flotilla.runs AS r USING (tenant_id, run_id)
@@ -50,7 +50,7 @@ async def give_feedback(services: Wired, caller: Caller, run_id: RunId, body: Fe
             connection, caller.tenant_id, session_id, FEEDBACK, f"{run_id}/{caller.name}", comment=body.comment
         )
         place = (caller.tenant_id, run_id, caller.name)
-        row = await connection.fetchrow(_GIVE, *place, body.verdict, stored["comment"])
+        row = await connection.fetchrow(_INSERT_FEEDBACK, *place, body.verdict, stored["comment"])
     assert row is not None  # noqa: S101 - inserted or updated just above
     return Feedback.model_validate({**dict(row), "comment": body.comment})
 
@@ -80,7 +80,7 @@ async def list_feedback(
     """List verdicts on the runs that the caller may read, newest first, each with its question."""
     before = read_time_cursor(cursor)
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
-        found = await connection.fetch(_LIST, caller.tenant_id, limit, *before, verdict)
+        found = await connection.fetch(_LIST_FEEDBACK, caller.tenant_id, limit, *before, verdict)
         rows = await open_rows(connection, caller.tenant_id, RUNS, found)
         rows = await open_rows(connection, caller.tenant_id, FEEDBACK, rows)
     return FeedbackList(
@@ -100,7 +100,7 @@ def _without(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 
 async def _session_of(connection: Connection, tenant_id: str, run_id: str) -> str:
-    row = await connection.fetchrow(_RUN, tenant_id, run_id)
+    row = await connection.fetchrow(_SELECT_RUNS, tenant_id, run_id)
     if row is None:
         raise no_such("run", run_id)
     return str(row["session_id"])

@@ -22,7 +22,7 @@ from gateway.services import Caller, GatewayServices, Wired
 router = guarded_router("keys")
 log = structlog.get_logger(__name__)
 _CREATE = "/v1/keys"
-_TAKEN = """
+_SELECT_TAKEN_PEOPLE = """
 SELECT EXISTS (SELECT FROM flotilla.people WHERE tenant_id = $1 AND subject = $2) AS is_person,
     EXISTS (SELECT FROM flotilla.api_keys WHERE tenant_id = $1 AND subject = $2) AS is_service
 """
@@ -31,10 +31,10 @@ _LIST = f"""
 {SELECT_KEYS} AND ($3::timestamptz IS NULL OR (k.created_at, k.key_id) < ($3, $4))
 ORDER BY k.created_at DESC, k.key_id DESC LIMIT $2
 """
-_BEFORE = """
+_SELECT_BEFORE_API_KEYS = """
 SELECT key_hash, name, revoked_at FROM flotilla.api_keys WHERE tenant_id = $1 AND key_id = $2 FOR UPDATE
 """
-_REVOKE = "UPDATE flotilla.api_keys SET revoked_at = now() WHERE tenant_id = $1 AND key_id = $2"
+_REVOKE_API_KEYS = "UPDATE flotilla.api_keys SET revoked_at = now() WHERE tenant_id = $1 AND key_id = $2"
 
 
 class KeyMadeBefore(Conflict):
@@ -98,7 +98,7 @@ async def _check_subject(connection: Connection, caller: Principal, body: KeyBod
     Raises:
         Impersonation: the name is a person's who has keys or logs in already, or a service's.
     """
-    taken = await connection.fetchrow(_TAKEN, caller.tenant_id, body.name)
+    taken = await connection.fetchrow(_SELECT_TAKEN_PEOPLE, caller.tenant_id, body.name)
     assert taken is not None  # noqa: S101 - it selects no table's rows
     if taken["is_person"] and body.may_act_for_others:
         why = f"{body.name} is a person, and acts for nobody else: choose another name for the service"
@@ -135,11 +135,11 @@ async def list_keys(services: Wired, caller: Caller, limit: Limit = DEFAULT_LIMI
 async def revoke_key(services: Wired, caller: Caller, key_id: ResourceId) -> Key:
     """Revoke a key: here it stops working at once, at other replicas within a minute."""
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
-        before = await connection.fetchrow(_BEFORE, caller.tenant_id, key_id)
+        before = await connection.fetchrow(_SELECT_BEFORE_API_KEYS, caller.tenant_id, key_id)
         if before is None:
             raise NotFound(f"no key {key_id}: it takes the id, which GET /v1/keys lists, not the name")
         if before["revoked_at"] is None:
-            await connection.execute(_REVOKE, caller.tenant_id, key_id)
+            await connection.execute(_REVOKE_API_KEYS, caller.tenant_id, key_id)
             details = {"key_id": key_id, "name": before["name"], "by": caller.subject, "by_key_id": caller.key_id}
             await tenant_audit.record_admin_changes(connection, caller.tenant_id, SOURCE, ("api_key_revoked", details))
         row = await connection.fetchrow(GET_KEY, caller.tenant_id, key_id)

@@ -45,7 +45,7 @@ JSON = "application/json"
 DEFAULT_EVENTS = 200
 MAX_EVENTS = 1000
 # A page, newest first; $3 and $4 are the last row of the page before.
-_LIST = """
+_LIST_SESSIONS = """
 SELECT session_id, user_id, acted_by, head_seq, parent_session_id, forked_at_seq, metadata, created_at, kind
 FROM flotilla.sessions
 WHERE tenant_id = $1 AND ($3::timestamptz IS NULL OR (created_at, session_id) < ($3, $4))
@@ -55,7 +55,7 @@ ORDER BY created_at DESC, session_id DESC LIMIT $2
 
 
 # The tree that a session belongs to, from its root on; $3 is the most sessions.
-_LINEAGE = """
+_SELECT_LINEAGE_SESSIONS = """
 WITH RECURSIVE up AS (
     SELECT session_id, parent_session_id FROM flotilla.sessions WHERE tenant_id = $1 AND session_id = $2
     UNION
@@ -119,7 +119,7 @@ async def list_sessions(
     """List sessions, newest first."""
     before = read_time_cursor(cursor)
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
-        rows = await connection.fetch(_LIST, caller.tenant_id, limit, *before, q, AUDIT_SESSION)
+        rows = await connection.fetch(_LIST_SESSIONS, caller.tenant_id, limit, *before, q, AUDIT_SESSION)
     return SessionList(
         sessions=[_session(row) for row in rows], next_cursor=next_time_cursor(rows, limit, "session_id")
     )
@@ -141,7 +141,7 @@ async def get_session(services: Wired, caller: Caller, session_id: SessionId) ->
 async def get_lineage(services: Wired, caller: Caller, session_id: SessionId) -> Lineage:
     """The session's root and everything that was forked from it, oldest first; 500 at most."""
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
-        rows = await connection.fetch(_LINEAGE, caller.tenant_id, session_id, MAX_LINEAGE)
+        rows = await connection.fetch(_SELECT_LINEAGE_SESSIONS, caller.tenant_id, session_id, MAX_LINEAGE)
     if not rows:
         raise no_such("session", session_id)
     return Lineage(sessions=[_session(row) for row in rows])

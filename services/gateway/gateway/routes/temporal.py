@@ -17,7 +17,7 @@ from gateway.schemas.temporal import Payloads
 from gateway.services import Caller, GatewayServices, Wired
 
 router = guarded_router("temporal")
-_VISIBLE = "SELECT session_id FROM flotilla.sessions WHERE tenant_id = $1 AND session_id = ANY ($2)"
+_SELECT_VISIBLE_SESSIONS = "SELECT session_id FROM flotilla.sessions WHERE tenant_id = $1 AND session_id = ANY ($2)"
 log = structlog.get_logger(__name__)
 
 
@@ -32,7 +32,7 @@ async def decode_payloads(services: Wired, caller: Caller, body: Payloads) -> Pa
     if not own or services.temporal.ciphers is None:
         return body
     async with tenant_transaction(services.pool, caller.tenant_id) as connection:
-        visible = {row["session_id"] for row in await connection.fetch(_VISIBLE, caller.tenant_id, own)}
+        visible = {row["session_id"] for row in await connection.fetch(_SELECT_VISIBLE_SESSIONS, caller.tenant_id, own)}
         if visible:
             details = {**caller.by, "sessions": sorted(visible)}
             await record_admin_changes(connection, caller.tenant_id, SOURCE, ("privacy_payloads_read", details))

@@ -21,7 +21,7 @@ Kind: TypeAlias = Literal["workflows", "agents"]
 _QUESTION_FIELDS = frozenset({"query", "top_k", "history"})
 """What an agent gets of a question."""
 # The newest instance of each.
-_AGENTS = """
+_SELECT_AGENTS = """
 SELECT DISTINCT ON (name) name, version, input_schema, output_schema FROM flotilla_ops.agents
 WHERE $1::text IS NULL OR name = $1 ORDER BY name, started_at DESC
 """
@@ -163,7 +163,7 @@ async def list_run_target_names(pool: Pool) -> list[tuple[Kind, str]]:
 
 async def _of_kind(pool: Pool, kind: Kind, name: str | None) -> list[RunTarget]:
     if kind == "agents":
-        rows = await pool.fetch(_AGENTS, name)
+        rows = await pool.fetch(_SELECT_AGENTS, name)
         return [_askable(row, kind, f"The agent {row['name']} alone.") for row in rows]
     served = [row for row in await load_workflow_rows(pool, name) if row["served"]]
     newest = [next(group) for _, group in groupby(served, itemgetter("name"))]

@@ -18,12 +18,12 @@ _OF_RUN = """
 SELECT number, kind, delivery_id, url, status, attempts, last_error, created_at, delivered_at
 FROM flotilla.run_notices WHERE tenant_id = $1 AND run_id = $2 ORDER BY number
 """
-_GET = "SELECT notify, set_by, set_at FROM flotilla.tenant_notify WHERE tenant_id = $1"
-_SET = """
+_SELECT_TENANT_NOTIFY = "SELECT notify, set_by, set_at FROM flotilla.tenant_notify WHERE tenant_id = $1"
+_SET_TENANT_NOTIFY = """
 INSERT INTO flotilla.tenant_notify (tenant_id, notify, set_by) VALUES ($1, $2::jsonb, $3)
 ON CONFLICT (tenant_id) DO UPDATE SET notify = excluded.notify, set_by = excluded.set_by, set_at = now()
 """
-_UNSET = "DELETE FROM flotilla.tenant_notify WHERE tenant_id = $1"
+_DELETE_TENANT_NOTIFY = "DELETE FROM flotilla.tenant_notify WHERE tenant_id = $1"
 
 
 def checked_receiver(services: GatewayServices, notify: NotifyBody | None) -> Notify | None:
@@ -57,7 +57,7 @@ async def load_tenant_receiver(pool: Pool, tenant_id: str) -> TenantNotify:
         NotFound: nobody is.
     """
     async with tenant_transaction(pool, tenant_id) as connection:
-        row = await connection.fetchrow(_GET, tenant_id)
+        row = await connection.fetchrow(_SELECT_TENANT_NOTIFY, tenant_id)
     if row is None:
         raise NotFound("nobody is notified of this tenant's runs: PUT /v1/notify names a receiver")
     return TenantNotify(**asdict(from_json(row["notify"], Notify)), set_by=row["set_by"], set_at=row["set_at"])
@@ -67,6 +67,6 @@ async def set_tenant_receiver(pool: Pool, caller: Principal, notify: Notify | No
     """Tell `notify` of the tenant's runs from now on; None tells nobody."""
     async with tenant_transaction(pool, caller.tenant_id) as connection:
         if notify is None:
-            await connection.execute(_UNSET, caller.tenant_id)
+            await connection.execute(_DELETE_TENANT_NOTIFY, caller.tenant_id)
         else:
-            await connection.execute(_SET, caller.tenant_id, to_json(notify).decode(), caller.subject)
+            await connection.execute(_SET_TENANT_NOTIFY, caller.tenant_id, to_json(notify).decode(), caller.subject)

@@ -23,16 +23,16 @@ from gateway.runs.records import run_not_found
 from gateway.services import GatewayServices
 from gateway.temporal import RPC_TIMEOUT
 
-_RUN = """
+_SELECT_RUN_EVENTS = """
 SELECT session_id, workflow, workflow_id, status,
     (SELECT count(*) FROM flotilla.run_events AS e WHERE e.tenant_id = r.tenant_id AND e.run_id = r.run_id) AS events
 FROM flotilla.runs AS r WHERE tenant_id = $1 AND run_id = $2
 """
-_ADD = """
+_INSERT_RUN_EVENTS = """
 INSERT INTO flotilla.run_events (tenant_id, run_id, event_id, name, data, sent_by)
 VALUES ($1, $2, $3, $4, $5::jsonb, $6)
 """
-_DELIVERED = """
+_MARK_RUN_EVENTS_DELIVERED = """
 UPDATE flotilla.run_events SET delivered_at = now() WHERE tenant_id = $1 AND run_id = $2 AND event_id = $3
 """
 log = structlog.get_logger(__name__)
@@ -78,11 +78,11 @@ async def store_event(
         connection, caller.tenant_id, session_id, RUN_EVENTS, event.event_id, data=to_json(event.data).decode()
     )
     of_event = (event.event_id, event.name, stored["data"])
-    await connection.execute(_ADD, caller.tenant_id, run_id, *of_event, caller.subject)
+    await connection.execute(_INSERT_RUN_EVENTS, caller.tenant_id, run_id, *of_event, caller.subject)
 
 
 async def _open_run(connection: Connection, tenant_id: str, run_id: str) -> asyncpg.Record:
-    run = await connection.fetchrow(_RUN, tenant_id, run_id)
+    run = await connection.fetchrow(_SELECT_RUN_EVENTS, tenant_id, run_id)
     if run is None:
         raise run_not_found(run_id)
     if run["workflow"] == QUESTION:
@@ -105,4 +105,4 @@ async def signal_event(
         log.warning("run_event_not_signalled", run_id=run_id, event_id=event.event_id, error=str(error))
         return
     async with tenant_transaction(services.pool, tenant_id) as connection:
-        await connection.execute(_DELIVERED, tenant_id, run_id, event.event_id)
+        await connection.execute(_MARK_RUN_EVENTS_DELIVERED, tenant_id, run_id, event.event_id)

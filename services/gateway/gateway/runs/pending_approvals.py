@@ -12,7 +12,7 @@ from gateway.schemas.runs import Run
 
 MOST = 20
 """How many are named at once."""
-_PENDING = f"""
+_SELECT_PENDING_APPROVALS = f"""
 SELECT approval_id, session_id, action, args, deadline_at FROM flotilla.approvals
 WHERE tenant_id = $1 AND run_id = $2 AND status = 'pending' ORDER BY created_at, approval_id LIMIT {MOST}
 """  # noqa: S608 - a constant
@@ -33,7 +33,7 @@ async def list_pending_approvals(pool: Pool, tenant_id: str, run: Run) -> list[P
     if run.status != "interrupted":
         return []
     async with tenant_transaction(pool, tenant_id) as connection:
-        found = await connection.fetch(_PENDING, tenant_id, run.run_id)
+        found = await connection.fetch(_SELECT_PENDING_APPROVALS, tenant_id, run.run_id)
         rows = await open_rows(connection, tenant_id, APPROVALS, found)
     return [
         PendingApproval(row["approval_id"], row["action"], from_json(row["args"], dict), row["deadline_at"])

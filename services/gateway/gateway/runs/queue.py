@@ -18,7 +18,7 @@ from gateway.problems import TooMany
 MAX_QUEUED = 1000
 """How many runs may wait in one session."""
 RETRY_S = 5.0
-_AHEAD = """
+_SELECT_AHEAD_RUNS = """
 SELECT a.run_id AS active, a.workflow_id,
     (SELECT count(*) FROM flotilla.runs WHERE tenant_id = $1 AND session_id = $2 AND status = 'queued') AS queued
 FROM (SELECT) AS one LEFT JOIN flotilla.runs AS a
@@ -43,7 +43,7 @@ async def find_runs_ahead(connection: Connection, tenant_id: str, session_id: st
         TooMany: 1,000 runs wait already.
     """
     await get_session(connection, tenant_id, session_id, lock=True)
-    row = await connection.fetchrow(_AHEAD, tenant_id, session_id)
+    row = await connection.fetchrow(_SELECT_AHEAD_RUNS, tenant_id, session_id)
     assert row is not None  # noqa: S101 - the statement always gives one row
     ahead = RunsAhead(row["active"], row["workflow_id"], row["queued"])
     if ahead.queued >= MAX_QUEUED:

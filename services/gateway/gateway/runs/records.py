@@ -34,7 +34,7 @@ RUN_COLUMNS = """run_id, session_id, workflow_id, workflow, user_id, acted_by, q
     error, created_at, started_at, finished_at"""
 _JSON = ("input", "metadata", "result", "output", "error")
 # Nothing happens while another run of the session is active or waits, unless this one waits, too.
-_ADD = f"""
+_INSERT_RUNS = f"""
 INSERT INTO flotilla.runs
     (tenant_id, run_id, session_id, user_id, workflow_id, query, request, traceparent, first_seq, workflow, metadata,
      status, if_active, notify)
@@ -44,9 +44,9 @@ WHERE $12 = 'queued' OR NOT EXISTS (
 ON CONFLICT (tenant_id, session_id) WHERE status IN ('pending', 'running', 'interrupted') DO NOTHING
 RETURNING {RUN_COLUMNS}
 """  # noqa: S608 - constants
-_GET = f"SELECT {RUN_COLUMNS} FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"  # noqa: S608
+_SELECT_RUNS = f"SELECT {RUN_COLUMNS} FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"  # noqa: S608
 # A page, newest first; $5 and $6 are the last row of the page before.
-_LIST = f"""
+_LIST_RUNS = f"""
 SELECT {RUN_COLUMNS} FROM flotilla.runs
 WHERE tenant_id = $1 AND ($2::text IS NULL OR session_id = $2) AND ($3::text IS NULL OR status = $3)
   AND ($5::timestamptz IS NULL OR (created_at, run_id) < ($5, $6)) AND ($7::text IS NULL OR user_id = $7)
@@ -55,9 +55,11 @@ WHERE tenant_id = $1 AND ($2::text IS NULL OR session_id = $2) AND ($3::text IS 
   AND ($12::text IS NULL OR schedule_id = $12) AND ($13::text IS NULL OR parent_run_id = $13)
 ORDER BY created_at DESC, run_id DESC LIMIT $4
 """  # noqa: S608
-_FOLLOWED = "SELECT session_id, status, first_seq, live_key FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
+_SELECT_FOLLOWED_RUNS = (
+    "SELECT session_id, status, first_seq, live_key FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
+)
 # Ends a run that no workflow works on; nothing when it has ended or begun.
-_CANCEL = """
+_CANCEL_RUNS = """
 UPDATE flotilla.runs SET status = 'cancelled', finished_at = now()
 WHERE tenant_id = $1 AND run_id = $2 AND status = $3
 """
@@ -177,7 +179,7 @@ async def _add(
         request=to_json(request).decode(),
     )
     row = await connection.fetchrow(
-        _ADD,
+        _INSERT_RUNS,
         request.tenant_id,
         request.run_id,
         request.session_id,
@@ -220,7 +222,7 @@ async def get_run(pool: Pool, tenant_id: str, run_id: str) -> Run:
 
 async def load_run(connection: Connection, tenant_id: str, run_id: str) -> Run:
     """`get_run` in the caller's transaction."""
-    row = await connection.fetchrow(_GET, tenant_id, run_id)
+    row = await connection.fetchrow(_SELECT_RUNS, tenant_id, run_id)
     if row is None:
         raise run_not_found(run_id)
     return run_from_row(await open_row(connection, tenant_id, RUNS, row))
@@ -236,7 +238,7 @@ async def list_runs(
 ) -> list[dict[str, Any]]:
     """Rows of a page, newest first."""
     rows = await connection.fetch(
-        _LIST,
+        _LIST_RUNS,
         tenant_id,
         only.session_id,
         only.status,
@@ -260,7 +262,7 @@ async def load_followed_run(pool: Pool, tenant_id: str, run_id: str) -> Followed
         NotFound: the tenant has no such run.
     """
     async with tenant_transaction(pool, tenant_id) as connection:
-        row = await connection.fetchrow(_FOLLOWED, tenant_id, run_id)
+        row = await connection.fetchrow(_SELECT_FOLLOWED_RUNS, tenant_id, run_id)
     if row is None:
         raise run_not_found(run_id)
     return FollowedRun(
@@ -284,7 +286,7 @@ async def cancel_unstarted(pool: Pool, run: Run, tenant_id: str) -> bool:
     async with tenant_transaction(pool, tenant_id) as connection:
         if run.status == "queued":  # as who opens it: first the session's lock, then the run's
             await get_session(connection, tenant_id, run.session_id, lock=True)
-        if await connection.execute(_CANCEL, tenant_id, run.run_id, run.status) != "UPDATE 1":
+        if await connection.execute(_CANCEL_RUNS, tenant_id, run.run_id, run.status) != "UPDATE 1":
             return False
         await append(connection, tenant_id, run.session_id, [ended])
     return True

@@ -23,7 +23,7 @@ MAX_RECORDING_BYTES = 400_000
 SESSION_PREFIX = "replay-"
 _CALLED, _RETURNED = session_event_type("tool_call"), session_event_type("tool_result")
 _QUESTION_STEPS = ("research", "write")
-_RECORDED = (
+_SELECT_RECORDED_RUNS = (
     "SELECT run_id, session_id, status, request, first_seq FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
 )
 # Those of which an instance that was seen lately does not say that its effects can be blocked, or none was seen.
@@ -75,7 +75,7 @@ async def start(services: GatewayServices, run_id: str, body: ReplayRequest, cla
 
 
 async def _recorded(connection: Connection, tenant_id: str, run_id: str) -> Mapping[str, Any]:
-    row = await connection.fetchrow(_RECORDED, tenant_id, run_id)
+    row = await connection.fetchrow(_SELECT_RECORDED_RUNS, tenant_id, run_id)
     if row is None:
         raise no_such("run", run_id)
     if row["status"] in OPEN_RUN_STATUSES:

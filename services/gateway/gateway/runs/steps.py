@@ -21,26 +21,26 @@ from gateway.services import GatewayServices
 from gateway.temporal import RPC_TIMEOUT
 
 log = structlog.get_logger(__name__)
-_TASKS = """
+_SELECT_AGENT_TASKS = """
 SELECT task_id, session_id, agent, status, attempt, failure, created_at, finished_at, duration_ms
 FROM flotilla.agent_tasks
 WHERE tenant_id = $1 AND run_id = $2
 """
-_TRACE = "SELECT traceparent FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
-_CALLS = """
+_SELECT_TRACE_RUNS = "SELECT traceparent FROM flotilla.runs WHERE tenant_id = $1 AND run_id = $2"
+_SELECT_LLM_CALLS = """
 SELECT task_id, agent, model, input_tokens, output_tokens, duration_ms, created_at,
     row_number() OVER (PARTITION BY task_id ORDER BY created_at) - 1 AS n
 FROM flotilla.llm_calls
 WHERE tenant_id = $1 AND run_id = $2
 """
 # The governed actions that the run's workflow asked for itself; those of agents belong to their tasks.
-_ACTIONS = """
+_SELECT_ACTIONS = """
 SELECT action_id, session_id, status, error, created_at, finished_at FROM flotilla.actions
 WHERE tenant_id = $1 AND request ->> 'run_id' = $2 AND request ->> 'run_id' <> ''
   AND coalesce(request ->> 'task_id', '') = ''
 """
 # Questions to people, and runs that the run started.
-_OTHERS = """
+_SELECT_OTHERS_QUESTIONS = """
 SELECT 'question' AS kind, question_id AS id, session_id, status, NULL::jsonb AS error, created_at,
     closed_at AS finished_at
 FROM flotilla.questions WHERE tenant_id = $1 AND run_id = $2
@@ -55,15 +55,15 @@ async def list_steps(services: GatewayServices, tenant_id: str, run: Run) -> Run
     """All steps, in the order in which they began."""
     async with tenant_transaction(services.pool, tenant_id) as connection:
         tasks = await open_rows(
-            connection, tenant_id, AGENT_TASKS, await connection.fetch(_TASKS, tenant_id, run.run_id)
+            connection, tenant_id, AGENT_TASKS, await connection.fetch(_SELECT_AGENT_TASKS, tenant_id, run.run_id)
         )
-        traceparent = await connection.fetchval(_TRACE, tenant_id, run.run_id)
-        calls = await connection.fetch(_CALLS, tenant_id, run.run_id)
+        traceparent = await connection.fetchval(_SELECT_TRACE_RUNS, tenant_id, run.run_id)
+        calls = await connection.fetch(_SELECT_LLM_CALLS, tenant_id, run.run_id)
         actions = await open_rows(
-            connection, tenant_id, ACTIONS, await connection.fetch(_ACTIONS, tenant_id, run.run_id)
+            connection, tenant_id, ACTIONS, await connection.fetch(_SELECT_ACTIONS, tenant_id, run.run_id)
         )
         others = await open_rows(
-            connection, tenant_id, _NAMED_BY_ID, await connection.fetch(_OTHERS, tenant_id, run.run_id)
+            connection, tenant_id, _NAMED_BY_ID, await connection.fetch(_SELECT_OTHERS_QUESTIONS, tenant_id, run.run_id)
         )
     steps = [*(_delegation(row, run.run_id) for row in tasks), *(_llm_call(row) for row in calls)]
     steps += [_action(row, run.run_id) for row in actions]

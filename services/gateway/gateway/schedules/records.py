@@ -25,7 +25,7 @@ MAX_SCHEDULES = 1000
 """Of one tenant."""
 _COLUMNS = """schedule_id, temporal_id, fires, request, workflow, metadata, paused, note, user_id, acted_by, created_at,
     updated_at, generation, synced = generation AS is_synced"""
-_ADD = """
+_INSERT_SCHEDULES = """
 INSERT INTO flotilla.schedules (tenant_id, schedule_id, temporal_id, fires, request, workflow, metadata, paused, note,
     user_id, key_id, owner, names, sees_all, visibility)
 VALUES ($1, $2, $3, $4::jsonb, $5::jsonb, $6, $7::jsonb, $8, $9, $10, $11, $12, $13, $14, $15)
@@ -33,16 +33,16 @@ ON CONFLICT (tenant_id, schedule_id) DO NOTHING
 RETURNING 1
 """
 # Also counts those that the caller does not see.
-_HELD = "SELECT flotilla.schedules_held()"
-_GET = f"""
+_SELECT_SCHEDULES_HELD = "SELECT flotilla.schedules_held()"
+_SELECT_SCHEDULES = f"""
 SELECT {_COLUMNS} FROM flotilla.schedules WHERE tenant_id = $1 AND schedule_id = $2 AND deleted_at IS NULL
 """  # noqa: S608 - constants
-_LIST = f"""
+_LIST_SCHEDULES = f"""
 SELECT {_COLUMNS} FROM flotilla.schedules
 WHERE tenant_id = $1 AND deleted_at IS NULL AND ($3::timestamptz IS NULL OR (created_at, schedule_id) < ($3, $4))
 ORDER BY created_at DESC, schedule_id DESC LIMIT $2
 """  # noqa: S608
-_CHANGE = """
+_CHANGE_SCHEDULES = """
 UPDATE flotilla.schedules AS s SET fires = $3::jsonb, request = $4::jsonb, metadata = $5::jsonb, paused = $6, note = $7,
     user_id = $8, key_id = $9, owner = $10, names = $11, sees_all = $12, visibility = $13,
     acted_by = flotilla_ops.acted_by(), person = nullif(current_setting('flotilla.person', true), ''),
@@ -52,7 +52,7 @@ WHERE s.tenant_id = $1 AND s.schedule_id = $2 AND former.generation = $14 AND fo
 RETURNING to_jsonb(former)::text
 """
 # Unless somebody has changed it since: a change bumps the generation.
-_RESTORE = """
+_RESTORE_SCHEDULES = """
 UPDATE flotilla.schedules AS s SET fires = f.fires, request = f.request, metadata = f.metadata, paused = f.paused,
     note = f.note, user_id = f.user_id, key_id = f.key_id, owner = f.owner, names = f.names, sees_all = f.sees_all,
     visibility = f.visibility, acted_by = f.acted_by, person = f.person, service = f.service,
@@ -60,7 +60,7 @@ UPDATE flotilla.schedules AS s SET fires = f.fires, request = f.request, metadat
 FROM jsonb_populate_record(NULL::flotilla.schedules, $3::jsonb) AS f
 WHERE s.tenant_id = $1 AND s.schedule_id = $2 AND s.generation = f.generation + 1
 """
-_DELETE = """
+_DELETE_SCHEDULES = """
 UPDATE flotilla.schedules SET deleted_at = now(), generation = generation + 1, updated_at = now()
 WHERE tenant_id = $1 AND schedule_id = $2 AND deleted_at IS NULL RETURNING generation
 """
@@ -102,10 +102,10 @@ async def add(pool: Pool, wanted: ScheduleSpec, temporal_id: str, caller: Princi
     """
     async with tenant_transaction(pool, caller.tenant_id) as connection:
         wanted = await _made_by(connection, wanted, caller)
-        if (count := await connection.fetchval(_HELD)) >= MAX_SCHEDULES:
+        if (count := await connection.fetchval(_SELECT_SCHEDULES_HELD)) >= MAX_SCHEDULES:
             raise Conflict(f"tenant {caller.tenant_id} has {count} schedules, {MAX_SCHEDULES} are allowed: delete one")
         added = await connection.fetchval(
-            _ADD,
+            _INSERT_SCHEDULES,
             caller.tenant_id,
             wanted.schedule_id,
             temporal_id,
@@ -136,7 +136,7 @@ async def update_schedule(
     async with tenant_transaction(pool, caller.tenant_id) as connection:
         wanted = await _made_by(connection, wanted, caller)
         former: str | None = await connection.fetchval(
-            _CHANGE,
+            _CHANGE_SCHEDULES,
             caller.tenant_id,
             wanted.schedule_id,
             to_json(wanted.when).decode(),
@@ -154,7 +154,7 @@ async def update_schedule(
 async def restore_schedule(pool: Pool, tenant_id: str, schedule_id: str, former: str) -> None:
     """Make the schedule, and its maker, what `update_schedule` found, unless somebody else has changed it since."""
     async with tenant_transaction(pool, tenant_id) as connection:
-        await connection.execute(_RESTORE, tenant_id, schedule_id, former)
+        await connection.execute(_RESTORE_SCHEDULES, tenant_id, schedule_id, former)
 
 
 async def take_back_schedule(pool: Pool, tenant_id: str, schedule_id: str) -> None:
@@ -170,7 +170,7 @@ async def remove_schedule(pool: Pool, tenant_id: str, schedule_id: str) -> int:
         NotFound: the caller sees no such schedule.
     """
     async with tenant_transaction(pool, tenant_id) as connection:
-        generation: int | None = await connection.fetchval(_DELETE, tenant_id, schedule_id)
+        generation: int | None = await connection.fetchval(_DELETE_SCHEDULES, tenant_id, schedule_id)
     if generation is None:
         raise _no_schedule(schedule_id)
     return generation
@@ -183,7 +183,7 @@ async def get(pool: Pool, tenant_id: str, schedule_id: str) -> StoredSchedule:
         NotFound: the caller sees no such schedule.
     """
     async with tenant_transaction(pool, tenant_id) as connection:
-        row = await connection.fetchrow(_GET, tenant_id, schedule_id)
+        row = await connection.fetchrow(_SELECT_SCHEDULES, tenant_id, schedule_id)
     if row is None:
         raise _no_schedule(schedule_id)
     return _stored(row)
@@ -194,7 +194,7 @@ async def page(
 ) -> list[asyncpg.Record]:
     """Return the rows of a page, newest first."""
     async with tenant_transaction(pool, tenant_id) as connection:
-        return await connection.fetch(_LIST, tenant_id, limit, *before)
+        return await connection.fetch(_LIST_SCHEDULES, tenant_id, limit, *before)
 
 
 def schedules_from_rows(rows: Sequence[asyncpg.Record]) -> list[Schedule]:

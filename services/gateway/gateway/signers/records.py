@@ -21,20 +21,22 @@ from gateway.auth.principal import Principal
 from gateway.names import SOURCE
 from gateway.schemas.signers import Signer
 
-_ADD = """
+_INSERT_SIGNERS = """
 INSERT INTO flotilla.signers (tenant_id, signer_id, subject, kind, name, fingerprint, credential_id, statement,
     sign_count)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING RETURNING signer_id
 """
-_APPROVE = """
+_APPROVE_SIGNERS = """
 UPDATE flotilla.signers SET approval = $3, roles = $4, approved_by = $5, approved_at = now(), expires_at = $6
 WHERE tenant_id = $1 AND signer_id = $2
 """
-_REVOKE = "UPDATE flotilla.signers SET revoked_at = now(), revoked_by = $3 WHERE tenant_id = $1 AND signer_id = $2"
-_GET = "SELECT * FROM flotilla.signers WHERE tenant_id = $1 AND signer_id = $2"
-_LOCK = f"{_GET} FOR UPDATE"
+_REVOKE_SIGNERS = (
+    "UPDATE flotilla.signers SET revoked_at = now(), revoked_by = $3 WHERE tenant_id = $1 AND signer_id = $2"
+)
+_SELECT_SIGNERS = "SELECT * FROM flotilla.signers WHERE tenant_id = $1 AND signer_id = $2"
+_LOCK = f"{_SELECT_SIGNERS} FOR UPDATE"
 # A page, newest first; $4 and $5 are the last row of the page before.
-_LIST = """
+_LIST_SIGNERS = """
 SELECT * FROM flotilla.signers
 WHERE tenant_id = $1 AND ($2::text IS NULL OR subject = $2)
   AND ($4::timestamptz IS NULL OR (created_at, signer_id) < ($4, $5))
@@ -69,7 +71,7 @@ async def store_signer(connection: Connection, caller: Principal, signed: Signed
         why = f"{caller.subject} can't enroll a key for {statement.subject}: each person enrolls their own"
         raise Impersonation("signer", caller, statement.subject, why)
     row = (statement.subject, key.kind, statement.name, key.fingerprint, key.credential_id, to_json(signed).decode())
-    signer_id = await connection.fetchval(_ADD, caller.tenant_id, new_id(), *row, sign_count)
+    signer_id = await connection.fetchval(_INSERT_SIGNERS, caller.tenant_id, new_id(), *row, sign_count)
     if signer_id is None:
         raise Conflict(f"key {key.fingerprint} is enrolled already, or was revoked: make another one")
     details = {**_named(statement, signer_id, key.fingerprint), "signed": to_builtins(signed)}
@@ -100,7 +102,7 @@ async def approve_signer_key(
         raise Impersonation("signer", caller, proven.approval.approved_by, why)
     terms = proven.approval
     await connection.execute(
-        _APPROVE,
+        _APPROVE_SIGNERS,
         caller.tenant_id,
         signer_id,
         to_json(approval).decode(),
@@ -124,7 +126,7 @@ async def revoke_signer_key(connection: Connection, caller: Principal, signer_id
     if caller.subject != row["subject"] and "admin" not in caller.roles:
         raise NotFound(f"you have no signer {signer_id}; an administrator can revoke those of others")
     if row["revoked_at"] is None:
-        await connection.execute(_REVOKE, caller.tenant_id, signer_id, caller.subject)
+        await connection.execute(_REVOKE_SIGNERS, caller.tenant_id, signer_id, caller.subject)
         details = {
             "signer_id": signer_id,
             "subject": row["subject"],
@@ -141,7 +143,7 @@ async def load_enrolled_key(connection: Connection, caller: Principal, signer_id
     Raises:
         NotFound: the caller has no such key, or it is not approved.
     """
-    row = await connection.fetchrow(_GET, caller.tenant_id, signer_id)
+    row = await connection.fetchrow(_SELECT_SIGNERS, caller.tenant_id, signer_id)
     if row is None or row["subject"] != caller.subject or row["approval"] is None:
         raise NotFound(f"{caller.subject} has no approved signer {signer_id}: see GET /v1/signers")
     return EnrolledKey(_signed(row["statement"]), _signed(row["approval"]))
@@ -153,7 +155,7 @@ async def get_signer(connection: Connection, tenant_id: str, signer_id: str) -> 
     Raises:
         NotFound: the tenant has no such signer.
     """
-    row = await connection.fetchrow(_GET, tenant_id, signer_id)
+    row = await connection.fetchrow(_SELECT_SIGNERS, tenant_id, signer_id)
     if row is None:
         raise no_such("signer", signer_id)
     return signer_from_row(row)
@@ -168,7 +170,7 @@ async def list_signers(
     before: tuple[datetime | None, str | None],
 ) -> list[asyncpg.Record]:
     """Return the rows of a page, newest first."""
-    return await connection.fetch(_LIST, tenant_id, subject, limit, *before)
+    return await connection.fetch(_LIST_SIGNERS, tenant_id, subject, limit, *before)
 
 
 def signer_from_row(row: asyncpg.Record) -> Signer:

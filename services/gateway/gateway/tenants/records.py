@@ -16,7 +16,7 @@ from gateway.schemas.tenants import NewTenant, Suspension, Tenant, TenantBody, T
 
 # Two who create the same tenant do so one after the other, whether it has a row or not.
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('flotilla.tenants/' || $1, 0))"
-_KNOWN = "SELECT k AS tenant_id FROM flotilla.known_tenants($1, $2) AS k"
+_SELECT_KNOWN_TENANTS = "SELECT k AS tenant_id FROM flotilla.known_tenants($1, $2) AS k"
 _COLUMNS = """
 SELECT known.tenant_id, CASE WHEN t.deleted_at IS NOT NULL THEN 'deleted'
         WHEN t.deletion_confirmed_at IS NOT NULL THEN 'deleting' WHEN t.suspended_at IS NOT NULL THEN 'suspended'
@@ -26,7 +26,8 @@ SELECT known.tenant_id, CASE WHEN t.deleted_at IS NOT NULL THEN 'deleted'
     t.deletion_reason, t.deletion_confirmed_by, t.deletion_confirmed_at, t.deleted_at
 """
 _LIST = f"""
-{_COLUMNS} FROM ({_KNOWN}) AS known LEFT JOIN flotilla_ops.tenants AS t USING (tenant_id) ORDER BY known.tenant_id
+{_COLUMNS} FROM ({_SELECT_KNOWN_TENANTS}) AS known
+LEFT JOIN flotilla_ops.tenants AS t USING (tenant_id) ORDER BY known.tenant_id
 """
 _GET = f"""
 {_COLUMNS} FROM (VALUES ($1::text)) AS known (tenant_id) LEFT JOIN flotilla_ops.tenants AS t USING (tenant_id)
@@ -34,7 +35,7 @@ WHERE t.tenant_id IS NOT NULL OR EXISTS (SELECT FROM flotilla.people WHERE tenan
     OR EXISTS (SELECT FROM flotilla.api_keys WHERE tenant_id = $1)
     OR EXISTS (SELECT FROM flotilla.sessions WHERE tenant_id = $1)
 """  # noqa: S608 - a constant
-_COUNTS = """
+_SELECT_COUNTS_SESSIONS = """
 SELECT (SELECT count(*) FROM flotilla.sessions WHERE tenant_id = $1) AS sessions,
     (SELECT count(*) FROM flotilla.people WHERE tenant_id = $1) AS people,
     (SELECT count(*) FROM flotilla.api_keys WHERE tenant_id = $1 AND revoked_at IS NULL
@@ -44,8 +45,8 @@ SELECT (SELECT count(*) FROM flotilla.sessions WHERE tenant_id = $1) AS sessions
     (SELECT count(*) FROM flotilla.runs WHERE tenant_id = $1 AND status = 'queued') AS queued_runs,
     (SELECT count(*) FROM flotilla.event_outbox WHERE tenant_id = $1) AS unpublished_events
 """
-_ADD = "INSERT INTO flotilla_ops.tenants (tenant_id, note, created_by) VALUES ($1, $2, $3)"
-_SUSPEND = """
+_INSERT_TENANTS = "INSERT INTO flotilla_ops.tenants (tenant_id, note, created_by) VALUES ($1, $2, $3)"
+_SUSPEND_TENANTS = """
 INSERT INTO flotilla_ops.tenants AS t (tenant_id, created_by, suspended_by, suspended_at, suspended_for, finishes_runs)
 VALUES ($1, '', $2, now(), $3, $4)
 ON CONFLICT (tenant_id) DO UPDATE
@@ -53,7 +54,7 @@ ON CONFLICT (tenant_id) DO UPDATE
     WHERE t.suspended_at IS NULL
 RETURNING 1
 """
-_RESUME = """
+_RESUME_TENANTS = """
 UPDATE flotilla_ops.tenants
 SET suspended_by = NULL, suspended_at = NULL, suspended_for = NULL, finishes_runs = false, deletion_asked_by = NULL,
     deletion_asked_at = NULL, deletion_reason = NULL
@@ -64,7 +65,7 @@ UPDATE flotilla_ops.tenants SET deletion_asked_by = $2, deletion_asked_at = now(
 WHERE tenant_id = $1 AND suspended_at IS NOT NULL AND deletion_asked_at IS NULL RETURNING 1
 """
 _CONFIRM_DELETION = "SELECT flotilla.confirm_tenant_deletion($1, $2)"
-_HELD = "SELECT person FROM flotilla.legal_holds WHERE tenant_id = $1 ORDER BY person LIMIT 1"
+_SELECT_HELD_LEGAL_HOLDS = "SELECT person FROM flotilla.legal_holds WHERE tenant_id = $1 ORDER BY person LIMIT 1"
 # Temporal's schedules are brought to what is said here: paused while the tenant is suspended.
 _SYNC_SCHEDULES = "UPDATE flotilla.schedules SET generation = generation + 1, updated_at = now() WHERE tenant_id = $1"
 
@@ -84,7 +85,7 @@ async def get_tenant(connection: Connection, tenant_id: str) -> TenantDetails:
     row = await connection.fetchrow(_GET, tenant_id)
     if row is None:
         raise no_such("tenant", tenant_id)
-    counts = await connection.fetchrow(_COUNTS, tenant_id)
+    counts = await connection.fetchrow(_SELECT_COUNTS_SESSIONS, tenant_id)
     assert counts is not None  # noqa: S101 - it counts
     return TenantDetails(**_tenant(row).model_dump(), **dict(counts))
 
@@ -99,7 +100,7 @@ async def create_tenant(connection: Connection, caller: Principal, body: TenantB
     await set_tenant(connection, body.tenant_id)
     if await connection.fetchrow(_GET, body.tenant_id) is not None:
         raise Conflict(f"there is a tenant {body.tenant_id} already: flotilla tenants show {body.tenant_id}")
-    await connection.execute(_ADD, body.tenant_id, body.note, _operator(caller))
+    await connection.execute(_INSERT_TENANTS, body.tenant_id, body.note, _operator(caller))
     key = KeyBody(name=body.admin, roles=["admin"], person=True)
     made = await add_key(
         connection, body.tenant_id, key, key_id=new_key_id(), by=_operator(caller), by_key_id=caller.key_id
@@ -119,7 +120,7 @@ async def suspend_tenant(connection: Connection, caller: Principal, tenant_id: s
     if tenant_id == caller.tenant_id:
         raise Invalid(f"{tenant_id} is the operator's tenant: without it nobody could resume any tenant")
     await get_tenant(connection, tenant_id)
-    if not await connection.fetchval(_SUSPEND, tenant_id, _operator(caller), body.reason, body.finish_runs):
+    if not await connection.fetchval(_SUSPEND_TENANTS, tenant_id, _operator(caller), body.reason, body.finish_runs):
         raise Conflict(f"tenant {tenant_id} is suspended already: resume it first to give another reason")
     await connection.execute(_SYNC_SCHEDULES, tenant_id)
     await _record(connection, caller, tenant_id, "tenant_suspended", body.model_dump())
@@ -134,7 +135,7 @@ async def resume_tenant(connection: Connection, caller: Principal, tenant_id: st
         Conflict: it is not suspended.
     """
     tenant = await get_tenant(connection, tenant_id)
-    if not await connection.fetchval(_RESUME, tenant_id):
+    if not await connection.fetchval(_RESUME_TENANTS, tenant_id):
         raise Conflict(f"tenant {tenant_id} is {tenant.state}, not suspended")
     await connection.execute(_SYNC_SCHEDULES, tenant_id)
     came: JsonObject = {"imported_from": tenant.imported_from} if tenant.imported_from else {}
@@ -184,7 +185,7 @@ async def confirm_deletion(connection: Connection, caller: Principal, tenant_id:
 
 
 async def _check_not_held(connection: Connection, tenant_id: str) -> None:
-    person = await connection.fetchval(_HELD, tenant_id)
+    person = await connection.fetchval(_SELECT_HELD_LEGAL_HOLDS, tenant_id)
     if person is not None:
         raise Conflict(f"{person} of tenant {tenant_id} is under a legal hold: it has to be removed first")
 

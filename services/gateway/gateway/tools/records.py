@@ -18,7 +18,7 @@ from gateway.names import SOURCE
 from gateway.schemas.tools import Tool, ToolDefinition, ToolStatus
 
 # What is offered to the tenant, and what it allowed, whether it is still offered or not.
-_LIST = """
+_LIST_OFFERED_TOOLS = """
 SELECT server, tool, o.sha256 AS offered_hash, o.definition AS offered, o.risk, o.changed_at,
     a.sha256 AS allowed_hash, a.definition AS allowed, a.allowed_by, a.allowed_at
 FROM flotilla_ops.offered_tools AS o
@@ -27,7 +27,7 @@ WHERE $2::text IS NULL OR server || '.' || tool = $2
 ORDER BY server, tool
 """
 # Exactly what was looked at; nothing where the server has described it otherwise meanwhile.
-_ALLOW = """
+_INSERT_ALLOWED_TOOLS = """
 INSERT INTO flotilla.allowed_tools (tenant_id, server, tool, sha256, definition, allowed_by)
 SELECT $1, server, tool, sha256, definition, $4 FROM flotilla_ops.offered_tools
 WHERE server || '.' || tool = $2 AND sha256 = $3
@@ -35,7 +35,7 @@ ON CONFLICT (tenant_id, server, tool) DO UPDATE SET sha256 = excluded.sha256, de
     allowed_by = excluded.allowed_by, allowed_at = now()
 RETURNING true
 """
-_REVOKE = """
+_REVOKE_ALLOWED_TOOLS = """
 DELETE FROM flotilla.allowed_tools WHERE tenant_id = $1 AND server || '.' || tool = $2 RETURNING sha256
 """
 
@@ -47,7 +47,7 @@ JOIN flotilla.tool_calls AS c ON c.tenant_id = a.tenant_id AND c.task_id = a.req
 WHERE a.tenant_id = $1 AND a.action_id = $2
 """
 # Of a call that gave no answer, while nobody runs it.
-_ACCEPT = "SELECT flotilla.accept_call_outcome($1, $2)"
+_ACCEPT_CALL_OUTCOME = "SELECT flotilla.accept_call_outcome($1, $2)"
 
 
 class NoUnknownCall(Conflict):
@@ -64,7 +64,7 @@ class ToolDescriptionChanged(Conflict):
 
 async def list_tools(connection: Connection, tenant_id: str) -> list[Tool]:
     """Return what is offered to the tenant or was allowed by it, by name."""
-    return [_tool(row) for row in await connection.fetch(_LIST, tenant_id, None)]
+    return [_tool(row) for row in await connection.fetch(_LIST_OFFERED_TOOLS, tenant_id, None)]
 
 
 async def get_tool(connection: Connection, tenant_id: str, name: str) -> Tool:
@@ -73,7 +73,7 @@ async def get_tool(connection: Connection, tenant_id: str, name: str) -> Tool:
     Raises:
         NotFound: no server offers it, and the tenant has not allowed it.
     """
-    row = await connection.fetchrow(_LIST, tenant_id, name)
+    row = await connection.fetchrow(_LIST_OFFERED_TOOLS, tenant_id, name)
     if row is None:
         raise no_such("tool", name)
     return _tool(row)
@@ -87,7 +87,7 @@ async def allow_definition(connection: Connection, caller: Principal, name: str,
         ToolDescriptionChanged: its definition has another hash.
     """
     before = await get_tool(connection, caller.tenant_id, name)
-    if not await connection.fetchval(_ALLOW, caller.tenant_id, name, sha256, caller.subject):
+    if not await connection.fetchval(_INSERT_ALLOWED_TOOLS, caller.tenant_id, name, sha256, caller.subject):
         now = before.offered.sha256 if before.offered else "nothing: it is gone"
         raise ToolDescriptionChanged(f"tool {name} is not what was looked at: its server offers {now}")
     details = {"tool": name, "sha256": sha256, **caller.by}
@@ -104,7 +104,7 @@ async def withdraw_allowance(connection: Connection, caller: Principal, name: st
     Raises:
         NotFound: it was not allowed.
     """
-    sha256 = await connection.fetchval(_REVOKE, caller.tenant_id, name)
+    sha256 = await connection.fetchval(_REVOKE_ALLOWED_TOOLS, caller.tenant_id, name)
     if sha256 is None:
         raise NotFound(f"tool {name} is not allowed")
     details = {"tool": name, "sha256": sha256, **caller.by}
@@ -122,7 +122,7 @@ async def accept_outcome(pool: Pool, caller: Principal, approval_id: str, result
     body = to_json(McpResult(content=[{"type": "text", "text": text}], structured=None if is_text else result))
     stored = await _sealed_outcome(pool, caller.tenant_id, approval_id, body.decode())
     async with tenant_transaction(pool, caller.tenant_id) as connection:
-        tool: str | None = await connection.fetchval(_ACCEPT, approval_id, stored)
+        tool: str | None = await connection.fetchval(_ACCEPT_CALL_OUTCOME, approval_id, stored)
         if tool is None:
             raise _no_unknown_call(approval_id)
         details = {

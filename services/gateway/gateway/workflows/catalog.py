@@ -12,13 +12,13 @@ from flotilla.runtime.confined import FunctionRunner
 from gateway.json_schemas import check_fits_schema
 
 # The newest worker of each name first. One that was not seen for a quarter of an hour serves nothing.
-_LIST = """
+_LIST_WORKFLOWS = """
 SELECT name, version, task_queue, description, input_schema, output_schema, started_at, last_seen,
     last_seen > now() - interval '1 minute' AS alive, last_seen > now() - interval '15 minutes' AS served
 FROM flotilla_ops.workflows WHERE $1::text IS NULL OR name = $1
 ORDER BY name, started_at DESC, instance
 """
-_NAMES = """
+_SELECT_NAMES_WORKFLOWS = """
 SELECT DISTINCT name FROM flotilla_ops.workflows WHERE last_seen > now() - interval '15 minutes' ORDER BY name LIMIT $1
 """
 _MOST_IN_A_MESSAGE = 20
@@ -43,7 +43,7 @@ class ServedWorkflow:
 
 async def load_workflow_rows(pool: Pool, name: str | None = None) -> list[asyncpg.Record]:
     """The workers of each workflow, or of one, by name."""
-    return await pool.fetch(_LIST, name)
+    return await pool.fetch(_LIST_WORKFLOWS, name)
 
 
 async def find_served_workflow(pool: Pool, name: str) -> ServedWorkflow:
@@ -61,7 +61,7 @@ async def find_served_workflow(pool: Pool, name: str) -> ServedWorkflow:
 
 async def list_served_names(pool: Pool, at_most: int | None = None) -> list[str]:
     """Return the names of the workflows that a worker serves."""
-    return [row["name"] for row in await pool.fetch(_NAMES, at_most)]
+    return [row["name"] for row in await pool.fetch(_SELECT_NAMES_WORKFLOWS, at_most)]
 
 
 async def check_workflow_input(run: FunctionRunner, workflow: ServedWorkflow, data: JsonObject) -> None:

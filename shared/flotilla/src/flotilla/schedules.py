@@ -34,15 +34,15 @@ _OVERLAP: dict[Overlap, ScheduleOverlapPolicy] = {
     "buffer_one": ScheduleOverlapPolicy.BUFFER_ONE,
     "allow": ScheduleOverlapPolicy.ALLOW_ALL,
 }
-_GET = """
+_SELECT_SCHEDULES = """
 SELECT temporal_id, fires, request, workflow, paused OR flotilla_ops.is_suspended($1) AS paused, note, generation,
     deleted_at IS NOT NULL AS deleted
 FROM flotilla.schedules WHERE tenant_id = $1 AND schedule_id = $2 AND synced < generation
 """
-_SYNCED = """
+_MARK_SCHEDULES_SYNCED = """
 UPDATE flotilla.schedules SET synced = greatest(synced, $3) WHERE tenant_id = $1 AND schedule_id = $2
 """
-_FORGET = "DELETE FROM flotilla.schedules WHERE tenant_id = $1 AND schedule_id = $2 AND generation = $3"
+_DELETE_SCHEDULES = "DELETE FROM flotilla.schedules WHERE tenant_id = $1 AND schedule_id = $2 AND generation = $3"
 
 
 class ScheduleRefused(Invalid):
@@ -78,12 +78,15 @@ class TemporalSchedules:
                 raise ScheduleRefused(message, row["generation"]) from error
             async with tenant_transaction(self.pool, tenant_id) as connection:
                 await connection.execute(
-                    _FORGET if row["deleted"] else _SYNCED, tenant_id, schedule_id, row["generation"]
+                    _DELETE_SCHEDULES if row["deleted"] else _MARK_SCHEDULES_SYNCED,
+                    tenant_id,
+                    schedule_id,
+                    row["generation"],
                 )
 
     async def _unsynced(self, tenant_id: str, schedule_id: str) -> asyncpg.Record | None:
         async with tenant_transaction(self.pool, tenant_id) as connection:
-            return await connection.fetchrow(_GET, tenant_id, schedule_id)
+            return await connection.fetchrow(_SELECT_SCHEDULES, tenant_id, schedule_id)
 
     async def _apply(self, row: asyncpg.Record) -> None:
         handle = self.handle(row["temporal_id"])

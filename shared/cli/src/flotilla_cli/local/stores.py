@@ -21,9 +21,11 @@ TENANT = "default"
 PROJECTED_WITHIN_S = 30.0
 _POLL_S = 0.05
 # The session's own events as the audit consumer wrote them.
-_PROJECTED = "SELECT seq, body FROM audit.session_events WHERE tenant_id = $1 AND session_id = $2 ORDER BY seq"
+_SELECT_PROJECTED_SESSION_EVENTS = (
+    "SELECT seq, body FROM audit.session_events WHERE tenant_id = $1 AND session_id = $2 ORDER BY seq"
+)
 # Events that the relay has not yet taken to Kafka.
-_WAITING = "SELECT count(*) FROM flotilla.event_outbox WHERE tenant_id = $1 AND session_id = $2"
+_SELECT_WAITING_EVENT_OUTBOX = "SELECT count(*) FROM flotilla.event_outbox WHERE tenant_id = $1 AND session_id = $2"
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,10 @@ async def _projected_up_to(pool: Pool, session_id: str, head_seq: int) -> dict[i
 
 async def _projected(pool: Pool, session_id: str) -> dict[int, bytes]:
     async with tenant_transaction(pool, TENANT) as connection:
-        return {row["seq"]: row["body"] for row in await connection.fetch(_PROJECTED, TENANT, session_id)}
+        return {
+            row["seq"]: row["body"]
+            for row in await connection.fetch(_SELECT_PROJECTED_SESSION_EVENTS, TENANT, session_id)
+        }
 
 
 async def _left_waiting(pool: Pool, session_id: str) -> int:
@@ -115,4 +120,4 @@ async def _left_waiting(pool: Pool, session_id: str) -> int:
 
 async def _waiting(pool: Pool, session_id: str) -> int:
     async with tenant_transaction(pool, TENANT) as connection:
-        return int(await connection.fetchval(_WAITING, TENANT, session_id))
+        return int(await connection.fetchval(_SELECT_WAITING_EVENT_OUTBOX, TENANT, session_id))

@@ -29,18 +29,18 @@ SELECT format('%s.%s', schemaname, tablename) AS name, rowsecurity, c.relforcero
 FROM pg_tables JOIN pg_class AS c ON c.oid = format('%I.%I', schemaname, tablename)::regclass
 WHERE schemaname = ANY ($1) AND NOT c.relispartition ORDER BY name
 """
-_APPLIED = "SELECT migration_id FROM flotilla_ops._yoyo_migration"
+_SELECT_APPLIED_YOYO_MIGRATIONS = "SELECT migration_id FROM flotilla_ops._yoyo_migration"
 _HAS_SCHEMA = "SELECT to_regclass('flotilla_ops._yoyo_migration') IS NOT NULL"
 _SERVICES = r"""
 SELECT DISTINCT usename || coalesce(' (' || nullif(application_name, '') || ')', '') AS name FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid() AND usename LIKE 'flotilla\_%' ORDER BY 1
 """
-_STATE = "SELECT backup_id, manifest_sha256, finished_at FROM flotilla_ops.restores"
+_SELECT_STATE_RESTORES = "SELECT backup_id, manifest_sha256, finished_at FROM flotilla_ops.restores"
 _HAS_BEGUN = "SELECT EXISTS (SELECT FROM flotilla_ops.restores WHERE backup_id = $1)"
-_BEGIN = "INSERT INTO flotilla_ops.restores (backup_id, manifest_sha256) VALUES ($1, $2)"
-_DONE = "SELECT table_name FROM flotilla_ops.restored_tables WHERE backup_id = $1"
-_MARK = "INSERT INTO flotilla_ops.restored_tables VALUES ($1, $2, $3)"
-_FINISH = "UPDATE flotilla_ops.restores SET finished_at = now() WHERE backup_id = $1 AND finished_at IS NULL"
+_BEGIN_RESTORES = "INSERT INTO flotilla_ops.restores (backup_id, manifest_sha256) VALUES ($1, $2)"
+_SELECT_DONE_RESTORED_TABLES = "SELECT table_name FROM flotilla_ops.restored_tables WHERE backup_id = $1"
+_MARK_RESTORED_TABLES = "INSERT INTO flotilla_ops.restored_tables VALUES ($1, $2, $3)"
+_FINISH_RESTORES = "UPDATE flotilla_ops.restores SET finished_at = now() WHERE backup_id = $1 AND finished_at IS NULL"
 # A table after those that its rows refer to.
 _REFERENCES = """
 SELECT DISTINCT format('%s.%s', n.nspname, c.relname) AS name, format('%s.%s', rn.nspname, r.relname) AS refers_to
@@ -84,7 +84,7 @@ class RestoredTables:
             )
         if not await self._connection.fetchval(_HAS_SCHEMA):
             return
-        applied = {row["migration_id"] for row in await self._connection.fetch(_APPLIED)}
+        applied = {row["migration_id"] for row in await self._connection.fetch(_SELECT_APPLIED_YOYO_MIGRATIONS)}
         if other := applied - wanted:
             raise Refused(
                 f"the database has a newer schema than the backup ({max(other)}): give an empty database. The restore "
@@ -97,7 +97,7 @@ class RestoredTables:
         Raises:
             Refused: the fleet is not empty.
         """
-        states = await self._connection.fetch(_STATE)
+        states = await self._connection.fetch(_SELECT_STATE_RESTORES)
         if mine := next((row for row in states if row["backup_id"] == self._manifest.backup_id), None):
             if mine["manifest_sha256"] != self._sha256:
                 raise Refused("another backup with the same id is being restored here")
@@ -123,7 +123,7 @@ class RestoredTables:
         tables = [row["name"] for row in await self._tables() if row["name"] not in _OWN_STATE]
         async with self._connection.transaction():
             await self._connection.execute(f"TRUNCATE {', '.join(map(quoted_name, tables))}")
-            await self._connection.execute(_BEGIN, self._manifest.backup_id, self._sha256)
+            await self._connection.execute(_BEGIN_RESTORES, self._manifest.backup_id, self._sha256)
 
     async def restore_rows(self, progress: Progress) -> None:
         """Put the rows of every table back that has not got them yet.
@@ -132,7 +132,10 @@ class RestoredTables:
             Refused: a table or column of the backup is missing.
         """
         present = {row["name"]: row for row in await self._tables()}
-        done = {row["table_name"] for row in await self._connection.fetch(_DONE, self._manifest.backup_id)}
+        done = {
+            row["table_name"]
+            for row in await self._connection.fetch(_SELECT_DONE_RESTORED_TABLES, self._manifest.backup_id)
+        }
         tables = in_order(self._manifest.tables, await read_references(self._connection))
         for number, table in enumerate(tables):
             progress(f"table {table.name}", number, len(tables))
@@ -148,7 +151,7 @@ class RestoredTables:
         async with self._connection.transaction():
             for name, value in self._manifest.sequences.items():
                 await self._connection.execute("SELECT setval($1::text::regclass, $2)", quoted_name(name), value)
-            await self._connection.execute(_FINISH, self._manifest.backup_id)
+            await self._connection.execute(_FINISH_RESTORES, self._manifest.backup_id)
 
     async def _restore(self, table: StoredTable, present: asyncpg.Record) -> None:
         name = quoted_name(table.name)
@@ -162,7 +165,7 @@ class RestoredTables:
             await self._connection.execute(f"ALTER TABLE {name} ENABLE TRIGGER USER")
             if (count := int(status.split()[-1])) != table.rows:
                 raise Refused(f"{table.name} took {count} rows, the backup has {table.rows}")
-            await self._connection.execute(_MARK, self._manifest.backup_id, table.name, count)
+            await self._connection.execute(_MARK_RESTORED_TABLES, self._manifest.backup_id, table.name, count)
 
     async def _copy(self, table: StoredTable) -> str:
         schema, _, name = table.name.partition(".")

@@ -48,7 +48,7 @@ _SEQUENCES = """
 SELECT format('%s.%s', schemaname, sequencename) AS name, last_value FROM pg_sequences
 WHERE schemaname = ANY ($1) AND last_value IS NOT NULL
 """
-_MIGRATIONS = "SELECT migration_id FROM flotilla_ops._yoyo_migration ORDER BY migration_id"
+_SELECT_MIGRATIONS_YOYO_MIGRATIONS = "SELECT migration_id FROM flotilla_ops._yoyo_migration ORDER BY migration_id"
 _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _LIMITS = (
     "SELECT set_config('statement_timeout', '0', true), set_config('idle_in_transaction_session_timeout', '0', true)"
@@ -99,7 +99,7 @@ async def snapshot_transaction(connection: Plain) -> AsyncIterator[Snapshot]:
     await connection.execute(_BEGIN)
     try:
         await connection.execute(_LIMITS)
-        migrations = [row["migration_id"] for row in await connection.fetch(_MIGRATIONS)]
+        migrations = [row["migration_id"] for row in await connection.fetch(_SELECT_MIGRATIONS_YOYO_MIGRATIONS)]
         yield Snapshot(connection, await connection.fetchval(_POINT), migrations)
     except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as error:
         raise ConfigurationError(f"the database holds no fleet: {error}") from error

@@ -60,7 +60,7 @@ SELECT count(*) FROM flotilla.delegations
 WHERE tenant_id = $1 AND state = 'open' AND (attempt > 0 OR now() < deadline + interval '2 hours')
 """
 # Sessions whose projected history is not all of what was committed, or not undisputed.
-_UNSETTLED = """
+_SELECT_UNSETTLED_SESSIONS = """
 SELECT s.session_id FROM flotilla.sessions AS s
 LEFT JOIN audit.session_heads AS h USING (tenant_id, session_id)
 WHERE s.tenant_id = $1 AND s.head_seq > coalesce(s.forked_at_seq, 0) AND s.head_seq IS DISTINCT FROM h.seq
@@ -69,8 +69,8 @@ SELECT p.session_id FROM audit.parked_events AS p
 WHERE p.tenant_id = $1 AND p.reason <> 'discarded' AND p.session_id IS NOT NULL
 ORDER BY session_id
 """
-_ARCHIVED = "SELECT count(*) FROM audit.session_heads WHERE tenant_id = $1 AND archived_seq > 0"
-_KEY = "SELECT root_id, wrapped_key FROM flotilla.tenant_keys WHERE tenant_id = $1"
+_SELECT_ARCHIVED_SESSION_HEADS = "SELECT count(*) FROM audit.session_heads WHERE tenant_id = $1 AND archived_seq > 0"
+_SELECT_TENANT_KEYS = "SELECT root_id, wrapped_key FROM flotilla.tenant_keys WHERE tenant_id = $1"
 
 
 async def export_tenant(
@@ -144,14 +144,14 @@ async def _refuse_unsettled(connection: Plain, tenant_id: str, *, with_open_work
             "with --finish-runs, so that they end; or export it with --with-open-work: then they end in the other "
             "fleet, with a reason"
         )
-    unsettled = [row["session_id"] for row in await connection.fetch(_UNSETTLED, tenant_id)]
+    unsettled = [row["session_id"] for row in await connection.fetch(_SELECT_UNSETTLED_SESSIONS, tenant_id)]
     if unsettled:
         raise Refused(
             f"{len(unsettled)} sessions of tenant {tenant_id} have events that are not projected "
             f"({', '.join(unsettled[:_SHOWN])}): repeat it in a moment, or look at flotilla outbox status and flotilla "
             "audit parked list"
         )
-    if archived := await connection.fetchval(_ARCHIVED, tenant_id):
+    if archived := await connection.fetchval(_SELECT_ARCHIVED_SESSION_HEADS, tenant_id):
         raise Refused(
             f"{archived} sessions of tenant {tenant_id} are archived: restore them first (flotilla audit archives, "
             "flotilla audit restore)"
@@ -162,7 +162,7 @@ async def _refuse_unsettled(connection: Plain, tenant_id: str, *, with_open_work
 async def _key(
     settings: TenantExportSettings, connection: Plain, folder: Path, tenant_id: str, export_id: str
 ) -> StoredTenantKey | None:
-    row = await connection.fetchrow(_KEY, tenant_id)
+    row = await connection.fetchrow(_SELECT_TENANT_KEYS, tenant_id)
     if row is None:
         return None
     if (roots := open_root_keys(settings)) is None:

@@ -30,9 +30,9 @@ MOVER = "flotilla_mover"
 _EMBEDDINGS = "flotilla.passage_embeddings"
 _BATCH = 1_000
 _SESSIONS = "flotilla.sessions"
-_MIGRATIONS = "SELECT migration_id FROM flotilla_ops._yoyo_migration"
+_SELECT_MIGRATIONS_YOYO_MIGRATIONS = "SELECT migration_id FROM flotilla_ops._yoyo_migration"
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('flotilla.tenants/' || $1, 0))"
-_IMPORTED = "SELECT imported_from FROM flotilla_ops.tenants WHERE tenant_id = $1"
+_SELECT_IMPORTED_TENANTS = "SELECT imported_from FROM flotilla_ops.tenants WHERE tenant_id = $1"
 _IS_KNOWN = """
 SELECT EXISTS (SELECT FROM flotilla_ops.tenants WHERE tenant_id = $1)
     OR EXISTS (SELECT FROM audit.session_heads WHERE tenant_id = $1)
@@ -43,7 +43,7 @@ SELECT EXISTS (SELECT FROM flotilla.people WHERE tenant_id = $1)
     OR EXISTS (SELECT FROM flotilla.api_keys WHERE tenant_id = $1)
     OR EXISTS (SELECT FROM flotilla.sessions WHERE tenant_id = $1)
 """
-_ADD = """
+_INSERT_TENANTS = """
 INSERT INTO flotilla_ops.tenants (tenant_id, created_by, suspended_by, suspended_at, suspended_for, imported_from)
 VALUES ($1, 'import', 'import', now(), 'it was imported, and waits to be resumed', $2)
 """
@@ -56,11 +56,11 @@ CREATE TEMP TABLE staged_events (
     lane smallint, session_id text, seq bigint, event_id uuid, body bytea, traceparent text
 ) ON COMMIT DROP
 """
-_QUEUE = """
+_INSERT_EVENT_OUTBOX = """
 INSERT INTO flotilla.event_outbox (lane, tenant_id, session_id, seq, event_id, body, traceparent)
 SELECT lane, $1, session_id, seq, event_id, body, traceparent FROM staged_events ORDER BY session_id, seq
 """
-_KEY = "INSERT INTO flotilla.tenant_keys (tenant_id, root_id, wrapped_key) VALUES ($1, $2, $3)"
+_INSERT_TENANT_KEYS = "INSERT INTO flotilla.tenant_keys (tenant_id, root_id, wrapped_key) VALUES ($1, $2, $3)"
 # Columns that number their rows: the next number has to be above those that came.
 _NUMBERED = """
 SELECT attname AS name, pg_get_serial_sequence($1, attname) AS sequence FROM pg_attribute
@@ -95,7 +95,7 @@ async def import_tenant(settings: TenantImportSettings, folder: Path, progress: 
         async with connection.transaction():
             await connection.execute(_LIMITS)
             await connection.execute(_LOCK, manifest.tenant_id)
-            if await connection.fetchval(_IMPORTED, manifest.tenant_id) == manifest.export_id:
+            if await connection.fetchval(_SELECT_IMPORTED_TENANTS, manifest.tenant_id) == manifest.export_id:
                 return Imported(manifest, was_done=True)
             await _import(connection, folder, manifest, key, progress)
     return Imported(manifest, was_done=False)
@@ -107,12 +107,12 @@ async def _import(
     tenant_id = manifest.tenant_id
     is_known = await connection.fetchval(_IS_KNOWN, tenant_id)
     if not is_known:
-        await connection.execute(_ADD, tenant_id, manifest.export_id)
+        await connection.execute(_INSERT_TENANTS, tenant_id, manifest.export_id)
         is_known = await _as_mover(connection, _HAS_ROWS, tenant_id)
     if is_known:
         raise Refused(f"this fleet knows a tenant {tenant_id}: flotilla tenants show {tenant_id}")
     if key is not None:
-        await _as_mover(connection, _KEY, tenant_id, *key)
+        await _as_mover(connection, _INSERT_TENANT_KEYS, tenant_id, *key)
     tables = in_order(manifest.tables, await read_references(connection))
     for number, table in enumerate(tables):
         progress(f"table {table.name}", number, len(tables))
@@ -164,7 +164,7 @@ async def _queue_events(connection: Plain, folder: Path, manifest: TenantManifes
         await connection.copy_records_to_table("staged_events", records=batch, timeout=None)
         done += len(batch)
         progress("events", done, manifest.events.rows)
-    await _as_mover(connection, _QUEUE, manifest.tenant_id)
+    await _as_mover(connection, _INSERT_EVENT_OUTBOX, manifest.tenant_id)
 
 
 def _outbox_rows(folder: Path, manifest: TenantManifest) -> Iterator[tuple[object, ...]]:
@@ -185,7 +185,7 @@ async def _as_mover(connection: Plain, statement: str, *arguments: object) -> ob
 
 
 async def _refuse_other_schema(connection: Plain, manifest: TenantManifest) -> None:
-    applied = {row["migration_id"] for row in await connection.fetch(_MIGRATIONS)}
+    applied = {row["migration_id"] for row in await connection.fetch(_SELECT_MIGRATIONS_YOYO_MIGRATIONS)}
     if applied != set(manifest.migrations):
         raise Refused(
             "the two fleets have different versions, so nothing was changed: upgrade the older one, and export again "

@@ -35,7 +35,7 @@ _HEADS = """
 SELECT s.tenant_id, s.session_id, s.head_seq FROM unnest($1::text[], $2::text[]) AS w (tenant_id, session_id)
 JOIN flotilla.sessions AS s USING (tenant_id, session_id)
 """
-_CHECKPOINTS = "SELECT kafka_partition, max(number) AS number FROM audit.checkpoints GROUP BY kafka_partition"
+_SELECT_CHECKPOINTS = "SELECT kafka_partition, max(number) AS number FROM audit.checkpoints GROUP BY kafka_partition"
 
 
 class _Place(msgspec.Struct):
@@ -91,7 +91,7 @@ class TopicCopies:
         return _EventsRule(self._connection, {row["kafka_partition"]: row["next_offset"] for row in rows})
 
     async def _checkpoints(self) -> "_CheckpointsRule":
-        rows = await self._connection.fetch(_CHECKPOINTS)
+        rows = await self._connection.fetch(_SELECT_CHECKPOINTS)
         return _CheckpointsRule({row["kafka_partition"]: row["number"] for row in rows})
 
     async def _partition(

@@ -20,12 +20,12 @@ FORGET_S = 50.0
 """A destroyed key is used no longer than this, on any replica."""
 _MOST_KEYS = 10_000
 _TRIES = 5
-_KEY = "SELECT * FROM flotilla.session_key($1, $2)"
+_SELECT_SESSION_KEY = "SELECT * FROM flotilla.session_key($1, $2)"
 _KEYS = """
 SELECT s.session_id, k.* FROM unnest($2::text[]) AS s (session_id)
 CROSS JOIN LATERAL flotilla.session_key($1, s.session_id) AS k
 """
-_ADD = "SELECT flotilla.add_keys($1, $2, $3, $4, $5, $6, $7)"
+_ADD_SESSION_KEYS = "SELECT flotilla.add_keys($1, $2, $3, $4, $5, $6, $7)"
 
 
 class Statements(Protocol):
@@ -159,7 +159,7 @@ class Keyring(SessionKeyring):
 
     async def _find_or_make(self, connection: Statements, tenant_id: str, session_id: str) -> FoundKey | None:
         for _ in range(_TRIES):
-            row = await connection.fetchrow(_KEY, tenant_id, session_id)
+            row = await connection.fetchrow(_SELECT_SESSION_KEY, tenant_id, session_id)
             if row is None:
                 return None
             if (found := await self._unwrapped(tenant_id, session_id, row)) is not None:
@@ -193,7 +193,7 @@ class Keyring(SessionKeyring):
         person = DataKey(_unwrap(tenant, wrapped_person, _of_person(tenant_id, key_id), key_id))
         wrapped = person.seal(_new_key(), _of_session(tenant_id, session_id))
         arguments = (key_id, root_id, wrapped_tenant, wrapped_person, wrapped)
-        await connection.execute(_ADD, tenant_id, session_id, *arguments)
+        await connection.execute(_ADD_SESSION_KEYS, tenant_id, session_id, *arguments)
 
     async def _person_key(self, tenant_id: str, row: Any) -> DataKey:
         tenant = await self._roots.unwrap(row["root_id"], row["tenant_key"], key_context_of_tenant(tenant_id))

@@ -58,19 +58,19 @@ LOCAL_KEYS = (
     LocalKey("bob", ["operator", "approver"], is_person=True),
 )
 
-_PERSON = """
+_INSERT_PEOPLE = """
 INSERT INTO flotilla.people (tenant_id, subject, display_name, roles) VALUES (%s, %s, %s, %s)
 ON CONFLICT (tenant_id, subject) DO NOTHING
 """
 # What a local person can spend on orders: 1,000.00 EUR, once.
-_ACCOUNT = """
+_INSERT_ACCOUNTS = """
 INSERT INTO flotilla.accounts (tenant_id, user_id, currency, available_minor) VALUES (%s, %s, 'EUR', 100000)
 ON CONFLICT (tenant_id, user_id, currency) DO NOTHING
 """
 # Acts for the tenant: row level security holds for the tables' owner too.
 _AS_TENANT = "SELECT set_config('role', 'flotilla_install', true), set_config('flotilla.tenant_id', %s, true)"
 # The same key again changes nothing; another one takes the place of the one that was lost.
-_KEY = """
+_INSERT_API_KEYS = """
 INSERT INTO flotilla.api_keys (tenant_id, key_id, name, key_hash, subject, roles, created_by, hint)
 VALUES (%s, %s, %s, %s, %s, %s, 'install', %s)
 ON CONFLICT (tenant_id, key_id) DO UPDATE
@@ -122,10 +122,10 @@ def _read(path: Path) -> dict[str, str]:
 
 def _store(connection: Connection, key_id: str, local: LocalKey, key: str) -> None:
     if local.is_person:
-        connection.execute(_PERSON, (TENANT, local.name, local.name.capitalize(), local.roles))
-        connection.execute(_ACCOUNT, (TENANT, local.name))
+        connection.execute(_INSERT_PEOPLE, (TENANT, local.name, local.name.capitalize(), local.roles))
+        connection.execute(_INSERT_ACCOUNTS, (TENANT, local.name))
     row = (TENANT, key_id, local.name, api_key_hash(key), local.name, local.roles, api_key_hint(key))
-    connection.execute(_KEY, row)
+    connection.execute(_INSERT_API_KEYS, row)
 
 
 def write_signing_key(path: Path) -> None:

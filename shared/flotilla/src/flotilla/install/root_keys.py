@@ -8,8 +8,10 @@ from flotilla.encryption import RootKeys
 from flotilla.encryption.keyring import key_context_of_tenant
 
 _AS_INSTALL = "SET ROLE flotilla_install"
-_OTHERS = "SELECT tenant_id, root_id, wrapped_key FROM flotilla.tenant_keys_of_other_roots(%s, %s)"
-_REWRAP = "SELECT flotilla.rewrap_tenant_key(%s, %s, %s, %s)"
+_SELECT_OTHERS_TENANT_KEYS_OF_OTHER_ROOTS = (
+    "SELECT tenant_id, root_id, wrapped_key FROM flotilla.tenant_keys_of_other_roots(%s, %s)"
+)
+_REWRAP_TENANT_KEY = "SELECT flotilla.rewrap_tenant_key(%s, %s, %s, %s)"
 _BATCH = 500
 
 
@@ -26,7 +28,9 @@ async def rotate_root_key(dsn: str, roots: RootKeys) -> tuple[str, int]:
     connection = await psycopg.AsyncConnection.connect(dsn, autocommit=True)
     async with connection:
         await connection.execute(_AS_INSTALL)
-        while rows := await (await connection.execute(_OTHERS, (roots.current_id, _BATCH))).fetchall():
+        while rows := await (
+            await connection.execute(_SELECT_OTHERS_TENANT_KEYS_OF_OTHER_ROOTS, (roots.current_id, _BATCH))
+        ).fetchall():
             rewrapped += await _rewrap(connection, roots, rows)
     return roots.current_id, rewrapped
 
@@ -39,6 +43,8 @@ async def _rewrap(
         context, former = key_context_of_tenant(str(tenant_id)), bytes(wrapped)  # type: ignore[call-overload]
         key = await roots.unwrap(str(root_id), former, context)
         again = await roots.wrap(key, context)
-        found = await (await connection.execute(_REWRAP, (tenant_id, former, roots.current_id, again))).fetchone()
+        found = await (
+            await connection.execute(_REWRAP_TENANT_KEY, (tenant_id, former, roots.current_id, again))
+        ).fetchone()
         done += found == (True,)
     return done

@@ -57,7 +57,7 @@ MAX_TITLE_CHARACTERS = 500
 MAX_PASSAGES = 50
 MAX_QUERY_CHARACTERS = 100_000
 
-_FIND = """
+_SELECT_DOCUMENTS = """
 SELECT document_id, uri, title, passages, content_hash, encode(sha256, 'hex') AS sha256 FROM flotilla.documents
 WHERE tenant_id = $1 AND uri = $2
 """
@@ -65,7 +65,7 @@ _FIND_BY_ID = """
 SELECT document_id, uri, title, passages, encode(sha256, 'hex') AS sha256 FROM flotilla.documents
 WHERE tenant_id = $1 AND document_id = $2
 """
-_PUT = """
+_UPSERT_DOCUMENTS = """
 INSERT INTO flotilla.documents
     (tenant_id, document_id, uri, title, media_type, content_hash, size_bytes, body, passages, sha256, reader, readers,
      attached_to)
@@ -77,22 +77,22 @@ ON CONFLICT (tenant_id, document_id) DO UPDATE SET
 """
 _COLUMNS = f"""document_id, uri, title, media_type, size_bytes, passages, created_at, updated_at, readers, attached_to,
     CASE WHEN reader = '{READER_VERSION}' THEN encode(sha256, 'hex') END AS sha256"""
-_PAGE = f"""
+_LIST_DOCUMENTS = f"""
 SELECT {_COLUMNS} FROM flotilla.documents
 WHERE tenant_id = $1 AND uri > $2 AND starts_with(uri, $4) ORDER BY uri LIMIT $3
 """  # noqa: S608 - constants
-_ONE = f"SELECT {_COLUMNS}, body FROM flotilla.documents WHERE tenant_id = $1 AND document_id = $2"  # noqa: S608
+_SELECT_DOCUMENT = f"SELECT {_COLUMNS}, body FROM flotilla.documents WHERE tenant_id = $1 AND document_id = $2"  # noqa: S608
 _LET_READ = """
 UPDATE flotilla.documents SET readers = $3, updated_at = now() WHERE tenant_id = $1 AND document_id = $2
 RETURNING document_id
 """
-_STANDING = """
+_SELECT_STANDING_HIDDEN_DOCUMENTS = """
 SELECT h AS document_id, true AS is_hidden FROM flotilla.hidden_documents() AS h WHERE h = ANY ($2::text[])
 UNION ALL
 SELECT document_id, false FROM flotilla.documents WHERE tenant_id = $1 AND document_id = ANY ($2::text[])
 """
-_DELETE = "DELETE FROM flotilla.documents WHERE tenant_id = $1 AND document_id = $2"
-_TEXT = "SELECT body FROM flotilla.documents WHERE tenant_id = $1 AND document_id = $2"
+_DELETE_DOCUMENTS = "DELETE FROM flotilla.documents WHERE tenant_id = $1 AND document_id = $2"
+_SELECT_TEXT_DOCUMENTS = "SELECT body FROM flotilla.documents WHERE tenant_id = $1 AND document_id = $2"
 
 
 log = structlog.get_logger(__name__)
@@ -105,7 +105,7 @@ async def unreadable_and_missing_documents(
     asked = set(document_ids)
     if not asked:
         return set(), set()
-    rows = await connection.fetch(_STANDING, tenant_id, sorted(asked))
+    rows = await connection.fetch(_SELECT_STANDING_HIDDEN_DOCUMENTS, tenant_id, sorted(asked))
     hidden = {row["document_id"] for row in rows if row["is_hidden"]}
     return hidden, asked - {row["document_id"] for row in rows}
 
@@ -206,14 +206,14 @@ class KnowledgeBase:
         self, connection: Connection, tenant_id: str, upload: UploadedDocument, read: "_Read", note: Note
     ) -> StoreResult:
         uri = upload.uri
-        existing = await connection.fetchrow(_FIND, tenant_id, uri)
+        existing = await connection.fetchrow(_SELECT_DOCUMENTS, tenant_id, uri)
         document_id = existing["document_id"] if existing else self._make_id()
         if existing:
             await indexing.remove_passages(connection, tenant_id, document_id, existing["passages"])
         pieces = read.document.pieces
         with _refusing_hidden(uri):
             await connection.execute(
-                _PUT,
+                _UPSERT_DOCUMENTS,
                 tenant_id,
                 document_id,
                 uri,
@@ -256,7 +256,7 @@ class KnowledgeBase:
                 await check(connection)
             row = await _get(connection, tenant_id, document_id)
             await indexing.remove_passages(connection, tenant_id, document_id, row["passages"])
-            await connection.execute(_DELETE, tenant_id, document_id)
+            await connection.execute(_DELETE_DOCUMENTS, tenant_id, document_id)
             change = _change("knowledge_document_removed", row)
             await note(connection, change)
         return change
@@ -279,7 +279,7 @@ class KnowledgeBase:
             NotFound: the tenant has no such document.
         """
         async with tenant_transaction(self._pool, tenant_id) as connection:
-            text: str | None = await connection.fetchval(_TEXT, tenant_id, document_id)
+            text: str | None = await connection.fetchval(_SELECT_TEXT_DOCUMENTS, tenant_id, document_id)
         if text is None:
             raise no_such("document", document_id)
         return text
@@ -291,7 +291,7 @@ class KnowledgeBase:
             NotFound: the tenant has no such document.
         """
         async with tenant_transaction(self._pool, tenant_id) as connection:
-            row = await connection.fetchrow(_ONE, tenant_id, document_id)
+            row = await connection.fetchrow(_SELECT_DOCUMENT, tenant_id, document_id)
         if row is None:
             raise no_such("document", document_id)
         fields = dict(row)
@@ -345,7 +345,7 @@ class KnowledgeBase:
     ) -> list[Document]:
         """Documents whose uri begins with `prefix`, by uri; `cursor` is the uri of the last one seen."""
         async with tenant_transaction(self._pool, tenant_id) as connection:
-            rows = await connection.fetch(_PAGE, tenant_id, cursor or "", limit, prefix)
+            rows = await connection.fetch(_LIST_DOCUMENTS, tenant_id, cursor or "", limit, prefix)
         return [Document(**dict(row)) for row in rows]
 
 
@@ -385,7 +385,7 @@ def _change(
 
 
 async def _find_same(connection: Connection, tenant_id: str, uri: str, content_hash: bytes) -> StoreResult | None:
-    row = await connection.fetchrow(_FIND, tenant_id, uri)
+    row = await connection.fetchrow(_SELECT_DOCUMENTS, tenant_id, uri)
     if row is None or row["content_hash"] != content_hash:
         return None
     return StoreResult(

@@ -21,9 +21,9 @@ SEARCH_TIMEOUT_S = 2.0
 """How long a search waits for the question's embedding."""
 
 _AVAILABLE = "SELECT to_regclass('flotilla.passage_embeddings') IS NOT NULL"
-_TENANTS = "SELECT flotilla.tenants_to_embed($1)"
-_CHANGES = "SELECT changes FROM flotilla.knowledge_bases WHERE tenant_id = $1"
-_MISSING = """
+_SELECT_TENANTS_TO_EMBED = "SELECT flotilla.tenants_to_embed($1)"
+_SELECT_CHANGES_KNOWLEDGE_BASES = "SELECT changes FROM flotilla.knowledge_bases WHERE tenant_id = $1"
+_SELECT_MISSING_PASSAGES = """
 SELECT p.passage_no, d.title, p.heading, p.body FROM flotilla.passages AS p
 JOIN flotilla.documents AS d USING (tenant_id, document_id)
 WHERE p.tenant_id = $1 AND p.passage_no > $2 AND NOT EXISTS (
@@ -32,7 +32,7 @@ WHERE p.tenant_id = $1 AND p.passage_no > $2 AND NOT EXISTS (
 ORDER BY p.passage_no LIMIT $4
 """
 # A passage that went meanwhile is left out; one that another replica has embedded is left alone.
-_PUT = """
+_UPSERT_PASSAGE_EMBEDDINGS = """
 INSERT INTO flotilla.passage_embeddings (tenant_id, passage_no, model, embedding)
 SELECT $1, p.passage_no, $2, n.embedding::halfvec
 FROM unnest($3::bigint[], $4::text[]) AS n (passage_no, embedding)
@@ -41,7 +41,7 @@ ORDER BY p.passage_no FOR KEY SHARE OF p
 ON CONFLICT DO NOTHING
 """
 # What another index had finished does not count for this one: a process that is killed from here on leaves work to do.
-_SERVE = """
+_MARK_KNOWLEDGE_BASE_EMBEDDED_BY = """
 UPDATE flotilla.knowledge_bases SET embedded_by = $2, embedded_changes = NULL
 WHERE tenant_id = $1 AND embedded_by IS DISTINCT FROM $2
 """
@@ -52,7 +52,9 @@ DELETE FROM flotilla.passage_embeddings WHERE (tenant_id, passage_no, model) IN 
 """
 _FORGOTTEN_AT_ONCE = 10_000
 # A passage that came or went after these changes makes the tenant one with something to do again.
-_FINISH = "UPDATE flotilla.knowledge_bases SET embedded_changes = $3 WHERE tenant_id = $1 AND embedded_by = $2"
+_MARK_KNOWLEDGE_BASE_FINISHED = (
+    "UPDATE flotilla.knowledge_bases SET embedded_changes = $3 WHERE tenant_id = $1 AND embedded_by = $2"
+)
 log = structlog.get_logger(__name__)
 
 
@@ -125,8 +127,8 @@ def as_halfvec(vector: Sequence[float]) -> str:
 class PassageEmbedding:
     """Embeds passages in the background, into PostgreSQL. Every replica may run one."""
 
-    missing = _MISSING
-    finish = _FINISH
+    missing = _SELECT_MISSING_PASSAGES
+    finish = _MARK_KNOWLEDGE_BASE_FINISHED
 
     def __init__(self, pool: Pool, embedder: Embedder) -> None:
         self._pool = pool
@@ -152,7 +154,7 @@ class PassageEmbedding:
 
     async def _embed_tenant(self, tenant_id: str, stop: asyncio.Event) -> int:
         async with tenant_snapshot(self._pool, tenant_id) as connection:
-            changes = await connection.fetchval(_CHANGES, tenant_id)
+            changes = await connection.fetchval(_SELECT_CHANGES_KNOWLEDGE_BASES, tenant_id)
         await self._remove_gone(tenant_id)
         done, last = 0, 0
         while not stop.is_set():
@@ -178,17 +180,17 @@ class PassageEmbedding:
         """Those with something to do."""
         if not await self._pool.fetchval(_AVAILABLE):
             raise RetryLater("PostgreSQL has no pgvector: install it, and run `python -m flotilla.install` again")
-        return [row[0] for row in await self._pool.fetch(_TENANTS, self.index)]
+        return [row[0] for row in await self._pool.fetch(_SELECT_TENANTS_TO_EMBED, self.index)]
 
     async def _put(self, tenant_id: str, vectors: Mapping[int, Sequence[float]]) -> None:
         async with tenant_transaction(self._pool, tenant_id) as connection:
             packed = [as_halfvec(vector) for vector in vectors.values()]
-            await connection.execute(_PUT, tenant_id, self.index, list(vectors), packed)
+            await connection.execute(_UPSERT_PASSAGE_EMBEDDINGS, tenant_id, self.index, list(vectors), packed)
 
     async def _serve(self, tenant_id: str, stop: asyncio.Event) -> None:
         """Let searches use this index, and drop the vectors of others in PostgreSQL, until `stop`."""
         async with tenant_transaction(self._pool, tenant_id) as connection:
-            await connection.execute(_SERVE, tenant_id, self.index)
+            await connection.execute(_MARK_KNOWLEDGE_BASE_EMBEDDED_BY, tenant_id, self.index)
         if not await self._pool.fetchval(_AVAILABLE):
             return
         forgotten = ""

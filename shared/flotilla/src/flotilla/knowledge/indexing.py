@@ -13,7 +13,7 @@ from flotilla.knowledge.postings import BLOCK_SLOTS, pack, postings_without_slot
 from flotilla.postgres import Connection
 
 # Waits for the tenant's other writers.
-_LOCK = """
+_LOCK_KNOWLEDGE_BASES = """
 INSERT INTO flotilla.knowledge_bases (tenant_id, passages) VALUES ($1, 0)
 ON CONFLICT (tenant_id) DO UPDATE SET passages = knowledge_bases.passages
 """
@@ -38,12 +38,12 @@ UPDATE flotilla.knowledge_bases SET
     indexed_passages = indexed_passages - $2, indexed_length = indexed_length - $3
 WHERE tenant_id = $1
 """
-_NOTE = """
+_INSERT_INDEXED_DOCUMENTS = """
 INSERT INTO flotilla.indexed_documents
     (tenant_id, document_id, slot, passages, length, terms, analysis, content_hash)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 """
-_FORGET = """
+_DELETE_INDEXED_DOCUMENTS = """
 DELETE FROM flotilla.indexed_documents WHERE tenant_id = $1 AND document_id = $2
 RETURNING slot, passages, length, terms
 """
@@ -96,7 +96,7 @@ def build_index_entry(
 
 async def lock(connection: Connection, tenant_id: str) -> None:
     """Wait until no other transaction writes this tenant's knowledge base."""
-    await connection.execute(_LOCK, tenant_id)
+    await connection.execute(_LOCK_KNOWLEDGE_BASES, tenant_id)
 
 
 async def insert_passages(
@@ -135,7 +135,15 @@ async def index_document(connection: Connection, tenant_id: str, document_id: st
     slot = await connection.fetchval(_COUNT_IN, tenant_id, count, length, entry.language)
     analysis = analysis_version(entry.language)
     await connection.execute(
-        _NOTE, tenant_id, document_id, slot, count, length, entry.distinct_terms, analysis, entry.content_hash
+        _INSERT_INDEXED_DOCUMENTS,
+        tenant_id,
+        document_id,
+        slot,
+        count,
+        length,
+        entry.distinct_terms,
+        analysis,
+        entry.content_hash,
     )
     blocks = sorted(pack(slot, entry.passages).items())
     await connection.execute(
@@ -149,7 +157,7 @@ async def index_document(connection: Connection, tenant_id: str, document_id: st
 
 async def remove_from_index(connection: Connection, tenant_id: str, document_id: str) -> None:
     """Take a document out of the index, if it is there."""
-    row = await connection.fetchrow(_FORGET, tenant_id, document_id)
+    row = await connection.fetchrow(_DELETE_INDEXED_DOCUMENTS, tenant_id, document_id)
     if row is None:
         return
     await connection.execute(_COUNT_OUT, tenant_id, row["passages"], row["length"])

@@ -13,14 +13,14 @@ from flotilla.knowledge.fusion import Row
 from flotilla.knowledge.vector_store import VectorStore
 from flotilla.postgres import Connection
 
-_SERVING = "SELECT embedded_by FROM flotilla.knowledge_bases WHERE tenant_id = $1"
+_SELECT_SERVING_KNOWLEDGE_BASES = "SELECT embedded_by FROM flotilla.knowledge_bases WHERE tenant_id = $1"
 # A few passages are compared one by one; of many, the graph's scan goes on until enough are the tenant's. One that has
 # seen other tenants' numbers has no use for a plan that was made for them.
 _SCAN = """
 SELECT set_config('hnsw.iterative_scan', 'strict_order', true),
        set_config('plan_cache_mode', 'force_custom_plan', true)
 """
-_NEAREST = """
+_SELECT_NEAREST_PASSAGE_EMBEDDINGS = """
 SELECT p.passage_no, p.document_id, d.uri, d.title, p.heading, p.start_offset, p.end_offset, p.place, p.body,
        1 - e.distance AS score
 FROM (
@@ -35,7 +35,7 @@ ORDER BY e.distance, p.passage_no
 
 
 # Row security leaves out what the caller may not read; what was removed is not there.
-_READ = """
+_SELECT_PASSAGES_LEFT_OUT = """
 SELECT p.passage_no, p.document_id, d.uri, d.title, p.heading, p.start_offset, p.end_offset, p.place, p.body, n.score
 FROM unnest($2::bigint[], $3::float8[]) WITH ORDINALITY AS n (passage_no, score, rank)
 JOIN flotilla.passages AS p ON p.tenant_id = $1 AND p.passage_no = n.passage_no
@@ -66,13 +66,13 @@ async def nearest_passages(
 ) -> Sequence[Row]:
     """Return the `most` passages that mean what is asked most nearly, of attachments those of `session_id` only; none
     while the tenant's passages are not all embedded by that model."""
-    if await connection.fetchval(_SERVING, tenant_id) != asked.index:
+    if await connection.fetchval(_SELECT_SERVING_KNOWLEDGE_BASES, tenant_id) != asked.index:
         return []
     if asked.store:
         rows = await _nearest_in(asked.store, asked, connection, _Readable(tenant_id, session_id, most))
     else:
         await connection.execute(_SCAN)
-        statement = _NEAREST.format(len(asked.vector))
+        statement = _SELECT_NEAREST_PASSAGE_EMBEDDINGS.format(len(asked.vector))
         rows = await connection.fetch(statement, tenant_id, asked.index, as_halfvec(asked.vector), most, session_id)
     scores = [scaled_cosine(row["score"], asked.unrelated_cosine) for row in rows]
     return [{**row, "score": score, "by_meaning": score} for row, score in zip(rows, scores, strict=True)]
@@ -102,7 +102,12 @@ async def _nearest_in(
             return rows
         scores = dict(near[:wide])
         rows = await connection.fetch(
-            _READ, wanted.tenant_id, list(scores), list(scores.values()), wanted.session_id, wanted.most
+            _SELECT_PASSAGES_LEFT_OUT,
+            wanted.tenant_id,
+            list(scores),
+            list(scores.values()),
+            wanted.session_id,
+            wanted.most,
         )
         if len(rows) == wanted.most or len(near) < wide or wide >= MAX_WIDE:
             return rows

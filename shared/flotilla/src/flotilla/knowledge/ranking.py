@@ -28,26 +28,28 @@ DEPTH = 10
 SAME_SHARE = 0.8
 """Passages that share this much of their pairs of words say the same."""
 
-_STATISTICS = """
+_SELECT_STATISTICS_KNOWLEDGE_BASES = """
 SELECT indexed_passages AS passages, indexed_length AS length, languages FROM flotilla.knowledge_bases
 WHERE tenant_id = $1 AND indexed_passages > 0
 """
-_RAREST = """
+_SELECT_RAREST_POSTINGS = """
 SELECT term FROM flotilla.postings WHERE tenant_id = $1 AND term = ANY ($2::text[])
 GROUP BY term ORDER BY sum(octet_length(postings)), term LIMIT $3
 """
 # Of documents that the caller may not read, and of attachments of other sessions: as if they were not there.
 _LEFT_OUT = "SELECT slot, passages FROM flotilla.slots_left_out($1)"
-_POSTINGS = "SELECT term, block, postings FROM flotilla.postings WHERE tenant_id = $1 AND term = ANY ($2::text[])"
+_SELECT_POSTINGS = (
+    "SELECT term, block, postings FROM flotilla.postings WHERE tenant_id = $1 AND term = ANY ($2::text[])"
+)
 # The posting lists of words that begin like one that no passage has.
-_COMPOUNDS = """
+_SELECT_COMPOUNDS_POSTINGS = """
 SELECT w.word, p.block, p.postings FROM unnest($2::text[]) AS w (word)
 CROSS JOIN LATERAL (
     SELECT o.block, o.postings FROM flotilla.postings AS o
     WHERE o.tenant_id = $1 AND o.term > w.word AND o.term < w.word || $4
     ORDER BY o.term, o.block LIMIT $3) AS p
 """
-_PASSAGES = """
+_SELECT_PASSAGES_INDEXED_DOCUMENTS = """
 SELECT p.passage_no, p.document_id, d.uri, d.title, p.heading, p.start_offset, p.end_offset, p.place, p.body, f.score
 FROM unnest($2::bigint[], $3::float8[]) WITH ORDINALITY AS f (slot, score, place)
 CROSS JOIN LATERAL (
@@ -103,7 +105,7 @@ async def rank_rows(
 ) -> Sequence[Row]:
     """Return the `most` rows that rank highest. `score` is the share of the query's weight that the passage holds:
     about 1 when every term occurs once in a passage of normal length, at most 2.2."""
-    statistics = await connection.fetchrow(_STATISTICS, tenant_id)
+    statistics = await connection.fetchrow(_SELECT_STATISTICS_KNOWLEDGE_BASES, tenant_id)
     asked = query_terms(query, statistics["languages"]) if statistics else []
     if statistics is None or not asked:
         return []
@@ -116,14 +118,14 @@ async def rank_rows(
         return []
     scored = best(lists.weighted, statistics["length"] / passages, most)
     shares = [score / lists.weight for score in scored.scores]
-    rows = await connection.fetch(_PASSAGES, tenant_id, scored.slots, shares)
+    rows = await connection.fetch(_SELECT_PASSAGES_INDEXED_DOCUMENTS, tenant_id, scored.slots, shares)
     return [{**row, "by_words": row["score"]} for row in rows]
 
 
 async def _rarest(connection: Connection, tenant_id: str, asked: list[QueryTerm]) -> list[QueryTerm]:
     if len(asked) <= MAX_QUERY_TERMS:
         return asked
-    rows = await connection.fetch(_RAREST, tenant_id, _forms(asked), MAX_QUERY_TERMS)
+    rows = await connection.fetch(_SELECT_RAREST_POSTINGS, tenant_id, _forms(asked), MAX_QUERY_TERMS)
     known = {row["term"] for row in rows}
     return sorted(asked, key=lambda term: known.isdisjoint(term.forms))[:MAX_QUERY_TERMS]
 
@@ -137,10 +139,10 @@ async def _read(
     *,
     compounds: bool,
 ) -> _Lists:
-    rows = await connection.fetch(_POSTINGS, tenant_id, _forms(asked))
+    rows = await connection.fetch(_SELECT_POSTINGS, tenant_id, _forms(asked))
     blocks = blocks_by_term((row[0], row[1], row[2]) for row in rows)
     if compounds and (absent := _absent(asked, blocks)):
-        rows = await connection.fetch(_COMPOUNDS, tenant_id, absent, MAX_COMPOUND_BLOCKS, _LAST)
+        rows = await connection.fetch(_SELECT_COMPOUNDS_POSTINGS, tenant_id, absent, MAX_COMPOUND_BLOCKS, _LAST)
         blocks |= blocks_by_term((row[0], row[1], row[2]) for row in rows)
     weighted, weight = [], 0.0
     for term in asked:

@@ -18,16 +18,18 @@ from flotilla.postgres import AWAY, Connection, Pool, tenant_transaction
 from flotilla.runtime.stopping import sleep_or_stop
 
 LOOK_EVERY_S = 60.0
-_TENANTS = "SELECT flotilla.tenants_to_index($1)"
-_NEXT = """
+_SELECT_TENANTS_TO_INDEX = "SELECT flotilla.tenants_to_index($1)"
+_SELECT_NEXT_DOCUMENTS = """
 SELECT d.document_id, d.title, d.body, d.content_hash FROM flotilla.documents AS d
 LEFT JOIN flotilla.indexed_documents AS i USING (tenant_id, document_id)
 WHERE d.tenant_id = $1
   AND (i.document_id IS NULL OR i.content_hash <> d.content_hash OR split_part(i.analysis, '/', 1) <> $2)
 LIMIT 1
 """
-_FINISH = "UPDATE flotilla.knowledge_bases SET indexed_by = $2, indexed_changes = changes WHERE tenant_id = $1"
-_PIECES = """
+_MARK_KNOWLEDGE_BASE_FINISHED = (
+    "UPDATE flotilla.knowledge_bases SET indexed_by = $2, indexed_changes = changes WHERE tenant_id = $1"
+)
+_SELECT_PIECES_PASSAGES = """
 SELECT heading, start_offset AS start, end_offset AS end, body AS text FROM flotilla.passages
 WHERE tenant_id = $1 AND document_id = $2 ORDER BY ordinal
 """
@@ -54,7 +56,7 @@ class ReindexingJob:
     async def reindex_outdated(self, stop: asyncio.Event) -> int:
         """Index again what needs it, and return how many documents that were."""
         done = 0
-        for (tenant_id,) in await self._pool.fetch(_TENANTS, VERSION):
+        for (tenant_id,) in await self._pool.fetch(_SELECT_TENANTS_TO_INDEX, VERSION):
             while not stop.is_set() and await self._one(tenant_id):
                 done += 1
         if done:
@@ -64,9 +66,9 @@ class ReindexingJob:
     async def _one(self, tenant_id: str) -> bool:
         async with tenant_transaction(self._pool, tenant_id) as connection:
             await indexing.lock(connection, tenant_id)
-            row = await connection.fetchrow(_NEXT, tenant_id, VERSION)
+            row = await connection.fetchrow(_SELECT_NEXT_DOCUMENTS, tenant_id, VERSION)
             if row is None:
-                await connection.execute(_FINISH, tenant_id, VERSION)
+                await connection.execute(_MARK_KNOWLEDGE_BASE_FINISHED, tenant_id, VERSION)
                 return False
             entry = await asyncio.to_thread(self._entry, row, await _pieces(connection, tenant_id, row["document_id"]))
             await indexing.remove_from_index(connection, tenant_id, row["document_id"])
@@ -79,4 +81,4 @@ class ReindexingJob:
 
 
 async def _pieces(connection: Connection, tenant_id: str, document_id: str) -> list[UnstoredPassage]:
-    return [UnstoredPassage(**row) for row in await connection.fetch(_PIECES, tenant_id, document_id)]
+    return [UnstoredPassage(**row) for row in await connection.fetch(_SELECT_PIECES_PASSAGES, tenant_id, document_id)]

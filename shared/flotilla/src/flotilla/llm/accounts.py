@@ -15,26 +15,28 @@ from flotilla.postgres import Connection
 RESERVATION_S = 300.0
 
 # What is used in each scope; holds their locks, taken in order, until the transaction ends.
-_LOCK = """
+_LOCK_BUDGETS = """
 INSERT INTO flotilla.token_budgets (tenant_id, scope) SELECT $1, s FROM unnest($2::text[]) AS s ORDER BY s
 ON CONFLICT (tenant_id, scope) DO UPDATE SET used = token_budgets.used
 RETURNING scope, used
 """
 # What other calls on their way may still use in a scope.
-_RESERVED = """
+_SUM_RESERVATIONS = """
 SELECT coalesce(sum(tokens), 0)::bigint FROM flotilla.token_reservations
 WHERE tenant_id = $1 AND scopes @> ARRAY[$2] AND expires_at > clock_timestamp() AND (task_id, call_index) <> ($3, $4)
 """
-_RESERVE = """
+_INSERT_RESERVATIONS = """
 INSERT INTO flotilla.token_reservations (tenant_id, task_id, call_index, scopes, tokens, expires_at)
 VALUES ($1, $2, $3, $4, $5, clock_timestamp() + make_interval(secs => $6))
 ON CONFLICT (tenant_id, task_id, call_index)
 DO UPDATE SET scopes = excluded.scopes, tokens = excluded.tokens, expires_at = excluded.expires_at
 """
 _ASKED_BY = "SELECT person, service FROM flotilla.asked_by()"
-_RELEASE = "DELETE FROM flotilla.token_reservations WHERE tenant_id = $1 AND task_id = $2 AND call_index = $3"
+_DELETE_RESERVATIONS = (
+    "DELETE FROM flotilla.token_reservations WHERE tenant_id = $1 AND task_id = $2 AND call_index = $3"
+)
 # In order, so that two calls of one run never wait for each other in a ring.
-_USE = """
+_COUNT_USE_IN_BUDGETS = """
 INSERT INTO flotilla.token_budgets (tenant_id, scope, used) SELECT $1, s, $3 FROM unnest($2::text[]) AS s ORDER BY s
 ON CONFLICT (tenant_id, scope) DO UPDATE SET used = token_budgets.used + excluded.used, updated_at = clock_timestamp()
 """
@@ -66,12 +68,14 @@ async def reserve_in_accounts(
         BudgetSpent: as `on_short` makes it; one of the accounts has less left.
     """
     by_name = {account.name: account for account in accounts}
-    for row in await connection.fetch(_LOCK, key.tenant_id, list(by_name)):
+    for row in await connection.fetch(_LOCK_BUDGETS, key.tenant_id, list(by_name)):
         account = by_name[row["scope"]]
-        held = await connection.fetchval(_RESERVED, key.tenant_id, account.name, key.task_id, key.call_index)
+        held = await connection.fetchval(_SUM_RESERVATIONS, key.tenant_id, account.name, key.task_id, key.call_index)
         if row["used"] + held + needed > account.limit:
             raise on_short(account, row["used"], held)
-    await connection.execute(_RESERVE, key.tenant_id, key.task_id, key.call_index, list(by_name), needed, RESERVATION_S)
+    await connection.execute(
+        _INSERT_RESERVATIONS, key.tenant_id, key.task_id, key.call_index, list(by_name), needed, RESERVATION_S
+    )
 
 
 async def settle_in_accounts(
@@ -79,12 +83,12 @@ async def settle_in_accounts(
 ) -> None:
     """Count `amount` in each account, in the place of what was set aside."""
     await release_in_accounts(connection, key)
-    await connection.execute(_USE, key.tenant_id, [account.name for account in accounts], amount)
+    await connection.execute(_COUNT_USE_IN_BUDGETS, key.tenant_id, [account.name for account in accounts], amount)
 
 
 async def release_in_accounts(connection: Connection, key: StoredCallKey) -> None:
     """Release what was set aside."""
-    await connection.execute(_RELEASE, key.tenant_id, key.task_id, key.call_index)
+    await connection.execute(_DELETE_RESERVATIONS, key.tenant_id, key.task_id, key.call_index)
 
 
 async def load_requester(connection: Connection) -> Mapping[TokenPayer, str | None]:

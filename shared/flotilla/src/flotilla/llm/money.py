@@ -31,7 +31,7 @@ from flotilla.telemetry.metrics import LLM_SPEND
 
 DEFAULT_OUTPUT_TOKENS = 4096
 """The longest answer where a budget is kept and nobody named one: a call must have a most that it may cost."""
-_SPENT = """
+_INSERT_LLM_SPEND = """
 INSERT INTO flotilla.llm_spend (tenant_id, task_id, call_index, request_hash, run_id, session_id, agent, model, person,
     service, input_tokens, cached_input_tokens, output_tokens, nanos, currency, answered)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
@@ -160,7 +160,7 @@ class MoneyBudget:
         price = self._table.price_on_day(charge.model, self._today())
         nanos = price.cost_in_nanos(charge.usage, charge.cached_input_tokens) if price else 0
         await connection.execute(
-            _SPENT,
+            _INSERT_LLM_SPEND,
             key.tenant_id,
             key.task_id,
             key.call_index,

@@ -42,7 +42,7 @@ LONGEST_WAIT_S = 60.0
 """For calls on their way that may use up a budget."""
 
 # Takes the claim if it is free or lapsed.
-_CLAIM = """
+_CLAIM_LLM_CALL = """
 INSERT INTO flotilla.llm_claims (tenant_id, task_id, call_index, request_hash, claimed_by, expires_at)
 VALUES ($1, $2, $3, $4, $5, clock_timestamp() + make_interval(secs => $6))
 ON CONFLICT (tenant_id, task_id, call_index, request_hash)
@@ -50,19 +50,19 @@ DO UPDATE SET claimed_by = excluded.claimed_by, expires_at = excluded.expires_at
 WHERE llm_claims.expires_at < clock_timestamp()
 RETURNING true
 """
-_RENEW = """
+_RENEW_LLM_CALL_CLAIM = """
 UPDATE flotilla.llm_claims SET expires_at = clock_timestamp() + make_interval(secs => $6)
 WHERE tenant_id = $1 AND task_id = $2 AND call_index = $3 AND request_hash = $4 AND claimed_by = $5
 """
-_RELEASE = """
+_RELEASE_LLM_CALL_CLAIM = """
 DELETE FROM flotilla.llm_claims
 WHERE tenant_id = $1 AND task_id = $2 AND call_index = $3 AND request_hash = $4 AND claimed_by = $5
 """
-_FIND = """
+_SELECT_LLM_CALLS = """
 SELECT answer FROM flotilla.llm_calls
 WHERE tenant_id = $1 AND task_id = $2 AND call_index = $3 AND request_hash = $4
 """
-_STORE = """
+_INSERT_LLM_CALLS = """
 INSERT INTO flotilla.llm_calls (tenant_id, task_id, call_index, request_hash, run_id, session_id, agent, model, answer,
                                 input_tokens, output_tokens, duration_ms)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT DO NOTHING
@@ -115,11 +115,11 @@ class StoredModelCalls:
         key = call.of
         while True:
             async with tenant_transaction(self._pool, key.tenant_id) as connection:
-                claimed = await connection.fetchval(_CLAIM, *call.claim, CLAIM_S)
+                claimed = await connection.fetchval(_CLAIM_LLM_CALL, *call.claim, CLAIM_S)
                 # After the claim: its former holder stored its answer when it let go.
                 stored = await _find(connection, call)
                 if claimed and stored is not None:
-                    await connection.execute(_RELEASE, *call.claim)
+                    await connection.execute(_RELEASE_LLM_CALL_CLAIM, *call.claim)
                 elif claimed:
                     await self._budget.reserve_for_call(connection, call.reservation_name, request)
                     if self._money is not None:
@@ -141,7 +141,7 @@ class StoredModelCalls:
             completion = escape_unstorable(made)
             async with tenant_transaction(self._pool, call.of.tenant_id) as connection:
                 await _store(connection, call, completion.answered_by, completion, duration_ms)
-                await connection.execute(_RELEASE, *call.claim)
+                await connection.execute(_RELEASE_LLM_CALL_CLAIM, *call.claim)
                 charges = [ChargedTokens(made.answered_by, made.usage, made.cached_input_tokens, answered=True)]
                 charges += [ChargedTokens(one.model, one.usage) for one in made.fallbacks if one.usage is not None]
                 await self._settle(connection, call, charges)
@@ -167,12 +167,12 @@ class StoredModelCalls:
 
     async def _renew(self, call: "_Call") -> None:
         async with tenant_transaction(self._pool, call.of.tenant_id) as connection:
-            await connection.execute(_RENEW, *call.claim, CLAIM_S)
+            await connection.execute(_RENEW_LLM_CALL_CLAIM, *call.claim, CLAIM_S)
 
     async def _release(self, call: "_Call", charge: ChargedTokens | None) -> None:
         try:
             async with tenant_transaction(self._pool, call.of.tenant_id) as connection:
-                await connection.execute(_RELEASE, *call.claim)
+                await connection.execute(_RELEASE_LLM_CALL_CLAIM, *call.claim)
                 if charge is not None:
                     await self._settle(connection, call, [charge])
                     return
@@ -210,7 +210,7 @@ class _Call:
 
 async def _find(connection: Connection, call: _Call) -> str | None:
     """The stored answer as JSON text."""
-    answer = await connection.fetchval(_FIND, *call.key)
+    answer = await connection.fetchval(_SELECT_LLM_CALLS, *call.key)
     row = {"session_id": call.of.session_id, "place": call.place, "answer": answer}
     return answer and str((await open_row(connection, call.of.tenant_id, LLM_CALLS, row))["answer"])
 
@@ -222,7 +222,7 @@ async def _store(connection: Connection, call: _Call, model: str, completion: Co
         connection, call.of.tenant_id, call.of.session_id, LLM_CALLS, call.place, answer=to_json(completion).decode()
     )
     await connection.execute(
-        _STORE, *call.key, *context, stored["answer"], usage.input_tokens, usage.output_tokens, duration_ms
+        _INSERT_LLM_CALLS, *call.key, *context, stored["answer"], usage.input_tokens, usage.output_tokens, duration_ms
     )
 
 

@@ -80,7 +80,7 @@ IDLE_IN_TRANSACTION_S = 30
 key of a session, which an agent waits 28 s for."""
 
 _SET = "SELECT set_config(s.name, s.value, true) FROM unnest($1::text[], $2::text[]) AS s (name, value)"
-_STATE = """
+_SELECT_STATE_YOYO_MIGRATIONS = """
 SELECT current_setting('transaction_read_only') = 'on' AS read_only, pg_backend_pid() AS pid,
     EXISTS (SELECT FROM flotilla_ops._yoyo_migration WHERE migration_id = $1) AS applied
 """
@@ -385,6 +385,6 @@ async def _state(pool: Pool, migration_id: str) -> asyncpg.Record:
 
 
 async def _one_row(connection: LimitedConnection, migration_id: str) -> asyncpg.Record:
-    state = await connection.fetchrow(_STATE, migration_id, timeout=_CHECK_S)
+    state = await connection.fetchrow(_SELECT_STATE_YOYO_MIGRATIONS, migration_id, timeout=_CHECK_S)
     assert state is not None  # noqa: S101 - the statement always gives one row
     return state

@@ -10,7 +10,7 @@ from flotilla.postgres.pool import Pool, retry_later_if_unavailable
 
 FRESH_S = 1.0
 """How long a suspension, or its end, may be unknown to a process."""
-_SUSPENDED = """
+_SELECT_SUSPENDED_TENANTS = """
 SELECT tenant_id, suspended_at FROM flotilla_ops.tenants
 WHERE suspended_at IS NOT NULL AND ($1 OR NOT finishes_runs)
 """
@@ -57,6 +57,6 @@ class SuspendedTenants:
             return
         asked_at = self._monotonic()
         with retry_later_if_unavailable():
-            rows = await self._pool.fetch(_SUSPENDED, self._with_finishing)
+            rows = await self._pool.fetch(_SELECT_SUSPENDED_TENANTS, self._with_finishing)
         self._known = {row["tenant_id"]: row["suspended_at"] for row in rows}
         self._read_at = asked_at

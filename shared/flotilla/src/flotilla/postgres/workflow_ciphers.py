@@ -6,7 +6,7 @@ from flotilla.encryption import Cipher, SessionKeyring
 from flotilla.postgres.pool import Pool, tenant_transaction
 
 _MOST = 10_000
-_SESSIONS = "SELECT * FROM flotilla.sessions_of_workflow($1)"
+_SELECT_SESSIONS_OF_WORKFLOW = "SELECT * FROM flotilla.sessions_of_workflow($1)"
 
 
 class WorkflowCiphers:
@@ -21,7 +21,7 @@ class WorkflowCiphers:
         """Tenant and session of the workflow; None where no row, or no single one, names it (yet)."""
         known = self._sessions.get(workflow_id)
         if known is None:
-            rows = await self._pool.fetch(_SESSIONS, workflow_id)
+            rows = await self._pool.fetch(_SELECT_SESSIONS_OF_WORKFLOW, workflow_id)
             if len(rows) != 1:
                 return None
             known = (rows[0]["tenant_id"], rows[0]["session_id"])
