@@ -5,7 +5,8 @@
 
 outbox: appends, a transaction each. projection: their bodies into the projection, in one batch. replay: a long
 session's state, folded from its events. delegation: one more hop of a routing slip (benchmarks.run_latency.hops), with
-worker and agent as processes; "processors" is what these use for it. Each round measures both, so that what slows the
+worker and agent as processes. "processor" is what replay, and the fleet's processes, use: steady on a busy machine,
+too. Each round measures both, so that what slows the
 machine slows both; the ratio is taken round by round.
 """
 
@@ -73,6 +74,8 @@ class Stores:
         self._database = database
         self._events = events
         self._store = AgentEventStore(pool)
+        self.replay_cpu_us: list[float] = []
+        """Of this process, for an event of each replay."""
 
     async def begin(self) -> None:
         """A session for the replay."""
@@ -101,8 +104,9 @@ class Stores:
 
     async def replay_rate(self) -> float:
         """Events per second of a session whose state is folded from its beginning."""
-        started = time.perf_counter()
+        started, cpu_s = time.perf_counter(), time.process_time()
         await self._store.state_at("long")
+        self.replay_cpu_us.append((time.process_time() - cpu_s) / self._events * 1e6)
         return self._events / (time.perf_counter() - started)
 
 
@@ -181,7 +185,7 @@ async def measure_delegation(
             measured.append(Hop(found, runs, hops))
         clear, encrypted = measured
         report("delegation", "ms", *await in_turns(clear.cost, encrypted.cost, rounds))
-        report("processors", "ms", clear.cpu_ms[1:], encrypted.cpu_ms[1:])
+        report("processor", "ms", clear.cpu_ms[1:], encrypted.cpu_ms[1:])
 
 
 async def measure_stores(server: str, key_file: Path, names: list[str], *, rounds: int, events: int) -> None:
@@ -194,6 +198,8 @@ async def measure_stores(server: str, key_file: Path, names: list[str], *, round
         for name in names:
             clear, encrypted = (getattr(one, f"{name}_rate") for one in both)
             report(name, "events/s", *await in_turns(clear, encrypted, rounds))
+        if "replay" in names:
+            report("processor", "us/event", *(one.replay_cpu_us[1:] for one in both))
 
 
 async def main(only: list[str], rounds: int, events: int, runs: int, hops: int) -> None:

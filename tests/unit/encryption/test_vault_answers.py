@@ -171,3 +171,24 @@ async def test_another_key_of_the_same_server_opens_what_it_wrapped(tmp_path: Pa
     async with answering(tmp_path, 200, body) as (roots, seen):
         assert await roots.unwrap("vault:team/transit/former", b"vault:v1:AAAA", CONTEXT) == bytes(32)
     assert seen == ["/v1/team/transit/decrypt/former t1"]
+
+
+async def test_what_many_ask_for_at_once_takes_one_request(tmp_path: Path) -> None:
+    body = json.dumps({"data": {"plaintext": "A" * 43 + "="}}).encode()
+    async with answering(tmp_path, 200, body) as (roots, seen):
+        first, *others = [asyncio.create_task(roots.unwrap(ROOT, b"vault:v1:AAAA", CONTEXT)) for _ in range(20)]
+        await asyncio.sleep(0)  # all of them ask
+        first.cancel()
+        assert await asyncio.gather(*others) == [bytes(32)] * 19
+        assert first.cancelled()
+    assert len(seen) == 1
+
+
+async def test_what_many_got_no_answer_to_is_asked_for_again(tmp_path: Path) -> None:
+    async with answering(tmp_path, 503, b"") as (roots, seen):
+        for asked in (1, 2):
+            outcomes = await asyncio.gather(
+                *[roots.unwrap(ROOT, b"vault:v1:AAAA", CONTEXT) for _ in range(20)], return_exceptions=True
+            )
+            assert {type(outcome) for outcome in outcomes} == {RetryLater}
+            assert len(seen) == asked

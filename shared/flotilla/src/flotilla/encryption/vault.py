@@ -3,6 +3,7 @@
 Sources: the API of the transit secrets engine (encrypt, decrypt), https://developer.hashicorp.com/vault/api-docs/secret/transit
 """
 
+import asyncio
 import re
 import time
 from base64 import b64decode, b64encode
@@ -11,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
+from typing import TypeAlias
 from urllib.parse import quote
 
 import msgspec
@@ -26,6 +28,10 @@ _PREFIX = "vault:"
 _TOKEN = re.compile(r"[!-~]+")
 # The database says it, and it becomes a path.
 _ID = re.compile(r"vault:([A-Za-z0-9_-][A-Za-z0-9._-]*/)+[A-Za-z0-9_-][A-Za-z0-9._-]*")
+
+
+_Wrapped: TypeAlias = tuple[str, bytes, str]
+"""Root key, ciphertext and context."""
 
 
 class _Data(msgspec.Struct):
@@ -61,7 +67,8 @@ class VaultTransit:
         self._token_file = token_file
         self._namespace = namespace
         self._clock = clock
-        self._unwrapped: OrderedDict[tuple[str, bytes, str], tuple[float, bytes]] = OrderedDict()
+        self._unwrapped: OrderedDict[_Wrapped, tuple[float, bytes]] = OrderedDict()
+        self._asking: dict[_Wrapped, asyncio.Task[bytes]] = {}
 
     @property
     def current_id(self) -> str:
@@ -82,7 +89,8 @@ class VaultTransit:
         return answer.ciphertext.encode()
 
     async def unwrap(self, root_id: str, wrapped: bytes, context: str) -> bytes:
-        """As `RootKeys`. What was asked for within the last 50 s takes no request."""
+        """As `RootKeys`. What was asked for within the last 50 s takes no request, and what many ask for at once takes
+        one."""
         if _ID.fullmatch(root_id) is None:
             raise ConfigurationError(
                 f"root key {root_id}, which wraps {context}, is not Vault's: set FLOTILLA_ENCRYPTION_KEY_FILE, too, "
@@ -92,13 +100,21 @@ class VaultTransit:
         known = self._unwrapped.get(name)
         if known is not None and known[0] > self._clock():
             return known[1]
+        asking = self._asking.get(name)
+        if asking is None:
+            asking = self._asking[name] = asyncio.create_task(self._unwrap(name), name=f"unwrap {context}")
+            asking.add_done_callback(lambda _: self._asking.pop(name))
+        return await asyncio.shield(asking)  # who gives up leaves the answer to the others
+
+    async def _unwrap(self, name: _Wrapped) -> bytes:
+        root_id, wrapped, context = name
         sent = {"ciphertext": wrapped.decode(errors="replace"), "associated_data": _associated(context)}
         answer = await self._asked("decrypt", root_id.removeprefix(_PREFIX), sent, context)
         key = _key_in(answer, context)
         self._remember(name, key)
         return key
 
-    def _remember(self, name: tuple[str, bytes, str], key: bytes) -> None:
+    def _remember(self, name: _Wrapped, key: bytes) -> None:
         self._unwrapped[name] = (self._clock() + _FORGET_S, key)
         self._unwrapped.move_to_end(name)
         if len(self._unwrapped) > _MOST_KEYS:
