@@ -23,6 +23,7 @@ import { RunsPage } from "./pages/runs";
 import { SessionPage } from "./pages/session";
 import { SessionsPage } from "./pages/sessions";
 import { SignersPage } from "./pages/signers";
+import { SpendPage } from "./pages/spend";
 import { StartPage } from "./pages/start";
 import { ToolsPage } from "./pages/tools";
 import { Icon, type IconName } from "./ui/icon";
@@ -41,6 +42,7 @@ const ROUTES: [string, (found: Record<string, string>) => ComponentChildren][] =
   ["/documents", () => <DocumentsPage />],
   ["/orders", () => <OrdersPage />],
   ["/tools", () => <ToolsPage />],
+  ["/spend", () => <SpendPage />],
   ["/signers", () => <SignersPage />],
   ["/privacy", () => <PrivacyPage />],
   ["/archives", () => <ArchivesPage />],
@@ -58,6 +60,7 @@ const NAVIGATION: { to: string; label: string; icon: IconName; isFor?: () => boo
   { to: "/documents", label: "Documents", icon: "documents" },
   { to: "/orders", label: "Orders", icon: "orders" },
   { to: "/tools", label: "Tools", icon: "tools" },
+  { to: "/spend", label: "Spend", icon: "money", isFor: () => mayOperate.value },
   { to: "/signers", label: "Signing keys", icon: "shield" },
   { to: "/privacy", label: "Privacy", icon: "shield", isFor: () => isAdmin.value },
   { to: "/archives", label: "Archives", icon: "documents", isFor: () => isAdmin.value },

@@ -77,6 +77,8 @@ export const enrollSigner = (signed: Signed) => post<t.Signer>("/v1/signers", si
 export const approveSigner = (id: string, signed: Signed) => post<t.Signer>(path("/v1/signers", id, "approval"), signed);
 export const revokeSigner = (id: string) => remove<t.Signer>(path("/v1/signers", id));
 
+export const spend = (by: string, since: string) => get<{ spend: t.Spent[] }>("/v1/spend", { by, since });
+
 export const listTools = () => get<{ tools: t.McpTool[] }>("/v1/tools");
 export const allowTool = (name: string, sha256: string) => put<t.McpTool>(path("/v1/tools", name, "allowance"), { sha256 });
 export const revokeTool = (name: string) => remove<undefined>(path("/v1/tools", name, "allowance"));

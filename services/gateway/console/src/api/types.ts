@@ -46,6 +46,7 @@ export type QuestionStatus = Question["status"];
 export type Signer = Schema<"Signer">;
 export type McpTool = Schema<"Tool">;
 export type McpToolDefinition = Schema<"ToolDefinition">;
+export type Spent = Schema<"Spent">;
 export type Passkeys = Schema<"Passkeys">;
 export type PrivacyRequest = Schema<"PrivacyRequest">;
 export type ErasurePlan = Schema<"ErasurePlan">;
