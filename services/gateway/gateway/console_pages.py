@@ -13,6 +13,7 @@ PAGES = (
     "runs",
     "sessions",
     "signers",
+    "spend",
     "tools",
     "workflows",
 )
