@@ -17,9 +17,9 @@ async def parked(client: httpx.AsyncClient, description: str) -> str:
     return action
 
 
-async def key_of(client: httpx.AsyncClient, person: str) -> str:
-    """An API key of somebody else, who may decide."""
-    body = {"name": person, "roles": ["operator", "approver"], "person": True}
+async def key_of(client: httpx.AsyncClient, person: str, *roles: str) -> str:
+    """An API key of somebody else, who may decide, or has other roles."""
+    body = {"name": person, "roles": roles or ["operator", "approver"], "person": True}
     answer = await client.post("/v1/keys", json=body)
     assert answer.status_code == 201, answer.text
     return str(answer.json()["key"])
