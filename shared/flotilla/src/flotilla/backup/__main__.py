@@ -93,7 +93,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run and return the exit code."""
     given = parse_arguments(argv)
     configure_logs(SERVICE, "info", "json")
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     try:
         code, document = run(given)
     except (ConfigurationError, Refused) as error:
