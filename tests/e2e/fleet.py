@@ -14,9 +14,10 @@ from typing import Any, cast
 import httpx
 
 from flotilla.bus import connect_redis
+from flotilla.config import KafkaSettings
 from flotilla.contracts.requests import OPEN_RUN_STATUSES
 from flotilla_cli.local.stack import status_document
-from flotilla_devstack import stack_status
+from flotilla_devstack import Stack, stack_status
 from flotilla_devstack.folders import StateDir
 from flotilla_devstack.ports import free_port
 from flotilla_devstack.redis_users import ADMIN, read_redis_passwords
@@ -69,6 +70,10 @@ class Fleet:
 
     def process(self, name: str) -> dict[str, Any]:
         return next(process for process in self.status()["processes"] if process["name"] == name)
+
+    def kafka_settings(self) -> KafkaSettings:
+        """Where its Kafka is, with its administrator's login."""
+        return KafkaSettings.model_validate(Stack.attach(self.home).kafka_settings())
 
     def key(self, name: str = "alice") -> str:
         keys = json.loads(Path(self.status()["keys_file"]).read_text())

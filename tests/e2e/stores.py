@@ -8,6 +8,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from flotilla.contracts import AgentEvent
 from flotilla.contracts.envelope import decode_event
 from flotilla.contracts.names import session_key
+from flotilla.kafka.client import kafka_client_arguments
 from tests.e2e.fleet import Fleet
 
 _PROJECTED = """
@@ -42,8 +43,7 @@ async def outbox_rows(fleet: Fleet, session_id: str) -> int:
 
 async def kafka_events(fleet: Fleet, topic: str, partition: int, session_id: str) -> list[AgentEvent]:
     """First occurrences of a session's events in its partition, in the order of the log."""
-    port = fleet.process("kafka")["ports"]["broker"]
-    consumer = AIOKafkaConsumer(bootstrap_servers=f"127.0.0.1:{port}", auto_offset_reset="earliest")
+    consumer = AIOKafkaConsumer(**kafka_client_arguments(fleet.kafka_settings()), auto_offset_reset="earliest")
     await consumer.start()
     try:
         assigned = TopicPartition(topic, partition)

@@ -4,20 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.protocol.admin import CreateAclsRequest
 from pydantic import SecretStr
 
 from flotilla.config import KafkaSettings
-from flotilla.kafka.acl import KafkaPermission
 from flotilla_devstack.ports import LOOPBACK
 from flotilla_devstack.servers.kafka import KafkaServer
 
 PASSWORD = "users-of-a-test"
-# Codes of the protocol (Kafka protocol guide, CreateAcls).
-_RESOURCES = {"topic": 2, "group": 3}
-_OPERATIONS = {"Read": 3, "Write": 4, "Create": 5, "Describe": 8, "DescribeConfigs": 10}
-_LITERAL, _ALLOW = 3, 3
 _PLAIN = "org.apache.kafka.common.security.plain.PlainLoginModule"
 
 
@@ -60,27 +53,3 @@ class KafkaWithUsers(KafkaServer):
                 "kafka_password": SecretStr(PASSWORD),
             }
         )
-
-
-async def grant(bootstrap: str, rights: Mapping[str, tuple[KafkaPermission, ...]]) -> None:
-    """Give each user its rights."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-    await admin.start()
-    try:
-        for user, granted in rights.items():
-            for right in granted:
-                for operation in right.operations:
-                    answer = await admin._send_to_controller(
-                        CreateAclsRequest(
-                            _RESOURCES[right.resource],
-                            right.name,
-                            _LITERAL,
-                            f"User:{user}",
-                            "*",
-                            _OPERATIONS[operation],
-                            _ALLOW,
-                        )
-                    )
-                    assert [row["error_code"] for row in answer.to_object()["creation_responses"]] == [0], answer
-    finally:
-        await admin.close()

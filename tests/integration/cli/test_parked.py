@@ -9,6 +9,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from flotilla.contracts.names import SESSION_EVENTS_TOPIC
+from flotilla.kafka.client import kafka_client_arguments
 from flotilla.outbox import append
 from flotilla.postgres import set_tenant
 from tests.e2e.fleet import Fleet
@@ -105,7 +106,7 @@ async def superuser(fleet: Fleet) -> AsyncIterator["asyncpg.Connection[asyncpg.R
 @asynccontextmanager
 async def small_events_only(fleet: Fleet) -> AsyncIterator[None]:
     """Kafka refuses session events above the limit while the block lasts."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=f"127.0.0.1:{fleet.process('kafka')['ports']['broker']}")
+    admin = AIOKafkaAdminClient(**kafka_client_arguments(fleet.kafka_settings()))
     await admin.start()
     try:
         await limit_size(admin, SIZE_LIMIT_BYTES)

@@ -11,6 +11,7 @@ from flotilla.config import KafkaSettings
 from flotilla.contracts.errors import FlotillaError
 from flotilla.kafka.acl import kafka_permissions
 from flotilla.kafka.client import kafka_client_arguments
+from flotilla.kafka.granting import grant_kafka_rights
 from flotilla.kafka.session_log import open_kafka_log
 from flotilla.kafka.topics import check_topics, ensure_topics
 from flotilla_devstack import RunningStack
@@ -18,7 +19,7 @@ from outbox_relay.publisher import KafkaPublisher
 from tests.support.audit import TENANT, Projected, audit_settings, events_of, running_audit
 from tests.support.audit import publish as publish_events
 from tests.support.audit_fixtures import projected
-from tests.support.kafka_users import KafkaWithUsers, grant
+from tests.support.kafka_users import KafkaWithUsers
 from tests.support.postgres import Database
 from tests.support.waiting import eventually
 
@@ -37,12 +38,12 @@ def server(stack: RunningStack) -> Iterator[KafkaWithUsers]:
 @pytest.fixture
 async def login(server: KafkaWithUsers) -> Callable[[str], KafkaSettings]:
     """Settings of a service by its user's name; the topics are there, made by the user `install`."""
-    await grant(server.bootstrap_address, kafka_permissions(EVENTS, CHECKPOINTS, GROUP))
     topics = KafkaSettings(
         kafka_bootstrap_servers=server.bootstrap_address,
         kafka_session_events_topic=EVENTS,
         kafka_checkpoints_topic=CHECKPOINTS,
     )
+    await grant_kafka_rights(topics, GROUP)
     await ensure_topics(server.settings_of("install", topics))
     return lambda user: server.settings_of(user, topics)
 

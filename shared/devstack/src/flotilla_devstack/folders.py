@@ -40,6 +40,7 @@ class StateDir:
         self.signing_key_file = self.root / "audit-signing.pem"
         self.public_key_file = self.root / "audit-signing.pub"
         self.redis_passwords_file = self.root / "redis-passwords.json"
+        self.kafka_passwords_folder = self.root / "kafka-passwords"
         self.ticket_key_file = self.root / "tickets.pem"
         self.ticket_public_key_file = self.root / "tickets.pub"
         self.backup_key_file = self.root / "backup-signing.pem"

@@ -12,6 +12,9 @@ from typing import Protocol, Self, TypeVar
 
 from flotilla_devstack.errors import NotRunningError
 from flotilla_devstack.folders import StateDir
+from flotilla_devstack.kafka_users import ADMIN as KAFKA_ADMIN
+from flotilla_devstack.kafka_users import USERS as KAFKA_USERS
+from flotilla_devstack.kafka_users import kafka_login
 from flotilla_devstack.ledger import ProcessLedger
 from flotilla_devstack.own_agents import agent_environment
 from flotilla_devstack.ports import LOOPBACK, free_port
@@ -127,21 +130,35 @@ class RunningStack(ABC):
         """One broker; topics have to be created before use."""
         return f"{LOOPBACK}:{self.ports('kafka')['broker']}"
 
-    def environment(self, *, database: str = DATABASE, user: str = SUPERUSER) -> dict[str, str]:
-        """The addresses of the servers that this stack has, in the variables that every service understands."""
+    def kafka_settings(self, user: str | None = KAFKA_ADMIN) -> dict[str, str]:
+        """The settings with which `user` reaches Kafka, by their names; None knows only where it is."""
+        login = kafka_login(self.state_dir.kafka_passwords_folder, user) if user else {}
+        return {"kafka_bootstrap_servers": self.kafka_bootstrap, **login}
+
+    @property
+    def has_kafka_users(self) -> bool:
+        """Whether Kafka asks for a login."""
+        return "kafka_username" in self.kafka_settings()
+
+    def environment(
+        self, *, database: str = DATABASE, user: str = SUPERUSER, kafka_user: str | None = KAFKA_ADMIN
+    ) -> dict[str, str]:
+        """The servers that this stack has, in the variables that every service understands."""
         addresses: dict[str, tuple[str, Callable[[], str]]] = {
             "postgres": ("FLOTILLA_POSTGRES_DSN", lambda: self.postgres_dsn(database, user)),
             "redis": ("FLOTILLA_REDIS_URL", lambda: self.redis_url),
-            "kafka": ("FLOTILLA_KAFKA_BOOTSTRAP_SERVERS", lambda: self.kafka_bootstrap),
             "temporal": ("FLOTILLA_TEMPORAL_ADDRESS", lambda: self.temporal_address),
         }
         present = {variable: address() for server, (variable, address) in addresses.items() if self.has(server)}
-        return {**present, **caller_environment()}
+        settings = self.kafka_settings(kafka_user) if self.has("kafka") else {}
+        kafka = {f"FLOTILLA_{name.upper()}": value for name, value in settings.items()}
+        return {**present, **kafka, **caller_environment()}
 
     def environment_of(self, service: str, ports: Mapping[str, int], *, database: str = DATABASE) -> dict[str, str]:
-        """The variables of a service: the servers (two of them as its own user), its ports and key files."""
+        """The variables of a service: the servers (three of them as its own user), its ports and key files."""
         spec = self.own_agents.get(service) or SERVICES[service]
-        servers = self.environment(database=database, user=spec.role)
+        kafka_user = service if service in KAFKA_USERS else None
+        servers = self.environment(database=database, user=spec.role, kafka_user=kafka_user)
         given = {**service_environment(service, ports), **signing_key_environment(service, self.state_dir)}
         if (service in USERS or spec.agent) and self.has("redis"):
             given["FLOTILLA_REDIS_URL"] = self.redis_url_for_user(USERS.get(service, service))

@@ -12,6 +12,7 @@ from typing import Self
 from flotilla_devstack.attached import AttachedProcess
 from flotilla_devstack.errors import DevstackError, NotRunningError
 from flotilla_devstack.folders import StateDir, StateLock
+from flotilla_devstack.kafka_users import ensure_kafka_passwords
 from flotilla_devstack.ledger import ProcessLedger
 from flotilla_devstack.ports import PortAssignments
 from flotilla_devstack.process import ProcessIdentity
@@ -59,9 +60,13 @@ class Stack(RunningStack):
         ports: Mapping[str, int] | None = None,
         redis_flavour: Flavour = "redis",
         postgres_settings: Mapping[str, str] | None = None,
+        kafka_users: bool = False,
         on_progress: Listener = ignore_progress,
     ) -> None:
-        """`ports` maps names such as `temporal.ui` to the ports to use instead of free ones."""
+        """`ports` maps names such as `temporal.ui` to the ports to use instead of free ones.
+
+        With `kafka_users` Kafka accepts nobody without a login; in a folder where it did before, it does again.
+        """
         super().__init__(StateDir(Path(state_dir)))
         self.servers: dict[str, LocalServer] = {}
         self.services: list[ManagedProcess] = []
@@ -72,6 +77,7 @@ class Stack(RunningStack):
         self._requested_ports = dict(ports or {})
         self._redis_flavour: Flavour = redis_flavour
         self._postgres_settings = dict(postgres_settings or {})
+        self._kafka_users = kafka_users
         self._listener = on_progress
         self._lock = StateLock(self.state_dir.lock_file)
         self._book: PortAssignments | None = None
@@ -191,12 +197,16 @@ class Stack(RunningStack):
                 password=ensure_redis_passwords(self.state_dir.redis_passwords_file, self.own_agents)[ADMIN],
             ),
             "temporal": TemporalServer,
-            "kafka": KafkaServer,
+            "kafka": lambda home: KafkaServer(home, passwords=self._kafka_passwords()),
         }
         if name not in makers:
             raise DevstackError(f"there is no server called {name}; there are: {', '.join(makers)}")
         ports = self.assign_ports(name, _KINDS[name].port_names)
         return makers[name](Home(self.state_dir.data(name), self.state_dir.log_file(name), ports, self.ledger))
+
+    def _kafka_passwords(self) -> dict[str, str]:
+        folder = self.state_dir.kafka_passwords_folder
+        return ensure_kafka_passwords(folder) if self._kafka_users or folder.exists() else {}
 
     def _bring_up(self, server: LocalServer) -> None:
         start_server(server, self._listener, self.cancelled)

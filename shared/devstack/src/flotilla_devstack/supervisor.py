@@ -70,6 +70,7 @@ class StackSupervisor:
             options.servers,
             ports=dict(options.ports),
             redis_flavour=options.redis_flavour,
+            kafka_users=bool(options.services) and bool(options.install),
             on_progress=self._report,
         )
         self._stack.own_agents = read_agent_folders(options.agents)
@@ -185,11 +186,14 @@ class StackSupervisor:
             argv,
             log=self._state_dir.log_file("install"),
             cwd=self._state_dir.logs,
-            env={**os.environ, **self._stack.environment(), **self._agents_to_install()},
+            env={**os.environ, **self._stack.environment(), **self._rights_to_grant(), **self._agents_to_install()},
             timeout_s=_INSTALL_TIMEOUT_S,
             cancelled=self._stack.cancelled,
         )
         watch.report_phase("ready")
+
+    def _rights_to_grant(self) -> dict[str, str]:
+        return {"FLOTILLA_KAFKA_GRANT_RIGHTS": "true"} if self._stack.has_kafka_users else {}
 
     def _agents_to_install(self) -> dict[str, str]:
         """Those that get their role, Redis user and consumer group now; without own ones, the installer's default."""

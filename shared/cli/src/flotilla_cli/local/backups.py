@@ -156,15 +156,15 @@ def _of_stack(state: StateDir, given: dict[str, Any]) -> BackupSettings:
     """Of the local stack, as the role that only reads; its key for backups is made the first time."""
     create_key_pair(state.backup_key_file, state.backup_public_key_file)
     with Stack.attach(state.root) as stack:
-        environment = stack.environment(user=BACKUP_ROLE)
+        dsn, kafka = stack.postgres_dsn(user=BACKUP_ROLE), stack.kafka_settings("backup")
     return load_settings(
         BackupSettings,
-        postgres_dsn=environment["FLOTILLA_POSTGRES_DSN"],
-        kafka_bootstrap_servers=environment["FLOTILLA_KAFKA_BOOTSTRAP_SERVERS"],
+        postgres_dsn=dsn,
         backup_signing_key_file=state.backup_key_file,
         backup_keys=tuple(file for file in state.private_files() if file.exists()),
         backup_public_keys=(state.public_key_file, state.ticket_public_key_file, state.backup_public_key_file),
         backup_temporal_file=state.temporal_file,
+        **kafka,
         **given,
     )
 

@@ -5,8 +5,9 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from flotilla_cli.errors import CliError, NotFound
 from flotilla_cli.local import endpoints, servers
@@ -23,7 +24,8 @@ _SETTINGS = {
     "kafka": "FLOTILLA_KAFKA_BOOTSTRAP_SERVERS",
     "temporal": "FLOTILLA_TEMPORAL_ADDRESS",
 }
-_CHECKS: Mapping[str, Callable[[str], Awaitable[str]]] = {
+_Check: TypeAlias = Callable[[str], Awaitable[str]]
+_CHECKS: Mapping[str, _Check] = {
     "postgres": servers.check_postgres,
     "redis": servers.check_redis,
     "kafka": servers.check_kafka,
@@ -54,7 +56,8 @@ def run_all_checks(state: Path | None, connection: ConnectionOptions, acts_as: s
     named = configured_url(connection)
     stack, running = _stack(state, named)
     addresses = {name: os.environ.get(variable) or running.get(variable) for name, variable in _SETTINGS.items()}
-    reached = [_server(name, address) for name, address in addresses.items() if address]
+    checks: dict[str, _Check] = {**_CHECKS, "kafka": partial(servers.check_kafka, **_kafka_login(running))}
+    reached = [_server(name, address, checks[name]) for name, address in addresses.items() if address]
     # Without a stack there is no gateway of its own: one finding, not two.
     gateway = [_gateway(connection, acts_as)] if named or running else []
     return [*machine, stack, *reached, *gateway, _model(), *_traces()]
@@ -100,11 +103,20 @@ def _processes(status: StackStatus) -> CheckResult:
     return CheckResult("stack", True, f"{len(status['processes'])} processes run")
 
 
-def _server(name: str, address: str) -> CheckResult:
+def _kafka_login(running: Mapping[str, str]) -> dict[str, str]:
+    """The settings with which the local stack's administrator logs in; elsewhere the environment has them."""
+    if os.environ.get(_SETTINGS["kafka"]):
+        return {}
+    prefix = "FLOTILLA_KAFKA_"
+    names = [name for name in running if name.startswith(prefix) and name != _SETTINGS["kafka"]]
+    return {name.removeprefix("FLOTILLA_").lower(): running[name] for name in names}
+
+
+def _server(name: str, address: str, check: _Check) -> CheckResult:
     from flotilla.contracts.errors import ConfigurationError
 
     try:
-        return CheckResult(name, True, asyncio.run(_within_time(_CHECKS[name](address))))
+        return CheckResult(name, True, asyncio.run(_within_time(check(address))))
     except CliError as error:
         return CheckResult(name, False, str(error), error.hint)
     except ConfigurationError as error:

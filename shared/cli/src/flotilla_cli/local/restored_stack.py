@@ -36,11 +36,10 @@ def restored_stack(state: StateDir, folder: Path, given: dict[str, Any], progres
     if _begin(state, manifest) == "finished":
         return Restored(manifest, was_done=True, keys=[])
     with Stack(state.root, SERVERS) as stack:
-        environment = stack.environment()
         settings = load_settings(
             RestoreSettings,
-            postgres_dsn=environment["FLOTILLA_POSTGRES_DSN"],
-            kafka_bootstrap_servers=environment["FLOTILLA_KAFKA_BOOTSTRAP_SERVERS"],
+            postgres_dsn=stack.postgres_dsn(),
+            **stack.kafka_settings(),
             backup_restore_keys_to=state.root,
             **given,
         )

@@ -68,13 +68,13 @@ async def check_redis(url: str) -> str:
     return f"Redis {version}, noeviction{', named by sentinels' if '+sentinel://' in url else ''}"
 
 
-async def check_kafka(bootstrap_servers: str) -> str:
-    """Answers, and has the topics of the permanent log, which keep everything indefinitely."""
+async def check_kafka(bootstrap_servers: str, **login: str) -> str:
+    """Answers to this login, else that of the environment; has the topics of the permanent log, kept indefinitely."""
     from flotilla.config import KafkaSettings, load_settings
     from flotilla.contracts.errors import RetryLater
     from flotilla.kafka.topics import check_topics, log_topic_specs
 
-    settings = load_settings(KafkaSettings, kafka_bootstrap_servers=bootstrap_servers)
+    settings = load_settings(KafkaSettings, kafka_bootstrap_servers=bootstrap_servers, **login)
     check_client_certificate(settings.kafka_cert_file, "FLOTILLA_KAFKA_CERT_FILE")
     try:
         await check_topics(settings)

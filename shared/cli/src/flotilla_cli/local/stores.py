@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flotilla.config import KafkaSettings
+from flotilla.config import KafkaSettings, load_settings
 from flotilla.contracts.envelope import decode_event
 from flotilla.contracts.names import SESSION_EVENTS_TOPIC
 from flotilla.kafka.lanes import lane_of_session
@@ -75,12 +75,12 @@ def read_event_copies(state: Path, session_id: str, head_seq: int) -> StoredEven
         CliError: it does not within 30 s.
     """
     with Stack.attach(state) as stack:
-        dsn, kafka = stack.postgres_dsn(user="flotilla_gateway"), stack.kafka_bootstrap
+        dsn, kafka = stack.postgres_dsn(user="flotilla_gateway"), stack.kafka_settings("gateway")
     return asyncio.run(_read(dsn, kafka, session_id, head_seq))
 
 
-async def _read(dsn: str, kafka: str, session_id: str, head_seq: int) -> StoredEventCopies:
-    settings = KafkaSettings(kafka_bootstrap_servers=kafka, kafka_session_events_topic=SESSION_EVENTS_TOPIC)
+async def _read(dsn: str, kafka: Mapping[str, str], session_id: str, head_seq: int) -> StoredEventCopies:
+    settings = load_settings(KafkaSettings, **kafka, kafka_session_events_topic=SESSION_EVENTS_TOPIC)
     async with open_pool(dsn, application="flotilla-demo", max_size=1) as pool, open_kafka_log(settings) as log:
         with acting_as(ITSELF):  # the owner of the local stack sees every session
             projected = await _projected_up_to(pool, session_id, head_seq)

@@ -8,10 +8,13 @@ import socket
 import struct
 import subprocess
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
 from flotilla_devstack.errors import MissingPrerequisiteError
+from flotilla_devstack.folders import write_atomically
+from flotilla_devstack.kafka_users import user_properties
 from flotilla_devstack.ports import LOOPBACK
 from flotilla_devstack.process import ProcessCommand
 from flotilla_devstack.servers import kafka_libs
@@ -52,7 +55,10 @@ def java_version(java: str) -> int:
 
 
 class KafkaServer(LocalServer):
-    """One node. Topics are created by those who need them, with the partitions they need."""
+    """One node. Topics are created by those who need them, with the partitions they need.
+
+    With passwords, who connects has to log in and may do what was granted to it; without, anyone may do anything.
+    """
 
     heap: ClassVar[str] = "512m"
     port_names: ClassVar[tuple[str, ...]] = ("broker", "controller")
@@ -60,8 +66,9 @@ class KafkaServer(LocalServer):
     clean_exit_codes: ClassVar[frozenset[int]] = frozenset({0, _ENDED_BY_SIGTERM})
     start_timeout_s = 180.0  # after a kill with gigabytes of log, recovery takes its time
 
-    def __init__(self, home: Home, *, name: str = "kafka") -> None:
+    def __init__(self, home: Home, *, name: str = "kafka", passwords: Mapping[str, str] | None = None) -> None:
         super().__init__(name, home)
+        self._users = user_properties(passwords) if passwords else {}
         self._java = ""
         self._libs = Path()
         self._classes: JavaClassArchive | None = None
@@ -140,9 +147,9 @@ class KafkaServer(LocalServer):
         return (self._java, *options, "-Djava.awt.headless=true", logging, "-cp", f"{self._libs}/*")
 
     def _write_settings(self, folder: Path, ports: dict[str, int]) -> Path:
-        lines = (f"{key}={value}" for key, value in self.server_properties(folder / "data", ports).items())
+        properties = self.server_properties(folder / "data", ports) | self._users
         path = folder / "server.properties"
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_atomically(path, "".join(f"{key}={value}\n" for key, value in properties.items()), mode=0o600)
         return path
 
     def server_properties(self, data: Path, ports: dict[str, int]) -> dict[str, str]:

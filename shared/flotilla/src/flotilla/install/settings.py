@@ -29,6 +29,8 @@ class Settings(PostgresSettings, RedisSettings, KafkaSettings):
     is handled."""
     kafka_replication_factor: int | None = Field(default=None, ge=1)
     """Of new topics; by default 3, or the number of brokers where there are fewer."""
+    kafka_grant_rights: bool = False
+    """Give each service's Kafka user its rights (`docs/generated/kafka-acls.md`); for an administrator's login."""
     admin_key: SecretStr | None = None
     """An API key that shall act as admin of the default tenant: how the first key comes into a new installation."""
     role_passwords_dir: Path | None = None

@@ -18,6 +18,7 @@ from flotilla.contracts.errors import ConfigurationError, RetryLater, Undecodabl
 from flotilla.contracts.names import BRIDGE_GROUP, REPLIES_STREAM, agent_group, reply_stream, task_stream
 from flotilla.install import keys
 from flotilla.install.settings import Passwords, Settings
+from flotilla.kafka.granting import grant_kafka_rights
 from flotilla.kafka.topics import ensure_topics
 from flotilla.postgres.migrate import migrate
 
@@ -67,14 +68,16 @@ def _install_roles(dsn: str, agents: Sequence[str], passwords: Passwords) -> Non
 
 
 async def install_topics(settings: Settings) -> None:
-    """Create or check the topics.
+    """Create or check the topics; where the settings ask for it, give the users of Kafka their rights.
 
     Raises:
         RetryLater: Kafka does not answer.
-        ConfigurationError: a topic is there and can't hold the log.
+        ConfigurationError: a topic is there and can't hold the log, or rights can't be granted.
     """
     created = await ensure_topics(settings, replication_factor=settings.kafka_replication_factor)
     log.info("topics_installed", created=created)
+    if settings.kafka_grant_rights:
+        log.info("kafka_rights_granted", count=await grant_kafka_rights(settings))
 
 
 async def install_groups(settings: Settings, passwords: Path | None = None) -> None:

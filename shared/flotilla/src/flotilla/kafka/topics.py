@@ -69,7 +69,7 @@ async def ensure_topics(
         ConfigurationError: a topic exists with other partitions, retention or message size, or can't be created.
     """
     wanted = log_topic_specs(settings) if topics is None else topics
-    async with _open_admin_client(settings) as admin:
+    async with open_admin_client(settings) as admin:
         existing = {topic["topic"] for topic in await admin.describe_topics()}
         missing = [topic for topic in wanted if topic.name not in existing]
         if missing:
@@ -88,7 +88,7 @@ async def load_topic_settings(settings: KafkaSettings, name: str) -> dict[str, s
     Raises:
         RetryLater: Kafka does not answer, or has no such topic.
     """
-    async with _open_admin_client(settings) as admin:
+    async with open_admin_client(settings) as admin:
         return await _load_topic_configs(admin, name, only_own=True)
 
 
@@ -98,7 +98,7 @@ async def delete_records_before(settings: KafkaSettings, starts: Mapping[TopicPa
     Raises:
         RetryLater: Kafka does not answer, or refuses.
     """
-    async with _open_admin_client(settings) as admin:
+    async with open_admin_client(settings) as admin:
         await admin.delete_records({place: RecordsToDelete(before_offset=start) for place, start in starts.items()})
 
 
@@ -109,12 +109,17 @@ async def check_topics(settings: KafkaSettings, topics: Sequence[TopicSpec] | No
         RetryLater: Kafka does not answer, or a topic is not there yet.
         ConfigurationError: a topic is not as it must be; the message names the setting and the fix.
     """
-    async with _open_admin_client(settings) as admin:
+    async with open_admin_client(settings) as admin:
         await _check_topics(admin, log_topic_specs(settings) if topics is None else topics, settings)
 
 
 @asynccontextmanager
-async def _open_admin_client(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
+async def open_admin_client(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
+    """Open a client for the work of administrators, for one `async with`.
+
+    Raises:
+        RetryLater: Kafka does not answer.
+    """
     try:
         arguments = kafka_client_arguments(settings)
         arguments["request_timeout_ms"] = REQUEST_TIMEOUT_MS  # making a topic takes its time
