@@ -49,12 +49,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--entries", type=int, default=3_000)
     chosen = parser.parse_args()
-    with (
-        stack_for_tests(
-            (),
-        ) as stack,
-        stack.extra_redis() as server,
-    ):
+    with stack_for_tests(()) as stack, stack.extra_redis() as server:
         asyncio.run(run(server.url, chosen.checkout.resolve(), chosen.rounds, chosen.entries))
 
 

@@ -203,6 +203,13 @@ DASHBOARDS: dict[str, tuple[str, list[Panel]]] = {
             ),
         ],
     ),
+    "flotilla-session-keys": (
+        "Flotilla / Keys of sessions for agents",
+        [
+            Panel("Requests", "Of agents, by outcome.", "ops", rate("flotilla_session_keys_seconds_count", "outcome")),
+            Panel("Duration", "Until the worker's answer.", "s", quantiles("flotilla_session_keys_seconds", "outcome")),
+        ],
+    ),
     "flotilla-tools": (
         "Flotilla / Tools of MCP servers",
         [

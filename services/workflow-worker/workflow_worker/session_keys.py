@@ -5,11 +5,13 @@ agent that the task was given to, and the task is open. The answer can be read b
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
 import structlog
+from opentelemetry.trace import SpanKind
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -21,12 +23,16 @@ from flotilla.contracts.session_keys import SESSION_KEYS_PATH, SessionKeyAsked
 from flotilla.encryption import Cipher, Keyring, check_proof, public_key_of, sealed_key
 from flotilla.postgres import UNSTORABLE, Connection, Pool, retry_later_if_unavailable, tenant_transaction
 from flotilla.runtime.http_limits import limited_body
+from flotilla.telemetry import TRACEPARENT, span
+from flotilla.telemetry.metrics import SESSION_KEYS
 
 MAX_KEY_REQUEST_BYTES = 10_000
 MAX_NAMED_CHARS = 200
 _TURN_TIMEOUT_S = 4.0
 """For its turn a request waits less long than the process waits for the answer."""
 _SELECT_KEY_REQUESTER = "SELECT agent, secret_hash FROM flotilla.session_key_asker($1, $2, $3, $4, $5)"
+_OUTCOMES = {200: "issued", 400: "malformed", 413: "malformed", 403: "refused", 503: "unavailable"}
+"""What the metric counts, by the answer's status."""
 log = structlog.get_logger(__name__)
 
 
@@ -90,7 +96,20 @@ async def _check_request_proof(connection: Connection, asked: SessionKeyAsked, p
 
 def make_session_keys_app(issuer: SessionKeyIssuer) -> Starlette:
     """Return the application that serves `issuer`."""
-    return Starlette(routes=[Route(SESSION_KEYS_PATH, partial(_answer_key_request, issuer), methods=["POST"])])
+    return Starlette(routes=[Route(SESSION_KEYS_PATH, partial(_serve_key_request, issuer), methods=["POST"])])
+
+
+async def _serve_key_request(issuer: SessionKeyIssuer, request: Request) -> Response:
+    started, outcome = time.monotonic(), "failed"
+    parent = request.headers.get(TRACEPARENT)
+    try:
+        with span("issue session key", kind=SpanKind.SERVER, parent=parent) as active:
+            response = await _answer_key_request(issuer, request)
+            outcome = _OUTCOMES[response.status_code]
+            active.set_attribute("flotilla.outcome", outcome)
+            return response
+    finally:
+        SESSION_KEYS.labels(outcome).observe(time.monotonic() - started)
 
 
 async def _answer_key_request(issuer: SessionKeyIssuer, request: Request) -> Response:

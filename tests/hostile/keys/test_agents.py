@@ -15,6 +15,7 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
+from prometheus_client import REGISTRY
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -266,6 +267,25 @@ async def test_odd_requests_are_refused_and_the_worker_goes_on(house: House, bod
             )
             assert answer.status_code in {400, 403}, answer.text
     assert await house.read(MINE, proof(house.held)) == SAID
+
+
+async def test_each_request_is_counted_by_its_outcome(house: House) -> None:
+    honest = to_json(asked(house, house.held, MINE))
+    stolen = to_json(asked(house, house.held, HERS))
+    outcomes = {honest: "issued", stolen: "refused", b"[]": "malformed", b" " * 10_001: "malformed"}
+    before = {outcome: _counted(outcome) for outcome in outcomes.values()}
+    async with httpx.AsyncClient(base_url=house.url) as client:
+        for body in outcomes:
+            await client.post(SESSION_KEYS_PATH, content=body)
+    assert {outcome: _counted(outcome) - before[outcome] for outcome in before} == {
+        "issued": 1,
+        "refused": 1,
+        "malformed": 2,
+    }
+
+
+def _counted(outcome: str) -> float:
+    return REGISTRY.get_sample_value("flotilla_session_keys_seconds_count", {"outcome": outcome}) or 0.0
 
 
 async def test_a_flood_of_requests_leaves_the_worker_its_connections(house: House, database: Database) -> None:

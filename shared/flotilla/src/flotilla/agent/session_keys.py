@@ -22,6 +22,7 @@ from flotilla.encryption import FoundKey, KeyRefused, SessionKeyring, opened_key
 from flotilla.encryption.http import JsonPoster
 from flotilla.encryption.keyring import Statements
 from flotilla.postgres import Pool, TaskProof, current_task_proof, open_service_pool
+from flotilla.telemetry import TRACEPARENT, current_traceparent
 
 _RETRY_WAITS_S = (0.1, 0.3, 1.0, 2.0)
 """Between tries, while a worker is being replaced."""
@@ -91,8 +92,10 @@ class IssuedKeyring(SessionKeyring):
             RetryLater: none answers.
         """
         problem = ""
+        traceparent = current_traceparent()
+        headers = {TRACEPARENT: traceparent} if traceparent else {}
         for wait_s in (*self._waits_s, None):
-            status, body = await self._poster.post(SESSION_KEYS_PATH, to_json(asked))
+            status, body = await self._poster.post(SESSION_KEYS_PATH, to_json(asked), headers)
             if status in (HTTPStatus.OK, HTTPStatus.FORBIDDEN):
                 return body if status == HTTPStatus.OK else None
             problem = f"{status or 'no answer'}, {body[:300].decode(errors='replace')}"

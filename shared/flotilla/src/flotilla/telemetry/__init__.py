@@ -2,6 +2,7 @@
 
 from flotilla.telemetry.logs import configure_logs
 from flotilla.telemetry.traces import (
+    TRACEPARENT,
     configure_metrics,
     configure_traces,
     context_from_traceparent,
@@ -12,6 +13,7 @@ from flotilla.telemetry.traces import (
 )
 
 __all__ = [
+    "TRACEPARENT",
     "configure_logs",
     "configure_metrics",
     "configure_traces",

@@ -90,6 +90,10 @@ IMPERSONATIONS_REFUSED = Counter(
     "flotilla_impersonations_refused", "Requests to act as somebody else that were refused.", ["kind"]
 )
 
+SESSION_KEYS = Histogram(
+    "flotilla_session_keys_seconds", "Answering agents that ask for the key of a session, by outcome.", ["outcome"]
+)
+
 SAGA_COMPENSATIONS = Counter("flotilla_saga_compensations", "Compensations by outcome.", ["outcome"])
 SAGA_PARKED = Gauge("flotilla_saga_parked_compensations", "Compensations that wait for an operator.")
 
