@@ -45,13 +45,20 @@ def login(stack: Stack, user: str | None = "admin") -> KafkaSettings:
 
 
 async def write(settings: KafkaSettings, topic: str) -> None:
-    async with AIOKafkaProducer(**kafka_client_arguments(settings), enable_idempotence=False) as producer:
+    producer = AIOKafkaProducer(**kafka_client_arguments(settings), enable_idempotence=False)
+    try:
+        await producer.start()
         await producer.send_and_wait(topic, b"{}", partition=0)
+    finally:
+        await producer.stop()
 
 
 async def connect(settings: KafkaSettings) -> None:
-    async with AIOKafkaConsumer(**kafka_client_arguments(settings)) as consumer:
-        await consumer.topics()
+    consumer = AIOKafkaConsumer(**kafka_client_arguments(settings))
+    try:
+        await consumer.start()
+    finally:
+        await consumer.stop()
 
 
 @pytest.mark.parametrize("listener", ["broker", "controller"])

@@ -2,9 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, asynccontextmanager
-from dataclasses import dataclass
-from functools import partialmethod
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
@@ -13,7 +12,6 @@ import pytest
 
 from flotilla.bus import connect_redis
 from flotilla.bus.live import LiveRunWriter
-from gateway.limits import EventStreamSlots
 from gateway.live.admission import StreamAccessCheck
 from tests.integration.gateway.conftest import Gate, Replica, answering
 from tests.integration.gateway.test_replays import register
@@ -78,33 +76,37 @@ async def feed(redis_url: str) -> AsyncIterator[LiveRunWriter]:
 
 @dataclass
 class Strict:
-    """A gateway that checks a reader's rights at every look; others do so every five seconds."""
+    """A gateway that asks for a reader's rights at every look; others do so every five seconds.
+
+    It holds the second look until the test lets it go on: what the first one allowed is read by then.
+    """
 
     gateway: RunningGateway
-    waiting: int = 0
-    """How many waits began."""
-    looks: int = 0
-    """How many checks of a reader's rights passed or failed."""
+    begun: int = 0
+    """How many looks at a reader's rights began."""
+    go_on: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def look(self, check: StreamAccessCheck) -> bool:
+        """In place of `StreamAccessCheck.may_read`."""
+        self.begun += 1
+        if self.begun > 1:
+            await self.go_on.wait()
+        check.recheck_now()
+        return await _may_read(check)
+
+
+_may_read = StreamAccessCheck.may_read
 
 
 @pytest.fixture
 async def strict(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Strict]:
-    monkeypatch.setattr(StreamAccessCheck, "__init__", partialmethod(StreamAccessCheck.__init__, every_s=0.01))
-    hold, may_read = EventStreamSlots.hold, StreamAccessCheck.may_read
     async with replica(key_cache_s=0) as running:
         strict = Strict(running)
 
-        def counted_hold(slots: EventStreamSlots, tenant_id: str) -> AbstractContextManager[None]:
-            strict.waiting += 1
-            return hold(slots, tenant_id)
+        async def look(check: StreamAccessCheck) -> bool:
+            return await strict.look(check)
 
-        async def counted_look(check: StreamAccessCheck) -> bool:
-            may = await may_read(check)
-            strict.looks += 1
-            return may
-
-        monkeypatch.setattr(EventStreamSlots, "hold", counted_hold)
-        monkeypatch.setattr(StreamAccessCheck, "may_read", counted_look)
+        monkeypatch.setattr(StreamAccessCheck, "may_read", look)
         yield strict
 
 
@@ -116,6 +118,11 @@ async def started(client: httpx.AsyncClient, path: str, body: Any, name: str) ->
     answer = await client.post(path, json=body)
     assert answer.status_code == 202, answer.text
     return str(answer.json()[name])
+
+
+async def is_over(gateway: RunningGateway) -> bool:
+    """Whether the task has its answer."""
+    return bool(await gateway.rows("SELECT 1 FROM flotilla.pipelines WHERE finished_at IS NOT NULL"))
 
 
 @dataclass
@@ -138,6 +145,19 @@ class Reader:
         self.ended = True
 
 
+async def let_look_twice(strict: Strict, reader: Reader, feed: LiveRunWriter, run_id: str) -> None:
+    """Wakes the reader by tokens until it looks at its rights for the second time."""
+    live = await strict.gateway.live(run_id)
+
+    async def looked_again() -> bool:
+        await feed.write_token(live, "token ", task_id="t1", attempt=1)
+        await feed.flush()
+        return strict.begun > 1 or reader.ended
+
+    await eventually(looked_again, timeout_s=20)
+    assert not reader.ended, reader.text
+
+
 @asynccontextmanager
 async def reading(client: httpx.AsyncClient, door: Door, of: str) -> AsyncIterator[Reader]:
     reader = Reader(client, door, of)
@@ -158,11 +178,12 @@ async def test_a_revoked_key_reads_no_answer_of_a_run(
     if not door.starts:
         run_id = await started(client, f"/v1/sessions/{unique('s')}/runs", {"query": "Who?"}, "run_id")
     async with reading(client, door, run_id) as reader:
-        await eventually(lambda: strict.looks > 0 or reader.ended)
-        assert not reader.ended, reader.text
+        await eventually(lambda: strict.begun > 0 or reader.ended)
         [run] = await strict.gateway.rows("SELECT run_id FROM flotilla.runs")
+        await let_look_twice(strict, reader, feed, run["run_id"])
         await revoke_all(strict.gateway)
         await strict.gateway.finish(run["run_id"], feed)
+        strict.go_on.set()
         await eventually(lambda: reader.ended, timeout_s=20)
     assert TEXT not in reader.text
 
@@ -176,11 +197,12 @@ async def test_a_revoked_key_reads_no_answer_of_a_replay(
     recorded = await started(client, f"/v1/sessions/{unique('s')}/runs", {"query": "Who?"}, "run_id")
     await strict.gateway.finish(recorded)
     async with reading(client, REPLAY, recorded) as reader:
-        await eventually(lambda: strict.looks > 0 or reader.ended)
-        assert not reader.ended, reader.text
+        await eventually(lambda: strict.begun > 0 or reader.ended)
         [replay] = await strict.gateway.rows("SELECT run_id FROM flotilla.runs WHERE run_id <> $1", recorded)
+        await let_look_twice(strict, reader, feed, replay["run_id"])
         await revoke_all(strict.gateway)
         await strict.gateway.finish(replay["run_id"], feed)
+        strict.go_on.set()
         await eventually(lambda: reader.ended, timeout_s=20)
     assert TEXT not in reader.text
 
@@ -203,9 +225,11 @@ async def test_a_revoked_key_reads_no_answer_of_a_task(
             body = {"steps": ["research"], "input": {"query": "Who?"}, "session_id": unique("s")}
             task_id = await started(client, "/v1/tasks", body, "task_id")
         async with reading(client, door, task_id) as reader:
-            await eventually(lambda: strict.waiting > 0 or reader.ended)
+            await eventually(lambda: strict.begun > 1 or reader.ended, timeout_s=20)
             assert not reader.ended, reader.text
             await revoke_all(strict.gateway)
             gate.is_open.set()
+            await eventually(lambda: is_over(strict.gateway), timeout_s=20)
+            strict.go_on.set()
             await eventually(lambda: reader.ended, timeout_s=20)
     assert FOUND not in reader.text
