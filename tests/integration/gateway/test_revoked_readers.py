@@ -151,7 +151,7 @@ async def let_look_twice(strict: Strict, reader: Reader, feed: LiveRunWriter, ru
 
     async def looked_again() -> bool:
         await feed.write_token(live, "token ", task_id="t1", attempt=1)
-        await feed.flush()
+        await feed.wait_until_written()
         return strict.begun > 1 or reader.ended
 
     await eventually(looked_again, timeout_s=20)
