@@ -36,7 +36,7 @@ async def main() -> None:
         answers[name] = (await Runner.run(agent, QUESTION)).final_output
         streamed = Runner.run_streamed(agent, QUESTION)
         deltas = [
-            event.data.build_delta
+            event.data.delta
             async for event in streamed.stream_events()
             if event.type == "raw_response_event" and event.data.type == "response.output_text.delta"
         ]

@@ -191,7 +191,7 @@ async def test_a_cancelled_task_ends_so_though_the_client_wraps_the_error() -> N
         lambda client: client.responses.create(model="default", input="hello"),
         lambda client: client.embeddings.create(model="default", input="hello"),
         lambda client: client.files.list(),
-        lambda client: client.chat_api.completions.create(model="another", messages=SAID),
+        lambda client: client.chat.completions.create(model="another", messages=SAID),
     ],
 )
 async def test_what_is_not_offered_is_refused_in_openais_form(use: Any) -> None:

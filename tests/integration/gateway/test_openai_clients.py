@@ -85,7 +85,7 @@ async def collect(stream: Any, seen: list[Any]) -> None:
 
 
 def text_of(chunks: list[Any]) -> str:
-    return "".join(chunk.choices[0].build_delta.content or "" for chunk in chunks if chunk.choices)
+    return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
 
 
 async def test_models_are_listed_and_found(client: AsyncOpenAI) -> None:
@@ -134,7 +134,7 @@ async def test_chunks_arrive_while_the_answer_is_written_and_add_up_to_it(
     await gateway.finish(row["run_id"], feed)
     await reading
     assert text_of(seen) == TEXT
-    assert seen[0].choices[0].build_delta.role == "assistant"
+    assert seen[0].choices[0].delta.role == "assistant"
     assert [chunk.choices[0].finish_reason for chunk in seen if chunk.choices][-1] == "stop"
     assert seen[-1].usage.total_tokens == 3
     assert len({chunk.id for chunk in seen}) == 1

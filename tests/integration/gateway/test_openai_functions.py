@@ -128,7 +128,7 @@ async def test_calls_are_streamed_the_same_on_every_replica(
         seen.append(await anext(stream))  # before the run has ended
     await end(gateway, {**CALLED, "text": "I look."})
     seen += [event async for event in stream]
-    arguments = "".join(event.build_delta for event in seen if event.type == "response.function_call_arguments.delta")
+    arguments = "".join(event.delta for event in seen if event.type == "response.function_call_arguments.delta")
     assert arguments == "".join(one["arguments"] for one in CALLS)
     added = [event.output_index for event in seen if event.type == "response.output_item.added"]
     assert added == [0, 1, 2]
@@ -146,7 +146,7 @@ async def test_calls_come_as_chunks_with_names_first(gateway: RunningGateway, cl
     reading = asyncio.create_task(collected(stream))
     await end(gateway, CALLED)
     chunks = await reading
-    deltas = [delta for chunk in chunks for delta in chunk.choices[0].build_delta.tool_calls or []]
+    deltas = [delta for chunk in chunks for delta in chunk.choices[0].delta.tool_calls or []]
     assert [delta.index for delta in deltas] == sorted(delta.index for delta in deltas)
     for number, call in enumerate(CALLS):
         first, *more = [delta for delta in deltas if delta.index == number]
