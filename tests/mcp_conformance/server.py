@@ -44,7 +44,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from gateway.mcp.door import takes_forms
 from gateway.mcp.exchange import Exchange, check_addresses, serve_mcp_messages
+from gateway.mcp.prompts import given_arguments, missing_arguments_result
 from gateway.mcp.resources import not_found
 from gateway.mcp.results import Json, content_blocks_result, failure, text_result
 from gateway.mcp.server import make_server
@@ -199,6 +201,7 @@ PROMPTS: dict[str, tuple[str, ...]] = {
     "test_prompt_with_arguments": ("arg1", "arg2"),
     "test_prompt_with_embedded_resource": ("resourceUri",),
     "test_prompt_with_image": (),
+    "test_input_required_result_prompt": ("context",),
 }
 """The arguments of each."""
 
@@ -215,9 +218,13 @@ async def list_prompts(_context: Context, _params: PaginatedRequestParams) -> Li
     )
 
 
-async def get_prompt(_context: Context, params: GetPromptRequestParams) -> Json:
-    """The messages that the suite expects."""
-    given = params.arguments or {}
+async def get_prompt(context: Context, params: GetPromptRequestParams) -> Json:
+    """The messages that the suite expects; what is missing is asked for as the gateway does."""
+    given = given_arguments(params)
+    described = dict.fromkeys(PROMPTS.get(params.name, ()), "What the suite says.")
+    shows_forms = takes_forms(context.session.client_capabilities)
+    if asked := missing_arguments_result(params, described, takes_forms=shows_forms):
+        return asked
     if PROMPTS.get(params.name) != tuple(given):
         raise MCPError(INVALID_PARAMS, f"no prompt {params.name} with these arguments")
     blocks: dict[str, list[Json]] = {
@@ -230,6 +237,7 @@ async def get_prompt(_context: Context, params: GetPromptRequestParams) -> Json:
             _text("Please process the embedded resource above."),
         ],
         "test_prompt_with_image": [IMAGE, _text("Please analyze the image above.")],
+        "test_input_required_result_prompt": [_text(f"Use this context: {given.get('context')}")],
     }
     return {
         "resultType": "complete",

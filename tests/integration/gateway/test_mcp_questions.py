@@ -262,6 +262,19 @@ async def test_a_task_asks_nobody_who_may_not_answer(tasks: TaskClient) -> None:
     assert "no task" in refused["error"]["message"]
 
 
+async def test_a_prompt_asks_the_user_once_for_what_it_takes(gateway: RunningGateway) -> None:
+    user = User([accepted(question="When is the lamp lit?"), ElicitResult(action="decline")])
+    async with client(gateway, user) as mcp:
+        [message] = (await mcp.get_prompt("answer_from_documents")).messages
+        assert "When is the lamp lit?" in message.content.text  # type: ignore[union-attr]
+        with pytest.raises(MCPError, match="takes question"):
+            await mcp.get_prompt("answer_from_documents")
+    assert [one.requested_schema["required"] for one in user.asked] == [["question"]] * 2
+    async with client(gateway, None) as mcp:
+        with pytest.raises(MCPError, match="takes question"):
+            await mcp.get_prompt("answer_from_documents")
+
+
 async def chosen_state(mcp: Client) -> str:
     """The state of a call that asks; the same call again asks the same."""
 

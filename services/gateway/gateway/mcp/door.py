@@ -48,7 +48,7 @@ class Door:
             request.state.principal,
             takes_tasks,
             is_modern,
-            is_modern and _takes_forms(capabilities),
+            is_modern and takes_forms(capabilities),
         )
 
     def reads(self) -> Mapping[str, Read]:
@@ -70,7 +70,7 @@ class Door:
         return f"{session[:_MAX_NAME_CHARS]} {ascii(str(request_id))[:_MAX_NAME_CHARS]}"
 
 
-def _takes_forms(capabilities: ClientCapabilities | None) -> bool:
-    """Forms are what an elicitation is where the client names no mode."""
+def takes_forms(capabilities: ClientCapabilities | None) -> bool:
+    """Whether a client of these capabilities shows forms: they are what an elicitation is where it names no mode."""
     elicitation = capabilities.elicitation if capabilities else None
     return elicitation is not None and (elicitation.form is not None or elicitation.url is None)
