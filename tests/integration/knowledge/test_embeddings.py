@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import Sequence
 
+import asyncpg
 import pytest
 
 from flotilla.contracts.errors import RetryLater
-from flotilla.knowledge import KnowledgeBase, UploadedDocument
+from flotilla.knowledge import KnowledgeBase, UploadedDocument, meaning
 from flotilla.knowledge.embedding import PassageEmbedding
-from flotilla.postgres import Pool, tenant_transaction
+from flotilla.postgres import Pool, open_pool, tenant_transaction
+from tests.support.postgres import Database
 
 MEANINGS = (("cat", "feline", "kitten"), ("eat", "food", "meal"), ("car", "vehicle", "engine"), ("bone", "skeleton"))
 DIMENSIONS = 384
@@ -148,3 +150,36 @@ async def test_without_the_model_words_decide(knowledge: KnowledgeBase, pool: Po
     await PassageEmbedding(pool, model).embed_new_passages(NEVER)
     model.away = True
     assert await _found(knowledge, "cat") == ["cat.txt"]
+
+
+_LARGE_TENANT = f"""
+INSERT INTO flotilla.passages (tenant_id, document_id, ordinal, heading, start_offset, end_offset, body)
+SELECT 'large', 'd', n, '', 0, 1, 'x' FROM generate_series(1, 1999) AS n;
+INSERT INTO flotilla.passage_embeddings (tenant_id, passage_no, model, embedding)
+SELECT tenant_id, passage_no, 'synonyms@1',
+    ('[1,' || random() / 10 || repeat(',0', {DIMENSIONS - 2}) || ']')::halfvec({DIMENSIONS})
+FROM flotilla.passages WHERE tenant_id = 'large' AND ordinal > 0;
+"""
+# What makes a planner that knows nothing of a tenant take the graph, which then finds the other tenant's passages.
+_MISLED = ("enable_sort = off", "enable_bitmapscan = off", "enable_seqscan = off", "hnsw.max_scan_tuples = 1")
+
+
+@pytest.mark.parametrize("compared", [meaning.MAX_COMPARED_NUMBERS, 0], ids=["one by one", "in the graph first"])
+async def test_a_tenth_of_a_percent_of_all_passages_finds_its_nearest_ones(
+    database: Database, pool: Pool, model: Synonyms, monkeypatch: pytest.MonkeyPatch, compared: int
+) -> None:
+    monkeypatch.setattr(meaning, "MAX_COMPARED_NUMBERS", compared)
+    await _add(KnowledgeBase(pool), "large", d="A feline.")
+    await _add(KnowledgeBase(pool), "small", near="A feline has bones.", far="The engine of a vehicle.")
+    await PassageEmbedding(pool, model).embed_new_passages(NEVER)
+    superuser = await asyncpg.connect(database.superuser_dsn)
+    try:
+        await superuser.execute("SET session_replication_role = replica")
+        await superuser.execute(_LARGE_TENANT)
+        name = await superuser.fetchval("SELECT current_database()")
+        for setting in _MISLED:
+            await superuser.execute(f'ALTER DATABASE "{name}" SET {setting}')
+    finally:
+        await superuser.close()
+    async with open_pool(database.dsn(), application="test") as misled:
+        assert await _found(KnowledgeBase(misled, embedder=model), "kitten", "small") == ["near.txt", "far.txt"]

@@ -13,9 +13,16 @@ from flotilla.knowledge.fusion import Row
 from flotilla.knowledge.vector_store import VectorStore
 from flotilla.postgres import Connection
 
-_SELECT_SERVING_KNOWLEDGE_BASES = "SELECT embedded_by FROM flotilla.knowledge_bases WHERE tenant_id = $1"
-# A few passages are compared one by one; of many, the graph's scan goes on until enough are the tenant's. One that has
-# seen other tenants' numbers has no use for a plan that was made for them.
+_SELECT_SERVING_KNOWLEDGE_BASES = (
+    "SELECT passages FROM flotilla.knowledge_bases WHERE tenant_id = $1 AND embedded_by = $2"
+)
+MAX_COMPARED_NUMBERS = 4_000_000
+"""Of a tenant whose vectors have no more numbers, all are compared, in some milliseconds."""
+_IN_THE_GRAPH = "distance"
+_ONE_BY_ONE = "distance + 0"
+"""An order that no index has, whatever the planner's statistics say of the tenant."""
+# Of many passages, the graph's scan goes on until enough are the tenant's. One that has seen other tenants' numbers has
+# no use for a plan that was made for them.
 _SCAN = """
 SELECT set_config('hnsw.iterative_scan', 'strict_order', true),
        set_config('plan_cache_mode', 'force_custom_plan', true)
@@ -24,9 +31,12 @@ _SELECT_NEAREST_PASSAGE_EMBEDDINGS = """
 SELECT p.passage_no, p.document_id, d.uri, d.title, p.heading, p.start_offset, p.end_offset, p.place, p.body,
        1 - e.distance AS score
 FROM (
-    SELECT passage_no, embedding::halfvec({0}) <=> $3::text::halfvec({0}) AS distance FROM flotilla.passage_embeddings
-    WHERE tenant_id = $1 AND model = $2 AND vector_dims(embedding) = {0}
-        AND passage_no NOT IN (SELECT flotilla.passages_left_out($5)) ORDER BY 2 LIMIT $4
+    SELECT passage_no, distance FROM (
+        SELECT passage_no, embedding::halfvec({0}) <=> $3::text::halfvec({0}) AS distance
+        FROM flotilla.passage_embeddings
+        WHERE tenant_id = $1 AND model = $2 AND vector_dims(embedding) = {0}
+            AND passage_no NOT IN (SELECT flotilla.passages_left_out($5))
+    ) AS readable ORDER BY {1} LIMIT $4
 ) AS e
 JOIN flotilla.passages AS p ON p.tenant_id = $1 AND p.passage_no = e.passage_no
 JOIN flotilla.documents AS d ON d.tenant_id = $1 AND d.document_id = p.document_id
@@ -66,14 +76,13 @@ async def nearest_passages(
 ) -> Sequence[Row]:
     """Return the `most` passages that mean what is asked most nearly, of attachments those of `session_id` only; none
     while the tenant's passages are not all embedded by that model."""
-    if await connection.fetchval(_SELECT_SERVING_KNOWLEDGE_BASES, tenant_id) != asked.index:
+    passages = await connection.fetchval(_SELECT_SERVING_KNOWLEDGE_BASES, tenant_id, asked.index)
+    if passages is None:
         return []
     if asked.store:
         rows = await _nearest_in(asked.store, asked, connection, _Readable(tenant_id, session_id, most))
     else:
-        await connection.execute(_SCAN)
-        statement = _SELECT_NEAREST_PASSAGE_EMBEDDINGS.format(len(asked.vector))
-        rows = await connection.fetch(statement, tenant_id, asked.index, as_halfvec(asked.vector), most, session_id)
+        rows = await _nearest_here(asked, connection, _Readable(tenant_id, session_id, most), passages)
     scores = [scaled_cosine(row["score"], asked.unrelated_cosine) for row in rows]
     return [{**row, "score": score, "by_meaning": score} for row, score in zip(rows, scores, strict=True)]
 
@@ -85,6 +94,22 @@ class _Readable:
     tenant_id: str
     session_id: str | None
     most: int
+
+
+async def _nearest_here(
+    asked: EmbeddedQuestion, connection: Connection, wanted: _Readable, passages: int
+) -> list[asyncpg.Record]:
+    """What is nearest in PostgreSQL. The graph has all tenants' passages, and a scan of it ends after 20,000 of them:
+    where that found too little of this tenant that may be read, its passages are compared one by one."""
+    await connection.execute(_SCAN)
+    few = passages * len(asked.vector) <= MAX_COMPARED_NUMBERS
+    values = (wanted.tenant_id, asked.index, as_halfvec(asked.vector), wanted.most, wanted.session_id)
+    rows: list[asyncpg.Record] = []
+    for order in (_ONE_BY_ONE,) if few else (_IN_THE_GRAPH, _ONE_BY_ONE):
+        rows = await connection.fetch(_SELECT_NEAREST_PASSAGE_EMBEDDINGS.format(len(asked.vector), order), *values)
+        if len(rows) == wanted.most:
+            break
+    return rows
 
 
 async def _nearest_in(
