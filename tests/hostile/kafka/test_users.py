@@ -1,7 +1,9 @@
 """Kafka of a local stack: who has no login is refused, and a service's login writes what its service writes."""
 
 import asyncio
+import socket
 import stat
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,11 +63,23 @@ async def connect(settings: KafkaSettings) -> None:
         await consumer.stop()
 
 
-@pytest.mark.parametrize("listener", ["broker", "controller"])
-async def test_who_has_no_login_is_refused_on_each_listener(installed: Stack, listener: str) -> None:
-    settings = KafkaSettings(kafka_bootstrap_servers=f"{LOOPBACK}:{installed.ports('kafka')[listener]}")
+async def test_clients_without_a_login_are_refused(installed: Stack) -> None:
     with pytest.raises(KafkaError):
-        await connect(settings)
+        await connect(login(installed, None))
+
+
+@pytest.mark.parametrize("listener", ["broker", "controller"])
+def test_who_has_no_login_is_refused_on_each_listener(installed: Stack, listener: str) -> None:
+    address = (LOOPBACK, installed.ports("kafka")[listener])
+    with socket.create_connection(address, timeout=30) as connection:
+        connection.sendall(_describe_configs_request())
+        assert connection.recv(4) == b"", "it ends the connection in place of an answer"
+
+
+def _describe_configs_request() -> bytes:
+    """DescribeConfigs version 1 of nothing, which brokers and controllers answer (Kafka protocol guide)."""
+    body = struct.pack("!hhih", 32, 1, 1, -1) + struct.pack("!ib", 0, 0)
+    return struct.pack("!i", len(body)) + body
 
 
 @pytest.mark.parametrize("user", [BROKER, "admin", "outbox-relay", "nobody", ""])
