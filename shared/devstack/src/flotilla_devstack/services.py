@@ -76,7 +76,7 @@ class ServiceProcess(ManagedProcess):
     kind: ClassVar[Literal["server", "service"]] = "service"
     stop_signal = signal.SIGTERM
     stop_timeout_s = 15.0
-    start_timeout_s = 120.0  # a busy machine takes half a minute to import seven services at once
+    start_timeout_s = 240.0  # an overloaded machine takes two minutes to import a dozen services at once
 
     def __init__(
         self,
