@@ -143,6 +143,15 @@ async def test_searches_are_made_again_where_the_index_is_live_and_nothing_else_
     assert failed.failure.type == "NotRecorded"
 
 
+@pytest.mark.parametrize("about", ["rates", "what rates"], ids=["the same search", "in other words"])
+async def test_a_search_that_is_made_again_is_no_call_that_was_left_out(about: str) -> None:
+    recorded = [RecordedCall(agent="clerk", tool="look_up", args={"about": text}) for text in ("rates", "berths")]
+    run = await run_task(clerk(World()), Order([], about), replay=Replay(of_run="r0", calls=recorded, index="live"))
+    [end] = [event.data["details"] for event in run.events if event.data.get("change") == "replay_ended"]
+    assert end["live_searches"] == 1  # type: ignore[call-overload, index]
+    assert end["unused_calls"] == [{"tool": "look_up", "args": '{"about": "berths"}'}]  # type: ignore[call-overload, index]
+
+
 async def test_a_search_in_other_words_finds_what_the_recorded_one_found() -> None:
     world = World()
     recorded = RecordedCall(agent="clerk", tool="look_up", args={"about": "rates"}, result="rates as of then")

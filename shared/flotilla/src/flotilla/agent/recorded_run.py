@@ -40,11 +40,16 @@ class RecordedRun:
             if replay.agents.get(call.agent, call.agent) == agent:
                 self._left[_call_key(call.tool, call.args)].append(call)
 
-    def may_call_live_tool(self, options: ToolOptions) -> bool:
-        """Whether the tool is to be called, since it only searches and the index is the live one."""
-        may = options.searches and self._replay.index == "live"
-        self._live += may
-        return may
+    def may_call_live_tool(self, call: IdentifiedToolCall, options: ToolOptions) -> bool:
+        """Whether the tool is to be called, since it only searches and the index is the live one. The call stands for
+        the recorded one that it would have been answered from."""
+        if not options.searches or self._replay.index != "live":
+            return False
+        self._live += 1
+        recorded = self._left[_call_key(call.tool, call.args)] or self._left_of(call.tool)
+        if recorded:
+            recorded.popleft()
+        return True
 
     def recorded_result(self, call: IdentifiedToolCall, options: ToolOptions) -> JsonValue:
         """Return what the n-th equal call returned to the n-th one; a search in other words finds what one that is
@@ -67,7 +72,7 @@ class RecordedRun:
         return found.result
 
     def _take_unused_recorded_search(self, call: IdentifiedToolCall) -> RecordedCall | None:
-        left = next((calls for calls in self._left.values() if calls and calls[0].tool == call.tool), None)
+        left = self._left_of(call.tool)
         if left is None:
             return None
         found = left.popleft()
@@ -78,6 +83,10 @@ class RecordedRun:
             }
         )
         return found
+
+    def _left_of(self, tool: str) -> deque[RecordedCall] | None:
+        """The first equal recorded calls of a tool that are left."""
+        return next((calls for calls in self._left.values() if calls and calls[0].tool == tool), None)
 
     def count_blocked_effect(self) -> None:
         """Count an effect that does not happen."""

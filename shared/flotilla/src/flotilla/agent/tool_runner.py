@@ -142,7 +142,7 @@ class ToolRunner:
     async def _result_from_recording(self, ctx: object, call: _PreparedCall, recording: RecordedRun) -> Any:
         """What the recording has of the call; a search is made, where the replay asks for it."""
         with self._record_call_and_end(call, self._make_id()) as shown:
-            if recording.may_call_live_tool(call.tool.options):
+            if recording.may_call_live_tool(call.named, call.tool.options):
                 shown.result = await self._execute_tool(ctx, call, shown.call_id)
                 return shown.result
             shown.result = recording.recorded_result(call.named, call.tool.options)
