@@ -17,12 +17,19 @@ MOST_DELAY_S = 0.0
 
 
 class Shop:
-    """What was asked, and what was done, by path and key."""
+    """What was asked, what was done, by path and key, and what orders cost."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.asked: list[dict[str, Any]] = []
         self.done: dict[str, dict[str, Any]] = {}
+        self.prices: dict[str, int] = {}
+        """What orders cost now, in cents, where that has changed."""
+
+    def order(self, name: str) -> dict[str, Any] | None:
+        """Return an order at today's price, or None."""
+        found = order_of(name)
+        return found and {**found, "cents": self.prices.get(name, found["cents"])}
 
     def do(self, path: str, key: str, given: dict[str, Any]) -> dict[str, Any]:
         """Do it, unless it was done under this key already."""
@@ -51,7 +58,7 @@ class Handler(BaseHTTPRequestHandler):
         """Show an order, or the books."""
         if self.path == "/books":
             return self._answer(200, {"asked": self.shop.asked, "done": list(self.shop.done.values())})
-        order = order_of(self.path.removeprefix("/orders/"))
+        order = self.shop.order(self.path.removeprefix("/orders/"))
         return self._answer(200 if order else 404, order or {"error": "no such order"})
 
     def do_POST(self) -> None:

@@ -20,8 +20,10 @@ from flotilla_cli.local.stack import status_document
 from flotilla_devstack import Stack, stack_status
 from flotilla_devstack.folders import StateDir
 from flotilla_devstack.ports import free_port
+from flotilla_devstack.process import ProcessIdentity
 from flotilla_devstack.redis_users import ADMIN, read_redis_passwords
 from flotilla_devstack.servers.redis import redis_url
+from flotilla_devstack.status import read_identity
 from tests.support.catalog import SERVICES
 from tests.support.command import run_command
 from tests.support.waiting import eventually
@@ -115,6 +117,18 @@ class Fleet:
         """kill -9 of one process; returns when the supervisor has another one ready in its place."""
         pid = self.signal(name, signal.SIGKILL)
         await eventually(lambda: self._replaced(name, pid), timeout_s=timeout_s, every_s=0.2)
+
+    async def kill_everything(self, timeout_s: float = 60) -> None:
+        """kill -9 of every process, as when the machine stops: nothing is left that would start or stop another."""
+        status = stack_status(self.home)
+        supervisor = read_identity(status["supervisor"])
+        processes = [read_identity(entry["identity"]) for entry in status["processes"]]
+        living = [identity for identity in (supervisor, *processes) if identity is not None]
+        living[0].send(signal.SIGSTOP)  # first, so that it starts none again
+        for identity in living:
+            identity.send(signal.SIGKILL)
+        # Also as zombies: PostgreSQL does not start while its former process has an entry in the process table.
+        await eventually(lambda: not any(ProcessIdentity.of(one.pid) == one for one in living), timeout_s=timeout_s)
 
     def _replaced(self, name: str, old_pid: int) -> bool:
         process = self.process(name)
