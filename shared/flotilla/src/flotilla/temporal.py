@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from temporalio.api.common.v1 import Payload
+from temporalio.api.errordetails.v1 import WorkflowNotReadyFailure
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 from temporalio.converter import (
@@ -42,7 +43,15 @@ _FINAL = {
 def is_permanent_error(error: RPCError) -> bool:
     """Whether Temporal would refuse the same call again: for what it holds, not for where or by whom it was made."""
     too_large = error.status == RPCStatusCode.RESOURCE_EXHAUSTED and "larger than max" in str(error)
-    return error.status in _FINAL or too_large
+    return (error.status in _FINAL and not _is_not_ready(error)) or too_large
+
+
+def _is_not_ready(error: RPCError) -> bool:
+    """Whether the workflow may take the call later: its tasks fail now, as when a worker has died with them in hand.
+
+    The status is FAILED_PRECONDITION then, and only the details tell.
+    """
+    return any(detail.Is(WorkflowNotReadyFailure.DESCRIPTOR) for detail in error.grpc_status.details)
 
 
 class _AsText(AdvancedJSONEncoder):
