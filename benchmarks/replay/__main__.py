@@ -60,7 +60,8 @@ async def compare(ground: Ground, log: KafkaEventLog, size: int, repeats: int) -
 
     async def by_kafka(session: str) -> int:
         (row,) = await Projected(ground.database).fetch(_FIRST_OFFSET, session)
-        return len(await log.read("default", session, last_seq=SESSION_EVENTS, from_offset=row["first_offset"]))
+        offset = row["first_offset"]
+        return len(await log.read_session_events("default", session, last_seq=SESSION_EVENTS, from_offset=offset))
 
     async def by_scan(session: str) -> int:
         return await scan_topic(ground.kafka, session)

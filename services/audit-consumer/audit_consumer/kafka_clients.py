@@ -102,7 +102,7 @@ async def start_client(runtime: Runtime, make: Callable[[], C]) -> AsyncIterator
 
 
 async def close_kafka_client(client: C) -> None:
-    """Leave the group and disconnect, in `_CLOSE_S` at most, whatever Kafka does.
+    """Leave the group and disconnect, in `_CLOSE_TIMEOUT_S` at most, whatever Kafka does.
 
     `stop` of aiokafka waits for every answer that is due: that of a group which rebalances may take half a minute,
     that of a broker which hangs never comes. Without their connection these requests fail, and `stop` ends; it may

@@ -91,7 +91,7 @@ class ChainChecker:
         self.last_hash = archived_hash
 
     def check_events(self, events: Iterable[ChainedEvent]) -> None:
-        """Check each event, as `check`."""
+        """Check each event, as `check_event`."""
         for event in events:
             self.check_event(event)
 

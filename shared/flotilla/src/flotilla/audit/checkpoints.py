@@ -94,7 +94,7 @@ async def check_checkpoints(
 
 @dataclass(frozen=True, slots=True)
 class SeenCheckpoint:
-    """The checkpoint before; `FIRST` where there is none."""
+    """The checkpoint before; `BEFORE_FIRST_CHECKPOINT` where there is none."""
 
     number: int
     epoch: int

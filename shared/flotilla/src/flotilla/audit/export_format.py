@@ -121,7 +121,7 @@ def decode_export_line(raw: bytes) -> AnyLine:
     """Return the line that `raw` is, byte for byte.
 
     Raises:
-        ValueError: it is not a line of an export, or spells one in another way than `write_line`.
+        ValueError: it is not a line of an export, or spells one in another way than `encode_export_line`.
     """
     if len(raw) > MAX_LINE_BYTES:
         raise ValueError(f"it has more than {MAX_LINE_BYTES} bytes")

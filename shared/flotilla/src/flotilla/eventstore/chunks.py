@@ -35,7 +35,7 @@ class JsonChunk(Generic[T]):
     def decoded_items(self) -> Sequence[T]:
         """The items as objects."""
         if self._items is None:
-            assert self._raw is not None and self._decoder is not None  # noqa: S101, PT018 - set together in of_json
+            assert self._raw is not None and self._decoder is not None  # noqa: S101, PT018 - set together
             self._items = self._decoder.decode(self._raw)
         return self._items
 
