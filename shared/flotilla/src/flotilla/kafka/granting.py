@@ -7,7 +7,7 @@ from aiokafka.errors import for_code
 from aiokafka.protocol.admin import CreateAclsRequest
 
 from flotilla.config import KafkaSettings
-from flotilla.contracts.errors import ConfigurationError
+from flotilla.contracts.errors import ConfigurationError, RetryLater
 from flotilla.kafka.acl import KafkaPermission, Operation, kafka_permissions
 from flotilla.kafka.topics import open_admin_client
 
@@ -24,7 +24,7 @@ async def grant_kafka_rights(settings: KafkaSettings, group: str | None = None) 
     Safe to repeat. `group` is the audit consumer's, by default the contract's.
 
     Raises:
-        RetryLater: Kafka does not answer.
+        RetryLater: Kafka does not answer, or can't grant anything now.
         ConfigurationError: it has no authorizer, or this login is no administrator's.
     """
     names = (settings.kafka_session_events_topic, settings.kafka_checkpoints_topic, *([group] if group else []))
@@ -53,8 +53,12 @@ async def _grant(admin: AIOKafkaAdminClient, user: str, right: KafkaPermission, 
     # The client knows the request, but has no method for it.
     answer: Any = await admin._send_to_controller(request)  # noqa: SLF001
     for code, message in answer.creation_responses:
-        if code:
-            raise ConfigurationError(
-                f"Kafka grants {user} no {operation} on {right.resource} {right.name}: {message or for_code(code)} "
-                "(FLOTILLA_KAFKA_GRANT_RIGHTS needs a broker with an authorizer, and an administrator's login)"
-            )
+        if not code:
+            continue
+        kind = for_code(code)
+        problem = f"Kafka grants {user} no {operation} on {right.resource} {right.name}: {message or kind.__name__}"
+        if kind.retriable:
+            raise RetryLater(problem)
+        raise ConfigurationError(
+            f"{problem} (FLOTILLA_KAFKA_GRANT_RIGHTS needs a broker with an authorizer, and an administrator's login)"
+        )
