@@ -1,5 +1,6 @@
 """Settings become aiokafka's arguments, or a message that says what to set."""
 
+import logging
 import ssl
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from pydantic import SecretStr
 
 from flotilla.config import KafkaSettings
 from flotilla.contracts.errors import ConfigurationError
-from flotilla.kafka.client import kafka_client_arguments
+from flotilla.kafka.client import _CleartextWarningFilter, kafka_client_arguments
 from flotilla.kafka.tokens import shared_token_command
 from tests.support.certificates import make_certificates
 
@@ -107,3 +108,33 @@ def test_a_password_is_read_from_its_file_for_each_client(tmp_path: Path) -> Non
         kafka_client_arguments(over_tls(**login))
     with pytest.raises(ConfigurationError, match="take one out"):
         kafka_client_arguments(over_tls(**login, kafka_password=SecretStr("third")))
+
+
+@pytest.mark.parametrize(
+    ("servers", "warned"),
+    [
+        ("127.0.0.1:9092", False),
+        ("localhost:9092, [::1]:9093", False),
+        ("kafka:9092", True),
+        ("127.0.0.1:9092,10.0.0.7:9092", True),
+        ("localhost.example.com:9092", True),
+    ],
+)
+def test_a_password_in_the_clear_is_warned_of_where_it_leaves_the_machine(
+    servers: str, warned: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = logging.getLogger("aiokafka.conn")
+    monkeypatch.setattr(log, "filters", [_CleartextWarningFilter()])
+    monkeypatch.setattr("flotilla.kafka.client._cleartext_warnings", log.filters[0])
+    kafka_client_arguments(
+        KafkaSettings(
+            kafka_bootstrap_servers=servers,
+            kafka_security_protocol="SASL_PLAINTEXT",
+            kafka_sasl_mechanism="PLAIN",
+            kafka_username="relay",
+            kafka_password=SecretStr("secret"),
+        )
+    )
+    log.warning("Sending username and password in the clear")
+    log.warning("anything else")
+    assert caplog.messages == [*(["Sending username and password in the clear"] if warned else []), "anything else"]

@@ -1,5 +1,7 @@
 """How every part of the fleet reaches Kafka: one translation from settings to aiokafka's arguments."""
 
+import ipaddress
+import logging
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,21 @@ CONNECT_TIMEOUT_S = 10.0
 _REQUEST_TIMEOUT_MS = 5_000
 """How long a broker may take to answer, the first request on a connection included. One that is frozen is asked two or
 three times before a client follows the new leader. Joining a group may be held back for longer: it is repeated."""
+
+
+class _CleartextWarningFilter(logging.Filter):
+    """Drops aiokafka's warning of passwords in the clear, one per connection, while none leaves this machine."""
+
+    leaves_machine = False
+    """Whether this process was ever configured to send one elsewhere; then it is warned of each."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See logging.Filter."""
+        return self.leaves_machine or record.msg != "Sending username and password in the clear"
+
+
+_cleartext_warnings = _CleartextWarningFilter()
+logging.getLogger("aiokafka.conn").addFilter(_cleartext_warnings)
 
 
 class KafkaClientArguments(TypedDict, total=False):
@@ -54,7 +71,17 @@ def kafka_client_arguments(settings: KafkaSettings) -> KafkaClientArguments:
     if settings.kafka_security_protocol.startswith("SASL"):
         arguments["sasl_mechanism"] = settings.kafka_sasl_mechanism
         arguments.update(_sasl_arguments(settings))
+        if not all(map(_is_loopback, settings.kafka_bootstrap_servers.split(","))):
+            _cleartext_warnings.leaves_machine = True
     return arguments
+
+
+def _is_loopback(server: str) -> bool:
+    host = server.strip().rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # another name
+        return False
 
 
 def _sasl_arguments(settings: KafkaSettings) -> KafkaClientArguments:
