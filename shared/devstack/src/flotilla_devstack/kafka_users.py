@@ -18,12 +18,14 @@ _PLAIN = "org.apache.kafka.common.security.plain.PlainLoginModule"
 
 
 def ensure_kafka_passwords(folder: Path) -> dict[str, str]:
-    """Return the passwords by user, those in `folder` and new ones for users without."""
+    """Return the passwords of the users, those in `folder` and new ones for users without."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for user in (BROKER, ADMIN, *USERS):
-        if not (folder / user).exists():
-            write_atomically(folder / user, secrets.token_urlsafe(24), mode=0o600)
-    return {file.name: file.read_text(encoding="utf-8") for file in folder.iterdir() if not file.name.startswith(".")}
+    files = [folder / user for user in (BROKER, ADMIN, *USERS)]
+    for file in files:
+        if not file.exists():
+            write_atomically(file, secrets.token_urlsafe(24), mode=0o600)
+    # Clients drop the end of the line, too, which an editor may have added.
+    return {file.name: file.read_text(encoding="utf-8").rstrip("\r\n") for file in files}
 
 
 def kafka_login(folder: Path, user: str) -> dict[str, str]:

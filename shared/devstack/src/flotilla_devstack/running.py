@@ -137,8 +137,8 @@ class RunningStack(ABC):
 
     @property
     def has_kafka_users(self) -> bool:
-        """Whether Kafka asks for a login."""
-        return "kafka_username" in self.kafka_settings()
+        """Whether this stack has a Kafka that asks for a login."""
+        return self.has("kafka") and "kafka_username" in self.kafka_settings()
 
     def environment(
         self, *, database: str = DATABASE, user: str = SUPERUSER, kafka_user: str | None = KAFKA_ADMIN

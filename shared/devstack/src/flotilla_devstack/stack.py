@@ -245,9 +245,20 @@ def stack_for_tests(
     *,
     postgres_settings: Mapping[str, str] | None = None,
 ) -> Iterator[RunningStack]:
-    """The running stack that `FLOTILLA_TEST_STACK` names, else one of the tests' own in a folder that is removed."""
+    """The running stack that `FLOTILLA_TEST_STACK` names, else one of the tests' own in a folder that is removed.
+
+    Raises:
+        NotRunningError: no stack runs there.
+        DevstackError: its Kafka asks for a login.
+    """
     if shared := os.environ.get(ATTACH_VARIABLE):
         with AttachedStack(Path(shared)) as attached:
+            if "kafka" in servers and attached.has_kafka_users:
+                raise DevstackError(
+                    f"Kafka of the stack in {shared} asks for a login, as that of each stack that ever ran services; "
+                    f"tests use topics of their own: name one in {ATTACH_VARIABLE} that was started in an empty folder "
+                    "with --services ''"
+                )
             yield attached
         return
     folder = Path(tempfile.mkdtemp(prefix="flotilla-tests-"))
