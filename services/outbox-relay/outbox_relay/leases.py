@@ -10,7 +10,7 @@ from flotilla.postgres import Pool
 
 LANE_LEASE_S = 5.0
 LEASE_RENEWAL_INTERVAL_S = 1.0
-"""Between renewals. A dead relay's lanes are taken within LEASE_S + TICK_S, plus the time of a read."""
+"""Between renewals. A dead relay's lanes are taken within `LANE_LEASE_S` plus this, plus the time of a read."""
 
 _LANE_LEASE_PREFIX = "outbox.lane."
 _RELAY_LEASE_PREFIX = "outbox.relay."

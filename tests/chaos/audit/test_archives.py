@@ -120,6 +120,7 @@ async def test_no_session_is_half_away_or_lost_whatever_is_killed(seed: int) -> 
                 for _ in range(1 + ROUNDS):
                     await there_and_back(fleet, command, archives)
             assert looks[0] > 20
+            assert command.kills
             assert await query(fleet, ROWS) == before
             assert await query(fleet, "SELECT FROM audit.returned_events") == []
             await eventually(lambda: fleet.cli_json("audit", "verify")["ok"] is True, timeout_s=120, every_s=2)
