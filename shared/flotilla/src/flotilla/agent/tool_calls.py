@@ -31,9 +31,7 @@ from flotilla.postgres import (
 )
 from flotilla.postgres.claims import CLAIM_S, keep_claim_renewed
 
-NO_ANSWER_MESSAGE = (
-    "no answer: the process that ran it ended during the call, and nobody knows whether it had its effect"
-)
+NO_ANSWER_MESSAGE = "no answer: the process that ran it ended during the call; it may have had its effect"
 _POLL_S = 0.2
 log = structlog.get_logger(__name__)
 

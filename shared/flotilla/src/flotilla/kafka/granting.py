@@ -1,4 +1,4 @@
-"""Gives the fleet's Kafka users their rights, where the fleet's installer is Kafka's administrator, too."""
+"""Grants the fleet's Kafka users their rights, where the fleet's installer is Kafka's administrator, too."""
 
 from typing import Any
 
