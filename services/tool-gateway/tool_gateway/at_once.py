@@ -248,7 +248,7 @@ class _CallStore(PostgresToolCallStore):
             raise LeftToWorker(_LEFT[refusal])
         return StartedToolCall(call=call, start_no=start_no, call_id=call_id)
 
-    async def end(self, begun: StartedToolCall, ended: ToolCallEnd) -> ToolCallEnd:
+    async def store_call_end(self, begun: StartedToolCall, ended: ToolCallEnd) -> ToolCallEnd:
         """Keep what the tool returned until the task's answer is stored with it; store any other end."""
         if ended.outcome != "returned":
             return await super().store_call_end(begun, ended)
