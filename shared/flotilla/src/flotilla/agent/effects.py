@@ -95,12 +95,12 @@ class TaskAnswerStore:
         """Look up what is on record about `task`.
 
         Raises:
-            TaskOver: there is no answer, and none is wanted.
+            TaskNoLongerOpen: there is no answer, and none is wanted.
             RetryLater: PostgreSQL is unavailable, or does not know the task (yet).
         """
         with _retry_task_if_unavailable(task):
             row = await self._pool.fetchrow(_TAKE_TASK, *_encode_task_proof(task), task.input_from)
-        assert row is not None  # noqa: S101 - the statement always gives one row
+        assert row is not None  # noqa: S101 - the statement always returns one row
         answer = _answer_from_row(row)
         if answer is None or (answer.status != "done" and answer.attempt < task.attempt):
             _check_ticket(task, row["ticket"])
@@ -120,7 +120,7 @@ class TaskAnswerStore:
 
         Raises:
             RetryLater: PostgreSQL is unavailable; the entry stays pending and the task runs again.
-            TaskOver: no answer is wanted any more.
+            TaskNoLongerOpen: no answer is wanted any more.
             EffectFailed: an effect of the author's did.
             NotFound: there is no such session to record in.
             Invalid, one of UNSTORABLE: a store refuses what the outcome holds.
