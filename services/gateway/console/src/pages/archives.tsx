@@ -1,6 +1,6 @@
 /** Archives: histories that are over go to a file, and come back from it. */
 
-import { useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import * as api from "../api/calls";
 import type { ArchivableSession, ArchivedSession, AuditRequest } from "../api/types";
 import { isAdmin } from "../lib/account";
@@ -119,6 +119,7 @@ function Archive({ sessions, reload, onClose }: ArchiveProps) {
   const [saved, setSaved] = useState<File | null>(null);
   const [place, setPlace] = useState("");
   const acting = useActing();
+  const isClosed = useIsClosed();
   const make = async () => {
     const file = await compressed(await checkedExports(sessions));
     const digest = await digestOf(file);
@@ -133,7 +134,7 @@ function Archive({ sessions, reload, onClose }: ArchiveProps) {
     }
     const named = sessions.map(({ session_id, seq }) => ({ session_id, seq }));
     const asked = await api.archiveSessions({ file: place.trim(), file_sha256: made.digest, sessions: named });
-    await carryOut(() => outcomeOf(asked), "Archived, but for those that went on or are held by now.", reload);
+    await carryOut(() => outcomeOf(asked, isClosed), "Archived, but for those that went on or are held by now.", reload);
   };
   return (
     <Dialog title={`Archive ${number(sessions.length)} sessions`} onClose={onClose}>
@@ -259,10 +260,11 @@ interface RestoreProps {
 function Restore({ archive, reload, onClose }: RestoreProps) {
   const [file, setFile] = useState<File | null>(null);
   const acting = useActing();
+  const isClosed = useIsClosed();
   const restore = async () => {
     const session = archive.session_id;
     for (const events of inParts(await checkedEvents(archive, file))) await api.returnEvents(session, events);
-    await outcomeOf(await api.restoreSession(session));
+    await outcomeOf(await api.restoreSession(session), isClosed);
   };
   return (
     <Dialog title={`Restore ${archive.session_id}`} onClose={onClose}>
@@ -298,6 +300,12 @@ function Restore({ archive, reload, onClose }: RestoreProps) {
   );
 }
 
+function useIsClosed(): () => boolean {
+  const closed = useRef(false);
+  useEffect(() => () => void (closed.current = true), []);
+  return () => closed.current;
+}
+
 async function checkedExports(sessions: readonly ArchivableSession[]): Promise<string[]> {
   const exports: string[] = [];
   let size = 0;
@@ -317,10 +325,11 @@ async function checkedEvents(archive: ArchivedSession, file: File | null) {
   return eventsIn(file, archive.session_id);
 }
 
-/** Waits until the audit consumer has done what was asked for. */
-async function outcomeOf(request: AuditRequest): Promise<void> {
+/** Waits until the audit consumer has done what was asked for, or the dialog is closed: it is done then, too. */
+async function outcomeOf(request: AuditRequest, isClosed: () => boolean): Promise<void> {
   let seen = request;
   while (seen.finished_at === null) {
+    if (isClosed()) throw new Error("The dialog was closed.");
     await new Promise((resolve) => setTimeout(resolve, ASK_MS));
     seen = await api.getAuditRequest(request.request_id);
   }
