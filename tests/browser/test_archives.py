@@ -12,7 +12,7 @@ TOMORROW = "2999-01-01"
 
 def archivable(console: Console, session: str) -> bool:
     """Whether the session can be archived: it is signed to its end."""
-    with console.api() as api:
+    with console.api("admin") as api:
         asked = {"before": f"{TOMORROW}T00:00:00Z", "limit": "100"}
         found = api.get("/v1/audit/archivable", params=asked).json()["sessions"]
         return session in {one["session_id"] for one in found}
@@ -42,7 +42,7 @@ def test_a_history_goes_to_a_saved_file_and_comes_back(console: Console, tmp_pat
         answered(api, session, "Where is diesel sold?")
         events = api.get(f"/v1/sessions/{session}/events").json()["events"]
     until(lambda: archivable(console, session))
-    page = console.person()
+    page = console.person("admin")
     page.goto("/archives")
     page.get_by_label("Without an event since").fill(TOMORROW)
     expect(page.get_by_role("table", name="Sessions that can be archived")).to_contain_text(session)
