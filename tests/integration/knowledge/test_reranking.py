@@ -213,7 +213,8 @@ async def test_an_empty_search_asks_nothing(pool: Pool) -> None:
     assert endpoint.asked == []
 
 
-def test_an_address_without_a_scheme_is_refused_at_the_start(pool: Pool) -> None:
-    settings = KnowledgeSettings.model_validate({"rerank_url": "models.example.com/v1"})
-    with pytest.raises(ConfigurationError, match="FLOTILLA_RERANK_URL is models"):
+@pytest.mark.parametrize("url", ["models.example.com/v1", "http://models.example.com:port/v1"])
+def test_an_address_that_is_none_is_refused_at_the_start(pool: Pool, url: str) -> None:
+    settings = KnowledgeSettings.model_validate({"rerank_url": url})
+    with pytest.raises(ConfigurationError, match="FLOTILLA_RERANK_URL is "):
         create_knowledge_base(pool, settings)

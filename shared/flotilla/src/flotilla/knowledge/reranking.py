@@ -79,6 +79,10 @@ class EndpointReranker:
         """
         if not url.startswith(("http://", "https://")):
             raise ConfigurationError(f"FLOTILLA_RERANK_URL is {url}: it must begin with https:// or http://")
+        try:
+            httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise ConfigurationError(f"FLOTILLA_RERANK_URL is not a URL: {error}") from error
         self._model = settings.rerank_model or None
         self._timeout_s = settings.rerank_timeout_s
         self._url = f"{url.rstrip('/')}/rerank"
