@@ -86,7 +86,7 @@ def images(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     _write_workflow(team / "brief-workflow")
     _write_agents(team / "team-agent")
     made = {name: f"localhost/team/{name}:{TAG}" for name in ("brief-worker", "team-agent")}
-    build_image(team / "brief-workflow", made["brief-worker"], WORKER=f"{REPOSITORY}/workflow-worker:{TAG}")
+    build_image(team / "brief-workflow", made["brief-worker"], WORKER_IMAGE=f"{REPOSITORY}/workflow-worker:{TAG}")
     build_image(team / "team-agent", made["team-agent"], AGENT=f"{REPOSITORY}/research-agent:{TAG}")
     return made
 

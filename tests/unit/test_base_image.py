@@ -68,9 +68,9 @@ DOCKERFILES = [
 ]
 
 
-def test_there_are_the_fleets_the_demos_a_new_agents_and_the_examples() -> None:
+def test_there_are_the_fleets_the_demos_a_new_agents_a_new_workflows_and_the_examples() -> None:
     assert {"Dockerfile", "k8s/demo/Dockerfile", "examples/typescript/Dockerfile"} < set(DOCKERFILES)
-    assert len(DOCKERFILES) == 4
+    assert len(DOCKERFILES) == 5
 
 
 @pytest.mark.parametrize("file", DOCKERFILES)
