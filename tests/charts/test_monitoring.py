@@ -82,10 +82,10 @@ def test_queries_name_declared_metrics_and_labels(where: str, query: str) -> Non
         assert {rule.get("record") for rule in _rules()} & set(re.findall(r"flotilla:[a-z0-9_:]+", query))
 
 
-def test_dashboards_are_seven_with_stable_ids_units_and_descriptions() -> None:
+def test_dashboards_are_eight_with_stable_ids_units_and_descriptions() -> None:
     boards = _dashboards()
 
-    assert len(boards) == 7
+    assert len(boards) == 8
     for name, board in boards.items():
         assert f"{board['uid']}.json" == name
         variables = {variable["name"]: variable["type"] for variable in board["templating"]["list"]}
